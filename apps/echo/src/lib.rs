@@ -1,0 +1,2 @@
+//! The smallest useful Pollux program: a TCP echo server
+#![no_std]

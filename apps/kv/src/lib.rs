@@ -1,0 +1,2 @@
+//! A Redis-compatible store that outlives its machine
+#![no_std]

@@ -1,0 +1,2 @@
+//! Symbols that core and alloc expect of a C library, for images without one
+#![no_std]

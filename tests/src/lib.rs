@@ -1,0 +1,2 @@
+//! Simulation, model checking and end-to-end tests
+#![no_std]
