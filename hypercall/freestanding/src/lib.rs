@@ -1,2 +1,287 @@
-//! Symbols that core and alloc expect of a C library, for images without one
+//! What the prebuilt `core` and `alloc` expect of a C library, for images that have none.
+//!
+//! Shim and guest are linked without libc, so the memory functions that the compiler calls come from here. They
+//! are written for an emulator: under TCG a `rep movs` costs a loop iteration a word, and a call more than a few
+//! inlined words, so short copies are overlapping words and long ones an unrolled loop.
+//!
+//! With the feature `symbols` the functions carry their C names; without it (on a host) they can be tested beside
+//! the host's own.
 #![no_std]
+// Otherwise the optimiser recognises these loops as memcpy and lets memcpy call itself.
+#![no_builtins]
+
+use core::ptr;
+
+#[inline(always)]
+unsafe fn load(address: *const u8) -> u64 {
+    // SAFETY: the callers below stay within the ranges that they were given.
+    unsafe { ptr::read_unaligned(address.cast()) }
+}
+
+#[inline(always)]
+unsafe fn store(address: *mut u8, word: u64) {
+    // SAFETY: as for `load`.
+    unsafe { ptr::write_unaligned(address.cast(), word) }
+}
+
+/// Copies less than 16 bytes, reading everything before writing anything: overlap does not matter.
+#[inline(always)]
+unsafe fn copy_short(to: *mut u8, from: *const u8, bytes: usize) {
+    // SAFETY: every access lies in the first `bytes` bytes of either range.
+    unsafe {
+        if bytes >= 8 {
+            let (first, last) = (load(from), load(from.add(bytes - 8)));
+            store(to, first);
+            store(to.add(bytes - 8), last);
+        } else if bytes >= 4 {
+            let first = ptr::read_unaligned(from.cast::<u32>());
+            let last = ptr::read_unaligned(from.add(bytes - 4).cast::<u32>());
+            ptr::write_unaligned(to.cast(), first);
+            ptr::write_unaligned(to.add(bytes - 4).cast(), last);
+        } else if bytes > 0 {
+            let (first, middle, last) = (*from, *from.add(bytes / 2), *from.add(bytes - 1));
+            *to = first;
+            *to.add(bytes / 2) = middle;
+            *to.add(bytes - 1) = last;
+        }
+    }
+}
+
+/// C's `memcpy`.
+///
+/// # Safety
+/// As in C: both ranges are valid for `bytes` and do not overlap.
+#[cfg_attr(feature = "symbols", unsafe(no_mangle))]
+pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, bytes: usize) -> *mut u8 {
+    // SAFETY: forward copying is `memmove`'s case for `to` below `from`, and harmless without overlap; every
+    // access lies in the first `bytes` bytes.
+    unsafe {
+        if bytes < 16 {
+            copy_short(to, from, bytes);
+            return to;
+        }
+        // The last 16 bytes are read first so that the tail may overlap the loop's last stores.
+        let tail = (load(from.add(bytes - 16)), load(from.add(bytes - 8)));
+        let mut done = 0;
+        while done + 32 <= bytes {
+            let words =
+                (load(from.add(done)), load(from.add(done + 8)), load(from.add(done + 16)), load(from.add(done + 24)));
+            store(to.add(done), words.0);
+            store(to.add(done + 8), words.1);
+            store(to.add(done + 16), words.2);
+            store(to.add(done + 24), words.3);
+            done += 32;
+        }
+        if done + 16 <= bytes {
+            let words = (load(from.add(done)), load(from.add(done + 8)));
+            store(to.add(done), words.0);
+            store(to.add(done + 8), words.1);
+        }
+        store(to.add(bytes - 16), tail.0);
+        store(to.add(bytes - 8), tail.1);
+    }
+    to
+}
+
+/// C's `memmove`.
+///
+/// # Safety
+/// As in C: both ranges are valid for `bytes`; they may overlap.
+#[cfg_attr(feature = "symbols", unsafe(no_mangle))]
+pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, bytes: usize) -> *mut u8 {
+    // SAFETY: every access lies in the first `bytes` bytes; each step reads before it writes, and goes in the
+    // direction in which it overwrites only what was read already.
+    unsafe {
+        if bytes < 16 {
+            copy_short(to, from, bytes);
+        } else if (to as usize).wrapping_sub(from as usize) >= bytes {
+            // `to` lies below `from`, or the ranges do not overlap.
+            let mut done = 0;
+            let tail = (load(from.add(bytes - 16)), load(from.add(bytes - 8)));
+            while done + 16 <= bytes {
+                let words = (load(from.add(done)), load(from.add(done + 8)));
+                store(to.add(done), words.0);
+                store(to.add(done + 8), words.1);
+                done += 16;
+            }
+            store(to.add(bytes - 16), tail.0);
+            store(to.add(bytes - 8), tail.1);
+        } else {
+            let head = (load(from), load(from.add(8)));
+            let mut left = bytes;
+            while left >= 16 {
+                let words = (load(from.add(left - 16)), load(from.add(left - 8)));
+                store(to.add(left - 16), words.0);
+                store(to.add(left - 8), words.1);
+                left -= 16;
+            }
+            store(to, head.0);
+            store(to.add(8), head.1);
+        }
+    }
+    to
+}
+
+/// C's `memset`.
+///
+/// # Safety
+/// As in C: the range is valid for `bytes`.
+#[cfg_attr(feature = "symbols", unsafe(no_mangle))]
+pub unsafe extern "C" fn memset(to: *mut u8, value: i32, bytes: usize) -> *mut u8 {
+    let word = u64::from(value as u8) * 0x0101_0101_0101_0101;
+    // SAFETY: every access lies in the first `bytes` bytes.
+    unsafe {
+        if bytes < 8 {
+            let mut done = 0;
+            while done < bytes {
+                *to.add(done) = value as u8;
+                done += 1;
+            }
+            return to;
+        }
+        let mut done = 0;
+        while done + 32 <= bytes {
+            store(to.add(done), word);
+            store(to.add(done + 8), word);
+            store(to.add(done + 16), word);
+            store(to.add(done + 24), word);
+            done += 32;
+        }
+        while done + 8 <= bytes {
+            store(to.add(done), word);
+            done += 8;
+        }
+        store(to.add(bytes - 8), word);
+    }
+    to
+}
+
+/// C's `memcmp`.
+///
+/// # Safety
+/// As in C: both ranges are valid for `bytes`.
+#[cfg_attr(feature = "symbols", unsafe(no_mangle))]
+pub unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, bytes: usize) -> i32 {
+    // SAFETY: every access lies in the first `bytes` bytes.
+    unsafe {
+        let mut done = 0;
+        while done + 8 <= bytes {
+            let (a, b) = (load(left.add(done)), load(right.add(done)));
+            if a != b {
+                return if u64::from_be(a) < u64::from_be(b) { -1 } else { 1 };
+            }
+            done += 8;
+        }
+        while done < bytes {
+            let (a, b) = (*left.add(done), *right.add(done));
+            if a != b {
+                return i32::from(a) - i32::from(b);
+            }
+            done += 1;
+        }
+    }
+    0
+}
+
+/// C's `bcmp`.
+///
+/// # Safety
+/// As for [`memcmp`].
+#[cfg_attr(feature = "symbols", unsafe(no_mangle))]
+pub unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, bytes: usize) -> i32 {
+    // SAFETY: same contract.
+    unsafe { memcmp(left, right, bytes) }
+}
+
+/// C's `strlen`.
+///
+/// # Safety
+/// As in C: `text` points to bytes of which one is zero.
+#[cfg_attr(feature = "symbols", unsafe(no_mangle))]
+pub unsafe extern "C" fn strlen(text: *const u8) -> usize {
+    let mut bytes = 0;
+    // SAFETY: no byte beyond the first zero is read.
+    while unsafe { *text.add(bytes) } != 0 {
+        bytes += 1;
+    }
+    bytes
+}
+
+/// The prebuilt `core` and `alloc` refer to the unwinder because they were built for programs that unwind;
+/// images abort on panic, so neither symbol is ever used.
+#[cfg(feature = "symbols")]
+mod unwinding {
+    #[unsafe(no_mangle)]
+    extern "C" fn _Unwind_Resume() -> ! {
+        loop {
+            core::hint::spin_loop();
+        }
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn rust_eh_personality() {}
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::vec::Vec;
+
+    const SPAN: usize = 200;
+
+    fn pattern() -> Vec<u8> {
+        (0..3 * SPAN).map(|index| (index * 7 + 3) as u8).collect()
+    }
+
+    #[test]
+    fn copies_of_every_length_and_overlap_agree_with_core() {
+        for bytes in 0..SPAN {
+            for (to, from) in [(0, SPAN), (SPAN, 0), (100, 101), (101, 100), (100, 108), (117, 100), (50, 50)] {
+                let (mut ours, mut theirs) = (pattern(), pattern());
+                theirs.copy_within(from..from + bytes, to);
+                let base = ours.as_mut_ptr();
+                // SAFETY: both ranges lie in the vector.
+                unsafe { super::memmove(base.add(to), base.add(from), bytes) };
+                assert_eq!(ours, theirs, "memmove of {bytes} from {from} to {to}");
+                if to.abs_diff(from) >= bytes {
+                    let mut copied = pattern();
+                    let base = copied.as_mut_ptr();
+                    // SAFETY: as above, and the ranges do not overlap.
+                    unsafe { super::memcpy(base.add(to), base.add(from), bytes) };
+                    assert_eq!(copied, theirs, "memcpy of {bytes} from {from} to {to}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fills_exactly_the_range() {
+        for bytes in 0..SPAN {
+            let (mut ours, mut theirs) = (pattern(), pattern());
+            theirs[5..5 + bytes].fill(0xe1);
+            // SAFETY: the range lies in the vector.
+            unsafe { super::memset(ours.as_mut_ptr().add(5), 0x1e1, bytes) };
+            assert_eq!(ours, theirs, "memset of {bytes}");
+        }
+    }
+
+    #[test]
+    fn compares_like_core() {
+        let base = pattern();
+        for bytes in 0..64 {
+            for changed in 0..bytes {
+                for delta in [1u8, 0x80, 0xff] {
+                    let mut other = base.clone();
+                    other[changed] = other[changed].wrapping_add(delta);
+                    // SAFETY: both ranges are longer than `bytes`.
+                    let order = unsafe { super::memcmp(base.as_ptr(), other.as_ptr(), bytes) };
+                    assert_eq!(order.cmp(&0), base[..bytes].cmp(&other[..bytes]), "{bytes} bytes, {changed} changed");
+                }
+            }
+            // SAFETY: as above.
+            assert_eq!(unsafe { super::bcmp(base.as_ptr(), base.as_ptr(), bytes) }, 0);
+        }
+        // SAFETY: the text ends in a zero.
+        assert_eq!(unsafe { super::strlen(c"pollux".as_ptr().cast()) }, 6);
+    }
+}

@@ -1,0 +1,146 @@
+//! Addresses, sizes and shared structures.
+
+use crate::ABI_VERSION;
+
+/// Guest memory is one contiguous range of virtual addresses that starts here; guest ELFs are linked to it.
+pub const GUEST_BASE: u64 = 0x4000_0000;
+/// Bytes of a page.
+pub const PAGE_BYTES: u64 = 4096;
+/// Stack of the guest, between two unmapped guard pages.
+pub const STACK_BYTES: u64 = 256 * 1024;
+/// Data area of each of the two rings; a power of two.
+pub const RING_BYTES: u32 = 256 * 1024;
+/// Console bytes that one epoch may write.
+pub const CONSOLE_EPOCH_BYTES: usize = 16 * 1024;
+/// Longest report of a guest's panic.
+pub const MAX_REPORT_BYTES: usize = 8 * 1024;
+/// Most random bytes for one hypercall.
+pub const MAX_ENTROPY_BYTES: u64 = 4096;
+/// Longest argument text.
+pub const MAX_ARGUMENT_BYTES: usize = 2048;
+/// Longest Ethernet frame that crosses the rings, header included, checksum excluded.
+pub const MAX_FRAME_BYTES: usize = 9018;
+
+/// The network interface is configured by DHCP; the address fields are zero.
+pub const NET_DHCP: u32 = 1;
+/// Checksums of IP, TCP and UDP are neither filled in nor checked by the guest: the wire is memory.
+pub const NET_CHECKSUM_OFFLOAD: u32 = 2;
+
+/// The guest's network interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct NetConfig {
+    /// Ethernet address; the last two bytes are padding.
+    pub mac: [u8; 8],
+    /// `NET_` bits.
+    pub flags: u32,
+    /// IPv4 address, most significant byte first in the integer (`10.0.2.15` is `0x0a00_020f`).
+    pub address: u32,
+    /// Prefix length in bits.
+    pub prefix_bits: u32,
+    /// Default gateway, or 0.
+    pub gateway: u32,
+    /// Longest IP packet.
+    pub mtu_bytes: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What the guest is told at its entry point, in `rdi`: an address of this, read-only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct BootInfo {
+    /// [`ABI_VERSION`] of the shim.
+    pub version: u32,
+    /// Bytes of this structure.
+    pub struct_bytes: u32,
+    /// First address of guest memory.
+    pub memory_base: u64,
+    /// Bytes of guest memory.
+    pub memory_bytes: u64,
+    /// First address behind the image's last segment, and the end of code for backtraces.
+    pub image_end: u64,
+    /// Lowest address of the stack (a guard page lies below).
+    pub stack_base: u64,
+    /// Bytes of the stack.
+    pub stack_bytes: u64,
+    /// First address of free memory.
+    pub heap_base: u64,
+    /// Bytes of free memory, zeroed.
+    pub heap_bytes: u64,
+    /// Address of the [`SharedPage`], read-only.
+    pub shared_page: u64,
+    /// Address of the ring by which frames and console input arrive: a [`crate::ring::RingHeader`], then data.
+    pub receive_ring: u64,
+    /// Address of the ring by which frames leave.
+    pub transmit_ring: u64,
+    /// Address of the argument text (UTF-8, read-only).
+    pub arguments: u64,
+    /// Bytes of the argument text.
+    pub arguments_bytes: u64,
+    /// The network interface.
+    pub net: NetConfig,
+}
+
+/// Written by the shim between epochs, constant during one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct SharedPage {
+    /// [`ABI_VERSION`] of the shim.
+    pub version: u32,
+    /// Bytes of this structure.
+    pub struct_bytes: u32,
+    /// The running epoch.
+    pub epoch: u64,
+    /// Monotonic clock at the start of the epoch, in nanoseconds since the guest started; survives failovers.
+    pub monotonic_ns: u64,
+    /// Nanoseconds since 1970-01-01T00:00:00Z at the start of the epoch.
+    pub realtime_ns: u64,
+}
+
+impl SharedPage {
+    /// A page for the time before the first epoch.
+    pub const fn new() -> Self {
+        Self { version: ABI_VERSION, struct_bytes: size_of::<Self>() as u32, epoch: 0, monotonic_ns: 0, realtime_ns: 0 }
+    }
+}
+
+impl Default for SharedPage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The note that every guest ELF carries (section `.note.pollux`, owner "Pollux", type 1): the ABI it was built
+/// for. The build command refuses a guest without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct GuestNote {
+    /// Bytes of the owner's name with its terminating zero.
+    pub name_bytes: u32,
+    /// Bytes of the description.
+    pub description_bytes: u32,
+    /// 1.
+    pub kind: u32,
+    /// `"Pollux\0\0"`.
+    pub name: [u8; 8],
+    /// [`ABI_VERSION`].
+    pub abi_version: u32,
+    /// Low half of [`crate::ABI_FINGERPRINT`].
+    pub fingerprint_low: u32,
+    /// High half.
+    pub fingerprint_high: u32,
+}
+
+impl GuestNote {
+    /// The note of a guest built with this crate.
+    pub const CURRENT: Self = Self {
+        name_bytes: 7,
+        description_bytes: 12,
+        kind: 1,
+        name: *b"Pollux\0\0",
+        abi_version: ABI_VERSION,
+        fingerprint_low: crate::ABI_FINGERPRINT as u32,
+        fingerprint_high: (crate::ABI_FINGERPRINT >> 32) as u32,
+    };
+}

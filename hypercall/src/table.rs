@@ -1,0 +1,207 @@
+//! The table of hypercalls: numbers, guest stubs and the shim's dispatch in one place.
+
+use crate::errno::ENOSYS;
+
+/// How many hypercalls' arguments there are at most.
+pub const MAX_ARGUMENTS: usize = 4;
+
+/// What a dispatcher hands back to the trap handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Return this value in the result register and go on with the guest.
+    Return(i64),
+    /// The epoch ends at this instruction; the guest goes on, with result 0, when the next one starts.
+    EndEpoch {
+        /// Monotonic clock value, in nanoseconds, at which the guest wants to run again although no event has
+        /// come; 0 asks for the next epoch at once, `u64::MAX` for no time limit.
+        deadline_ns: u64,
+    },
+    /// The guest does not run again.
+    Stop,
+}
+
+macro_rules! hypercalls {
+    ($( $(#[$doc:meta])* $number:literal $variant:ident $name:ident ( $($argument:ident),* ); )*) => {
+        /// Hypercall numbers.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u64)]
+        pub enum Number { $( $(#[$doc])* $variant = $number, )* }
+
+        impl Number {
+            /// Every hypercall with its number and name, in the order of the table.
+            pub const ALL: &'static [(Number, &'static str)] = &[ $( (Number::$variant, stringify!($name)), )* ];
+        }
+
+        /// Hash over numbers, names and argument counts.
+        pub(crate) const TABLE_FINGERPRINT: u64 = {
+            let mut hash = 0;
+            $(
+                hash = crate::mix(hash, $number);
+                hash = crate::mix(hash, ([$(stringify!($argument)),*] as [&str; _]).len() as u64);
+                let name = stringify!($name).as_bytes();
+                let mut index = 0;
+                while index < name.len() {
+                    hash = crate::mix(hash, name[index] as u64);
+                    index += 1;
+                }
+            )*
+            hash
+        };
+
+        /// What a shim implements: one method a hypercall. Arguments are raw register values that the guest
+        /// chose freely; nothing about them may be assumed.
+        pub trait Hypercalls {
+            $( $(#[$doc])* fn $name(&mut self, $($argument: u64),*) -> Outcome; )*
+        }
+
+        /// Calls the method of `handler` that `number` names; an unknown number returns `-ENOSYS`.
+        #[inline]
+        pub fn dispatch<H: Hypercalls>(handler: &mut H, number: u64, arguments: [u64; MAX_ARGUMENTS]) -> Outcome {
+            match number {
+                $( $number => {
+                    let [$($argument,)* ..] = arguments;
+                    handler.$name($($argument),*)
+                } )*
+                _ => Outcome::Return(-ENOSYS),
+            }
+        }
+
+        /// The guest's side: one function a hypercall, each returning the shim's result.
+        pub mod guest {
+            $(
+                $(#[$doc])*
+                ///
+                /// # Safety
+                /// Pointers and lengths must name memory of the caller that the hypercall may read, and for
+                /// `entropy` write. Only a Pollux guest may execute this.
+                #[inline]
+                pub unsafe fn $name($($argument: u64),*) -> i64 {
+                    let mut arguments = [0u64; super::MAX_ARGUMENTS];
+                    let given: &[u64] = &[$($argument),*];
+                    arguments[..given.len()].copy_from_slice(given);
+                    // SAFETY: the caller vouches for the arguments and for being a guest.
+                    unsafe { super::raw_hypercall($number, arguments) }
+                }
+            )*
+        }
+    };
+}
+
+hypercalls! {
+    /// `hello(abi_version, fingerprint)`: agrees on the ABI; must come first. Returns 0, or stops the guest
+    /// with a report that names both versions when they differ.
+    0 Hello hello(abi_version, fingerprint);
+    /// `wait(deadline_ns)`: ends the epoch. Returns 0 when the next one starts: because an event was delivered,
+    /// or because the monotonic clock has reached `deadline_ns` (0: at once; `u64::MAX`: no limit).
+    1 Wait wait(deadline_ns);
+    /// `exit(code)`: ends the program with the low 32 bits of `code`. Does not return.
+    2 Exit exit(code);
+    /// `panic_report(text_address, text_bytes)`: stops the guest with a report of at most
+    /// [`crate::layout::MAX_REPORT_BYTES`] bytes of UTF-8 (longer ones are cut). Does not return.
+    3 PanicReport panic_report(text_address, text_bytes);
+    /// `console_write(address, bytes)`: appends to the console. Returns how many bytes were taken, which is less
+    /// than asked when the epoch's console buffer ([`crate::layout::CONSOLE_EPOCH_BYTES`]) is full, or `-EAGAIN`
+    /// when none were, or `-EFAULT`. What was taken leaves the machine when the epoch is committed.
+    4 ConsoleWrite console_write(address, bytes);
+    /// `entropy(address, bytes)`: fills memory with random bytes, the same in both replicas. Returns 0, or
+    /// `-EFAULT`, or `-E2BIG` above [`crate::layout::MAX_ENTROPY_BYTES`].
+    5 Entropy entropy(address, bytes);
+}
+
+/// Executes one hypercall.
+///
+/// # Safety
+/// The instruction is only meaningful in a Pollux guest; elsewhere it is a system call of the host.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub unsafe fn raw_hypercall(number: u64, arguments: [u64; MAX_ARGUMENTS]) -> i64 {
+    let result: i64;
+    // SAFETY: the shim preserves all registers but those named as clobbered, and reads or writes only memory that
+    // the arguments name, which the caller vouches for.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number as i64 => result,
+            in("rdi") arguments[0],
+            in("rsi") arguments[1],
+            in("rdx") arguments[2],
+            in("r8") arguments[3],
+            clobber_abi("C"),
+            options(nostack),
+        );
+    }
+    result
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe extern "C" {
+    /// The platform's way into the shim.
+    fn pollux_hypercall(number: u64, first: u64, second: u64, third: u64, fourth: u64) -> i64;
+}
+
+/// Executes one hypercall.
+///
+/// # Safety
+/// Only a Pollux guest may call it.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+pub unsafe fn raw_hypercall(number: u64, arguments: [u64; MAX_ARGUMENTS]) -> i64 {
+    // SAFETY: provided by the platform layer; the caller vouches for the arguments.
+    unsafe { pollux_hypercall(number, arguments[0], arguments[1], arguments[2], arguments[3]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::errno::EPROTO;
+
+    struct Recorder(Option<(&'static str, [u64; 2])>);
+
+    impl Hypercalls for Recorder {
+        fn hello(&mut self, abi_version: u64, fingerprint: u64) -> Outcome {
+            self.0 = Some(("hello", [abi_version, fingerprint]));
+            Outcome::Return(-EPROTO)
+        }
+        fn wait(&mut self, deadline_ns: u64) -> Outcome {
+            self.0 = Some(("wait", [deadline_ns, 0]));
+            Outcome::EndEpoch { deadline_ns }
+        }
+        fn exit(&mut self, code: u64) -> Outcome {
+            self.0 = Some(("exit", [code, 0]));
+            Outcome::Stop
+        }
+        fn panic_report(&mut self, text_address: u64, text_bytes: u64) -> Outcome {
+            self.0 = Some(("panic_report", [text_address, text_bytes]));
+            Outcome::Stop
+        }
+        fn console_write(&mut self, address: u64, bytes: u64) -> Outcome {
+            self.0 = Some(("console_write", [address, bytes]));
+            Outcome::Return(bytes as i64)
+        }
+        fn entropy(&mut self, address: u64, bytes: u64) -> Outcome {
+            self.0 = Some(("entropy", [address, bytes]));
+            Outcome::Return(0)
+        }
+    }
+
+    #[test]
+    fn every_number_reaches_the_method_of_its_name() {
+        for (number, name) in Number::ALL {
+            let mut recorder = Recorder(None);
+            dispatch(&mut recorder, *number as u64, [7, 9, 0, 0]);
+            let (called, arguments) = recorder.0.expect("dispatched");
+            assert_eq!(called, *name);
+            assert_eq!(arguments[0], 7);
+        }
+    }
+
+    #[test]
+    fn an_unknown_number_is_enosys() {
+        let unknown = Number::ALL.len() as u64;
+        for number in [unknown, u64::MAX, 1 << 32] {
+            let mut recorder = Recorder(None);
+            assert_eq!(dispatch(&mut recorder, number, [0; 4]), Outcome::Return(-ENOSYS));
+            assert!(recorder.0.is_none());
+        }
+    }
+}
