@@ -1,0 +1,121 @@
+//! The console: text out, line by line, and typed bytes in.
+//!
+//! Output leaves the machine when its epoch is committed. An epoch takes a bounded number of bytes
+//! ([`hypercall::layout::CONSOLE_EPOCH_BYTES`]); who prints more ends the epoch and goes on in the next, so nothing
+//! is lost and nothing is buffered without bound.
+
+use core::cell::RefCell;
+use core::fmt;
+
+use crate::platform;
+
+/// Longest line that is passed on in one piece.
+const LINE_BYTES: usize = 1024;
+
+struct Line {
+    bytes: [u8; LINE_BYTES],
+    used: usize,
+}
+
+local! {
+    static LINE: RefCell<Line> = RefCell::new(Line { bytes: [0; LINE_BYTES], used: 0 });
+}
+
+/// Hands bytes to the shim, in as many epochs as it takes. Bytes that the shim refuses altogether are dropped: there
+/// is nobody left to tell.
+fn write_out(mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let taken = platform::console_write(bytes);
+        match usize::try_from(taken) {
+            Ok(taken) if taken > 0 => bytes = bytes.get(taken..).unwrap_or_default(),
+            Ok(_) => platform::wait(0),
+            Err(_) if taken == -hypercall::errno::EAGAIN => platform::wait(0),
+            Err(_) => return,
+        }
+    }
+}
+
+impl Line {
+    fn flush(&mut self) {
+        write_out(&self.bytes[..self.used]);
+        self.used = 0;
+    }
+
+    fn push(&mut self, mut text: &[u8]) {
+        let complete = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let lines = complete > 0;
+        while !text.is_empty() {
+            let taken = text.len().min(LINE_BYTES - self.used);
+            self.bytes[self.used..self.used + taken].copy_from_slice(&text[..taken]);
+            self.used += taken;
+            text = &text[taken..];
+            if self.used == LINE_BYTES {
+                self.flush();
+            }
+        }
+        if lines {
+            self.flush();
+        }
+    }
+}
+
+/// Writes raw bytes; everything up to the last newline is passed on, the rest waits for its line's end.
+pub fn write(bytes: &[u8]) {
+    LINE.with(|line| match line.try_borrow_mut() {
+        Ok(mut line) => line.push(bytes),
+        // Only a formatter that prints while it is being printed gets here.
+        Err(_) => write_out(bytes),
+    });
+}
+
+/// Passes on an unfinished line.
+pub fn flush() {
+    LINE.with(|line| {
+        if let Ok(mut line) = line.try_borrow_mut() {
+            line.flush();
+        }
+    });
+}
+
+/// Passes on an unfinished line as far as this epoch still takes it: a panic must not wait.
+#[cfg(feature = "image")]
+pub(crate) fn flush_for_panic() {
+    LINE.with(|line| {
+        if let Ok(line) = line.try_borrow_mut() {
+            platform::console_write(&line.bytes[..line.used]);
+        }
+    });
+}
+
+/// The console as a formatter's target.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Console;
+
+impl fmt::Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        write(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// What the printing macros expand to.
+#[doc(hidden)]
+pub fn print(arguments: fmt::Arguments<'_>) {
+    // The console itself never fails; a formatter that does has already printed what it could.
+    let _ = fmt::Write::write_fmt(&mut Console, arguments);
+}
+
+/// Prints to the console.
+#[macro_export]
+macro_rules! print {
+    ($($argument:tt)*) => { $crate::console::print(::core::format_args!($($argument)*)) };
+}
+
+/// Prints a line to the console.
+#[macro_export]
+macro_rules! println {
+    () => { $crate::print!("\n") };
+    ($($argument:tt)*) => {
+        $crate::console::print(::core::format_args!("{}\n", ::core::format_args!($($argument)*)))
+    };
+}

@@ -1,0 +1,45 @@
+//! How a program ends.
+
+use core::fmt::Display;
+
+/// What `main` may return.
+pub trait Termination {
+    /// Reports an error on the console if there is one, and gives the exit code: 0 for success.
+    fn report(self) -> i32;
+}
+
+impl Termination for () {
+    fn report(self) -> i32 {
+        0
+    }
+}
+
+impl Termination for i32 {
+    fn report(self) -> i32 {
+        self
+    }
+}
+
+impl Termination for core::convert::Infallible {
+    fn report(self) -> i32 {
+        match self {}
+    }
+}
+
+impl<T: Termination, E: Display> Termination for Result<T, E> {
+    fn report(self) -> i32 {
+        match self {
+            Ok(value) => value.report(),
+            Err(error) => {
+                crate::println!("error: {error}");
+                1
+            }
+        }
+    }
+}
+
+/// Ends the program at once, without running destructors. Console output still buffered is written first.
+pub fn exit(code: i32) -> ! {
+    crate::console::flush();
+    crate::platform::exit(code)
+}

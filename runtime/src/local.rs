@@ -1,0 +1,35 @@
+//! State of the one thread of a guest.
+//!
+//! In an image there is one thread and there are no interrupts, so a plain static serves; on a host every thread is
+//! a machine of its own.
+
+/// A static of the guest's only thread.
+#[cfg(feature = "image")]
+pub(crate) struct Local<T>(T);
+
+#[cfg(feature = "image")]
+impl<T> Local<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// Calls `f` with the value.
+    #[inline(always)]
+    pub(crate) fn with<R>(&'static self, f: impl FnOnce(&T) -> R) -> R {
+        f(&self.0)
+    }
+}
+
+// SAFETY: an image has exactly one thread and takes no interrupts, so the value is never accessed concurrently.
+#[cfg(feature = "image")]
+unsafe impl<T> Sync for Local<T> {}
+
+/// Declares statics of the guest's only thread; each has `with(|value| …)`.
+macro_rules! local {
+    ($( $(#[$attribute:meta])* $visibility:vis static $name:ident: $type:ty = $value:expr; )*) => { $(
+        #[cfg(feature = "image")]
+        $(#[$attribute])* $visibility static $name: $crate::local::Local<$type> = $crate::local::Local::new($value);
+        #[cfg(not(feature = "image"))]
+        std::thread_local! { $(#[$attribute])* $visibility static $name: $type = const { $value }; }
+    )* };
+}

@@ -1,0 +1,67 @@
+//! The report of a panic: message, place, backtrace.
+
+use core::fmt::{self, Write};
+use core::panic::PanicInfo;
+
+use hypercall::layout::MAX_REPORT_BYTES;
+
+use crate::platform;
+
+/// Most frames of a backtrace.
+const MAX_FRAMES: usize = 64;
+
+unsafe extern "C" {
+    static __text_start: u8;
+    static __text_end: u8;
+}
+
+/// Text of bounded length; what does not fit is cut.
+struct Report {
+    bytes: [u8; MAX_REPORT_BYTES],
+    used: usize,
+}
+
+impl Write for Report {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let taken = text.floor_char_boundary(MAX_REPORT_BYTES - self.used);
+        self.bytes[self.used..self.used + taken].copy_from_slice(&text.as_bytes()[..taken]);
+        self.used += taken;
+        Ok(())
+    }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let mut report = Report { bytes: [0; MAX_REPORT_BYTES], used: 0 };
+    // Writing cannot fail: the report cuts what does not fit.
+    let _ = write!(report, "{info}\nbacktrace:\n");
+    backtrace(&mut report);
+    crate::console::flush_for_panic();
+    platform::panic_report(&report.bytes[..report.used])
+}
+
+/// Writes the return addresses on the stack, innermost first, by following frame pointers; each pointer is checked
+/// to lie in the stack, above the one before, and each address to lie in code.
+fn backtrace(report: &mut Report) {
+    let Some(boot) = platform::boot() else { return };
+    let stack = boot.stack_base..boot.stack_base + boot.stack_bytes;
+    let text = &raw const __text_start as u64..&raw const __text_end as u64;
+    let mut frame: u64;
+    // SAFETY: reads a register.
+    unsafe { core::arch::asm!("mov {}, rbp", out(reg) frame, options(nomem, nostack, preserves_flags)) };
+    for _ in 0..MAX_FRAMES {
+        if !stack.contains(&frame) || frame + 16 > stack.end || !frame.is_multiple_of(8) {
+            return;
+        }
+        // SAFETY: both words lie in the stack, which is mapped.
+        let (caller_frame, address) = unsafe { (*(frame as *const u64), *((frame + 8) as *const u64)) };
+        if !text.contains(&address) {
+            return;
+        }
+        let _ = writeln!(report, "  {address:#x}");
+        if caller_frame <= frame {
+            return;
+        }
+        frame = caller_frame;
+    }
+}

@@ -1,0 +1,67 @@
+//! The edge to the shim: hypercalls, and what the shim says at boot.
+//!
+//! In an image a hypercall is an instruction. On a host it is a call into the machine that the thread runs, see
+//! the module `host`.
+
+#[cfg(not(feature = "image"))]
+pub(crate) use crate::host::calls::{boot, console_write, entropy, exit, wait};
+#[cfg(feature = "image")]
+pub(crate) use image::{boot, console_write, entropy, exit, install, panic_report, wait};
+
+#[cfg(feature = "image")]
+mod image {
+    use core::cell::Cell;
+
+    use hypercall::layout::BootInfo;
+    use hypercall::table::guest;
+
+    local! {
+        static BOOT: Cell<Option<&'static BootInfo>> = Cell::new(None);
+    }
+
+    /// Remembers what the shim said at boot.
+    pub(crate) fn install(boot: &'static BootInfo) {
+        BOOT.with(|cell| cell.set(Some(boot)));
+    }
+
+    /// What the shim said at boot. `None` only before the entry point has run.
+    #[inline]
+    pub(crate) fn boot() -> Option<&'static BootInfo> {
+        BOOT.with(Cell::get)
+    }
+
+    /// Ends the epoch; see [`guest::wait`].
+    #[inline]
+    pub(crate) fn wait(deadline_ns: u64) {
+        // SAFETY: no pointer is passed, and this build runs as a guest only.
+        unsafe { guest::wait(deadline_ns) };
+    }
+
+    /// Ends the program.
+    pub(crate) fn exit(code: i32) -> ! {
+        loop {
+            // SAFETY: as for `wait`.
+            unsafe { guest::exit(u64::from(code as u32)) };
+        }
+    }
+
+    /// Stops the guest with a report.
+    pub(crate) fn panic_report(text: &[u8]) -> ! {
+        loop {
+            // SAFETY: the slice is readable memory of this guest.
+            unsafe { guest::panic_report(text.as_ptr() as u64, text.len() as u64) };
+        }
+    }
+
+    /// Appends to the console: bytes taken, or a negative error number.
+    pub(crate) fn console_write(text: &[u8]) -> i64 {
+        // SAFETY: as for `panic_report`.
+        unsafe { guest::console_write(text.as_ptr() as u64, text.len() as u64) }
+    }
+
+    /// Fills `place` with the shim's random bytes: 0, or a negative error number.
+    pub(crate) fn entropy(place: &mut [u8]) -> i64 {
+        // SAFETY: the slice is writable memory of this guest, borrowed exclusively.
+        unsafe { guest::entropy(place.as_mut_ptr() as u64, place.len() as u64) }
+    }
+}
