@@ -1,2 +1,7 @@
-//! The pollux command: builds images, runs and watches pairs, measures
-#![no_std]
+//! The pollux command: builds images, runs and watches pairs, measures.
+
+pub mod build;
+mod cli;
+pub mod error;
+
+pub use cli::run;

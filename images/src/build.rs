@@ -1,0 +1,152 @@
+//! Builds images: one guest ELF and one shim ELF by cargo, packed into one bootable ELF.
+
+mod cargo;
+mod elf;
+mod pack;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+pub use cargo::{Workspace, app_names};
+pub use pack::{
+    IMAGE_VERSION, ImageError, ImageInfo, PAYLOAD_ADDRESS, PAYLOAD_HEADER_BYTES, PAYLOAD_LIMIT_BYTES, PAYLOAD_MAGIC,
+    hex, inspect, pack,
+};
+
+use crate::error::{Error, Result};
+
+/// Why an image was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// No such app in the workspace.
+    #[error("unknown app {name:?}; the apps of this workspace are: {}", known.join(", "))]
+    UnknownApp {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// Cargo itself could not be run or its answer not be read.
+    #[error("cannot ask cargo about the workspace: {0}; run pollux inside the Pollux checkout")]
+    Workspace(String),
+    /// Cargo was run and failed; its own messages went to stderr.
+    #[error("cargo could not build {what} ({status}); its messages are above")]
+    Cargo {
+        /// Package and binary.
+        what: String,
+        /// How cargo ended.
+        status: String,
+    },
+    /// The two ELFs do not make an image.
+    #[error("cannot pack {app}: {source}")]
+    Pack {
+        /// The app.
+        app: String,
+        /// What is wrong.
+        source: ImageError,
+    },
+    /// A file could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// An image on disk.
+#[derive(Debug, Clone, Serialize)]
+pub struct Image {
+    /// The app's name.
+    pub app: String,
+    /// The bootable ELF.
+    pub image: PathBuf,
+    /// Its size.
+    pub image_bytes: u64,
+    /// SHA-256 over everything that is loaded, in hexadecimal.
+    pub image_id: String,
+    /// The guest with symbols, if known.
+    pub guest_elf: Option<PathBuf>,
+    /// The shim with symbols, if known.
+    pub shim_elf: Option<PathBuf>,
+}
+
+/// Builds the image of `app` in the release-like profile `image`.
+///
+/// # Errors
+/// [`BuildError`], within [`Error::Build`].
+pub fn build(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image> {
+    let package = workspace.app(app)?;
+    let guest = workspace.build_guest(package, quiet)?;
+    let shim = workspace.build_shim(quiet)?;
+    let folder = workspace.images_dir();
+    std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
+    let guest_bytes = read(&guest)?;
+    let shim_bytes = read(&shim)?;
+    let packed = pack(&shim_bytes, &guest_bytes).map_err(|source| BuildError::Pack { app: app.to_owned(), source })?;
+    let image = folder.join(format!("{app}.img"));
+    let guest_elf = folder.join(format!("{app}.guest.elf"));
+    let shim_elf = folder.join(format!("{app}.shim.elf"));
+    replace(&guest_elf, &guest_bytes)?;
+    replace(&shim_elf, &shim_bytes)?;
+    replace(&image, &packed.bytes)?;
+    Ok(Image {
+        app: app.to_owned(),
+        image,
+        image_bytes: packed.bytes.len() as u64,
+        image_id: hex(&packed.image_id),
+        guest_elf: Some(guest_elf),
+        shim_elf: Some(shim_elf),
+    })
+}
+
+/// Checks an image file built earlier, here or elsewhere. Symbols are taken from the files beside it if they belong
+/// to this very image.
+///
+/// # Errors
+/// [`Error::Image`] for a file that is truncated, damaged or not an image.
+pub fn open(path: &Path) -> Result<Image> {
+    let bad = |source| Error::Image { path: path.to_owned(), source };
+    let bytes = std::fs::read(path).map_err(|source| bad(ImageError::Unreadable(source)))?;
+    let info = inspect(&bytes).map_err(bad)?;
+    let symbols =
+        |suffix: &str| path.file_stem().map(|stem| path.with_file_name(format!("{}{suffix}", stem.display())));
+    let (guest_elf, shim_elf) = (symbols(".guest.elf"), symbols(".shim.elf"));
+    let ours = guest_elf.as_deref().zip(shim_elf.as_deref()).is_some_and(|(guest, shim)| {
+        let packed = std::fs::read(shim).ok().zip(std::fs::read(guest).ok());
+        packed.is_some_and(|(shim, guest)| pack(&shim, &guest).is_ok_and(|packed| packed.image_id == info.image_id))
+    });
+    Ok(Image {
+        app: path.file_stem().map(|stem| stem.display().to_string()).unwrap_or_default(),
+        image: path.to_owned(),
+        image_bytes: bytes.len() as u64,
+        image_id: hex(&info.image_id),
+        guest_elf: guest_elf.filter(|_| ours),
+        shim_elf: shim_elf.filter(|_| ours),
+    })
+}
+
+fn file_error(path: &Path, source: io::Error) -> BuildError {
+    BuildError::File { path: path.to_owned(), source }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
+    std::fs::read(path).map_err(|source| file_error(path, source))
+}
+
+/// Writes a file by renaming, so that a running pair keeps the image it has mapped and nobody reads half a file.
+/// An unchanged file is left alone.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+    if std::fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = PathBuf::from(name);
+    std::fs::write(&temporary, bytes)
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .map_err(|source| file_error(path, source))
+}

@@ -1,0 +1,203 @@
+//! What cargo knows about the workspace, and the two cargo invocations that make the ELFs.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use super::BuildError;
+
+/// The target that images are built for: the one whose prebuilt core and alloc every stable toolchain has.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Cargo profile of images.
+const PROFILE: &str = "image";
+/// Separates flags in `CARGO_ENCODED_RUSTFLAGS`.
+const FLAG_SEPARATOR: &str = "\x1f";
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+    workspace_root: PathBuf,
+    target_directory: PathBuf,
+}
+
+/// A package of the workspace, as cargo describes it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    manifest_path: PathBuf,
+    #[serde(default)]
+    metadata: serde_json::Value,
+}
+
+impl Package {
+    /// An app lives under `apps/` or says `[package.metadata.pollux]` in its manifest.
+    fn is_app(&self, root: &Path) -> bool {
+        self.manifest_path.starts_with(root.join("apps")) || self.metadata.get("pollux").is_some()
+    }
+}
+
+/// The cargo workspace that apps are built from.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    /// Its folder.
+    pub root: PathBuf,
+    target_dir: PathBuf,
+    packages: Vec<Package>,
+}
+
+impl Workspace {
+    /// Asks cargo for the workspace around the current folder; failing that, for the one this command was built from.
+    ///
+    /// # Errors
+    /// [`BuildError::Workspace`] when neither is a workspace that holds the shim.
+    pub fn find() -> Result<Self, BuildError> {
+        let here = std::env::current_dir().map_err(|error| BuildError::Workspace(error.to_string()))?;
+        Self::at(&here).or_else(|error| {
+            let built_from = Path::new(env!("CARGO_MANIFEST_DIR"));
+            if built_from.is_dir() { Self::at(built_from) } else { Err(error) }
+        })
+    }
+
+    /// Asks cargo for the workspace around `folder`.
+    ///
+    /// # Errors
+    /// [`BuildError::Workspace`] with cargo's own words, or when the workspace holds no shim.
+    pub fn at(folder: &Path) -> Result<Self, BuildError> {
+        let output = Command::new(cargo_program())
+            .args(["metadata", "--format-version", "1", "--no-deps"])
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| BuildError::Workspace(format!("cargo does not start ({error})")))?;
+        if !output.status.success() {
+            return Err(BuildError::Workspace(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+        }
+        let metadata: Metadata =
+            serde_json::from_slice(&output.stdout).map_err(|error| BuildError::Workspace(error.to_string()))?;
+        if !metadata.packages.iter().any(|package| package.name == "hypervisor-shim") {
+            return Err(BuildError::Workspace(format!(
+                "the workspace at {} has no package hypervisor-shim",
+                metadata.workspace_root.display()
+            )));
+        }
+        Ok(Self { root: metadata.workspace_root, target_dir: metadata.target_directory, packages: metadata.packages })
+    }
+
+    /// Where images and their symbols are put.
+    pub fn images_dir(&self) -> PathBuf {
+        self.pollux_target_dir().join("images")
+    }
+
+    /// A target directory of its own: the profile and the flags of images never evict what host builds cached.
+    fn pollux_target_dir(&self) -> PathBuf {
+        self.target_dir.join("pollux")
+    }
+
+    /// Names of the apps, sorted.
+    pub fn apps(&self) -> Vec<String> {
+        let mut names: Vec<_> = self
+            .packages
+            .iter()
+            .filter(|package| package.is_app(&self.root))
+            .map(|package| package.name.clone())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The app's package.
+    ///
+    /// # Errors
+    /// [`BuildError::UnknownApp`], which lists those that exist.
+    pub(super) fn app(&self, name: &str) -> Result<&Package, BuildError> {
+        self.packages
+            .iter()
+            .find(|package| package.name == name && package.is_app(&self.root))
+            .ok_or_else(|| BuildError::UnknownApp { name: name.to_owned(), known: self.apps() })
+    }
+
+    /// Builds the ring-3 half.
+    pub(super) fn build_guest(&self, package: &Package, quiet: bool) -> Result<PathBuf, BuildError> {
+        self.build(&package.name, &self.root.join("runtime/guest.ld"), &["force-frame-pointers=yes"], quiet)
+    }
+
+    /// Builds the ring-0 half.
+    pub(super) fn build_shim(&self, quiet: bool) -> Result<PathBuf, BuildError> {
+        self.build("hypervisor-shim", &self.root.join("hypervisor-shim/shim.ld"), &[], quiet)
+    }
+
+    fn build(&self, name: &str, script: &Path, codegen: &[&str], quiet: bool) -> Result<PathBuf, BuildError> {
+        let target_dir = self.pollux_target_dir();
+        let mut command = Command::new(cargo_program());
+        command
+            .arg("build")
+            .args(["--package", name, "--bin", name, "--features", "image"])
+            .args(["--profile", PROFILE, "--target", TARGET])
+            .arg("--target-dir")
+            .arg(&target_dir)
+            .current_dir(&self.root)
+            .env("CARGO_ENCODED_RUSTFLAGS", self.flags(script, codegen))
+            .env_remove("RUSTFLAGS")
+            .env_remove("CARGO_BUILD_RUSTFLAGS")
+            .env_remove("CARGO_BUILD_TARGET")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        if quiet {
+            command.arg("--quiet");
+        }
+        let what = format!("{name} (profile {PROFILE})");
+        let status = command
+            .status()
+            .map_err(|error| BuildError::Cargo { what: what.clone(), status: format!("it does not start: {error}") })?;
+        if !status.success() {
+            return Err(BuildError::Cargo { what, status: status.to_string() });
+        }
+        Ok(target_dir.join(TARGET).join(PROFILE).join(name))
+    }
+
+    /// The flags go through the environment and together with `--target`, so that build scripts and procedural
+    /// macros, which run on the host, are built without them.
+    fn flags(&self, script: &Path, codegen: &[&str]) -> OsString {
+        let mut flags: Vec<OsString> = Vec::new();
+        for option in ["relocation-model=static", "no-redzone=yes"].iter().chain(codegen) {
+            flags.extend(["-C".into(), (*option).into()]);
+        }
+        let link = ["-nostartfiles", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,-z,norelro"];
+        for argument in link.iter().chain(&["-Wl,-z,max-page-size=4096"]) {
+            flags.extend(["-C".into(), format!("link-arg={argument}").into()]);
+        }
+        let mut script_flag = OsString::from("link-arg=");
+        script_flag.push(script);
+        flags.extend(["-C".into(), "link-arg=-T".into(), "-C".into(), script_flag]);
+        // Where the sources lie must not change the image: two machines build the same bits.
+        flags.push(remap(&self.root, "/pollux"));
+        flags.extend(cargo_home().map(|home| remap(&home, "/cargo")));
+        flags.join(FLAG_SEPARATOR.as_ref())
+    }
+}
+
+fn remap(from: &Path, to: &str) -> OsString {
+    let mut flag = OsString::from("--remap-path-prefix=");
+    flag.push(from);
+    flag.push("=");
+    flag.push(to);
+    flag
+}
+
+/// Names of the apps of the workspace around the current folder; empty when there is none.
+pub fn app_names() -> Vec<String> {
+    Workspace::find().map(|workspace| workspace.apps()).unwrap_or_default()
+}
+
+fn cargo_program() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+fn cargo_home() -> Option<PathBuf> {
+    std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
+}
