@@ -1,0 +1,1 @@
+//! Batches of guest frames between a shim and the hub.
