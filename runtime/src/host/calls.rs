@@ -5,33 +5,38 @@ use std::boxed::Box;
 use hypercall::layout::BootInfo;
 use hypercall::table::{MAX_ARGUMENTS, Number, Outcome, dispatch};
 
-use super::MACHINE;
+use super::{BOOT, SHIM};
 
 /// Unwinds the thread when the guest has stopped: what never returns in an image must not return here either.
-pub(crate) struct Stopped;
+pub(crate) enum Stopped {
+    Exit(i32),
+    World,
+    Stuck,
+}
+
+fn stop(why: Stopped) -> ! {
+    std::panic::resume_unwind(Box::new(why))
+}
 
 /// Executes one hypercall on the thread's machine; without a machine there is nobody to ask.
 fn call(number: Number, first: u64, second: u64) -> i64 {
-    let machine = MACHINE.with(|machine| machine.borrow().clone());
-    let Some(machine) = machine else { return -hypercall::errno::ENOSYS };
-    let mut machine = machine.borrow_mut();
     let mut arguments = [0; MAX_ARGUMENTS];
     arguments[..2].copy_from_slice(&[first, second]);
-    match dispatch(&mut *machine, number as u64, arguments) {
-        Outcome::Return(result) => result,
-        Outcome::EndEpoch { deadline_ns } => {
-            machine.end_epoch(deadline_ns);
-            0
+    let result = SHIM.with(|shim| {
+        let mut shim = shim.borrow_mut();
+        let Some(shim) = shim.as_mut() else { return Ok(-hypercall::errno::ENOSYS) };
+        match dispatch(shim, number as u64, arguments) {
+            Outcome::Return(result) => Ok(result),
+            Outcome::EndEpoch { deadline_ns } => shim.end_epoch(deadline_ns).map(|()| 0),
+            Outcome::Stop => Err(Stopped::Exit(first as i32)),
         }
-        Outcome::Stop => {
-            drop(machine);
-            std::panic::resume_unwind(Box::new(Stopped))
-        }
-    }
+    });
+    // Outside the borrow: unwinding drops tasks, which may print.
+    result.unwrap_or_else(|why| stop(why))
 }
 
 pub(crate) fn boot() -> Option<&'static BootInfo> {
-    MACHINE.with(|machine| machine.borrow().as_ref().map(|machine| machine.borrow().boot()))
+    BOOT.get()
 }
 
 pub(crate) fn wait(deadline_ns: u64) {
@@ -40,7 +45,7 @@ pub(crate) fn wait(deadline_ns: u64) {
 
 pub(crate) fn exit(code: i32) -> ! {
     call(Number::Exit, u64::from(code as u32), 0);
-    std::panic::resume_unwind(Box::new(Stopped))
+    stop(Stopped::Exit(code))
 }
 
 pub(crate) fn console_write(text: &[u8]) -> i64 {
