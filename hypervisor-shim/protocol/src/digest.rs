@@ -87,9 +87,9 @@ mod tests {
         assert_eq!(digest_of(0, b""), EMPTY_BYTES);
         assert_eq!(digest_of(1, b"the quick brown fox"), FOX);
     }
-    const EMPTY: u64 = 0;
-    const EMPTY_BYTES: u64 = 0;
-    const FOX: u64 = 0;
+    const EMPTY: u64 = 0x2848_d6a4_a7b2_8bc1;
+    const EMPTY_BYTES: u64 = 0x25b1_b7f2_678e_fa81;
+    const FOX: u64 = 0x16d6_7e92_af19_e422;
 
     #[test]
     fn every_single_bit_flip_changes_the_digest() {

@@ -92,10 +92,9 @@ pub enum RecordError {
 impl fmt::Display for RecordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Truncated { offset_bytes, expected_bytes, got_bytes } => write!(
-                f,
-                "record at byte {offset_bytes} needs {expected_bytes} bytes, the stream has {got_bytes} left"
-            ),
+            Self::Truncated { offset_bytes, expected_bytes, got_bytes } => {
+                write!(f, "record at byte {offset_bytes} needs {expected_bytes} bytes, the stream has {got_bytes} left")
+            }
             Self::TooLong { offset_bytes, limit_bytes, got_bytes } => write!(
                 f,
                 "record at byte {offset_bytes} names {got_bytes} bytes of payload, at most {limit_bytes} are allowed"
@@ -109,10 +108,9 @@ impl fmt::Display for RecordError {
             Self::UnknownKind { offset_bytes, got } => {
                 write!(f, "record at byte {offset_bytes} has kind {got}, which is not allowed here")
             }
-            Self::BadPayload { offset_bytes, kind, got_bytes } => write!(
-                f,
-                "record at byte {offset_bytes} of kind {kind} has an impossible payload of {got_bytes} bytes"
-            ),
+            Self::BadPayload { offset_bytes, kind, got_bytes } => {
+                write!(f, "record at byte {offset_bytes} of kind {kind} has an impossible payload of {got_bytes} bytes")
+            }
         }
     }
 }
@@ -152,8 +150,7 @@ impl<'a> RecordReader<'a> {
 
     fn read(&self, rest: &'a [u8]) -> Result<Record<'a>, RecordError> {
         let offset_bytes = self.offset_bytes;
-        let truncated =
-            |expected_bytes| RecordError::Truncated { offset_bytes, expected_bytes, got_bytes: rest.len() };
+        let truncated = |expected_bytes| RecordError::Truncated { offset_bytes, expected_bytes, got_bytes: rest.len() };
         let (header, body) = rest.split_first_chunk().ok_or_else(|| truncated(RECORD_HEADER_BYTES))?;
         let header = Header::decode(*header);
         let payload_bytes = header.payload_bytes as usize;
@@ -168,9 +165,7 @@ impl<'a> RecordReader<'a> {
             return Err(RecordError::Flags { offset_bytes, got: header.flags });
         }
         let whole_bytes = record_bytes(payload_bytes);
-        let padded = body
-            .get(..whole_bytes - RECORD_HEADER_BYTES)
-            .ok_or_else(|| truncated(whole_bytes))?;
+        let padded = body.get(..whole_bytes - RECORD_HEADER_BYTES).ok_or_else(|| truncated(whole_bytes))?;
         let (payload, padding) = padded.split_at(payload_bytes);
         if padding.iter().any(|byte| *byte != 0) {
             return Err(RecordError::Padding { offset_bytes });
@@ -490,7 +485,7 @@ mod tests {
                 append_record(&mut stream, *kind, payload).expect("short");
             }
             let index = at.index(stream.len());
-            stream[index] ^= 1 << bit;
+            stream[index] ^= 1_u8 << bit;
             if let Ok(events) = read_all(&stream) {
                 prop_assert_eq!(stream_of(&events), stream);
             }

@@ -210,9 +210,8 @@ impl FrameWriter {
     pub fn encode_into_slice(&mut self, out: &mut [u8], kind: u16, parts: &[&[u8]]) -> Result<usize, EncodeError> {
         let frame_bytes = frame_bytes(parts)?;
         let got_bytes = out.len();
-        let frame = out
-            .get_mut(..frame_bytes)
-            .ok_or(EncodeError::BufferTooSmall { expected_bytes: frame_bytes, got_bytes })?;
+        let frame =
+            out.get_mut(..frame_bytes).ok_or(EncodeError::BufferTooSmall { expected_bytes: frame_bytes, got_bytes })?;
         let mut at = HEADER_BYTES;
         for part in parts {
             frame[at..at + part.len()].copy_from_slice(part);

@@ -2,13 +2,17 @@
 //!
 //! Order and integrity come from the framing layer ([`crate::frame`]); this module says what the frames mean.
 
+mod codec;
+
+pub use codec::*;
+
 use core::fmt;
 
 use crate::types::wire_enum;
 use crate::{Clocks, Discipline, Epoch, Generation, ReplicaId, Role};
 
 /// One message of the replication link; bulk is borrowed from the receive buffer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Message<'a> {
     /// The first message in each direction.
     Hello(Hello),
@@ -27,7 +31,7 @@ pub enum Message<'a> {
 }
 
 /// What a replica says of itself before it pairs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Hello {
     /// What must be equal on both sides.
     pub identity: Identity,
@@ -42,7 +46,7 @@ pub struct Hello {
 }
 
 /// What must be equal for two replicas to run one program in lockstep.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Identity {
     /// Version of the ABI between guest and shim.
     pub abi_version: u32,
@@ -91,7 +95,7 @@ wire_enum! {
 }
 
 /// The first thing in which two replicas differ. Digests are given by their first eight bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Mismatch {
     /// What differs.
     pub field: IdentityField,
@@ -102,7 +106,7 @@ pub struct Mismatch {
 }
 
 /// The log record that starts an epoch: [E, events], the clock values, and [end, E-1].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct EpochStart<'a> {
     /// The epoch E that this record starts.
     pub epoch: Epoch,
@@ -119,7 +123,7 @@ pub struct EpochStart<'a> {
 }
 
 /// What the backup holds and has run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ack {
     /// The backup holds the records of all epochs up to this one.
     pub received_through: Epoch,
@@ -131,7 +135,7 @@ pub struct Ack {
 }
 
 /// The primary is alive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Heartbeat {
     /// The last epoch that has ended at the primary; 0: none.
     pub ended_epoch: Epoch,
@@ -144,7 +148,7 @@ pub struct Heartbeat {
 }
 
 /// Two replicas ran an epoch from the same record and did not do the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Divergence {
     /// The first epoch known to differ.
     pub epoch: Epoch,
@@ -155,7 +159,7 @@ pub struct Divergence {
 }
 
 /// The last message of a replica.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Goodbye {
     /// Why it goes.
     pub reason: GoodbyeReason,

@@ -157,8 +157,11 @@ pub(crate) use bodies;
 /// Reads the fixed part of a message that has bulk, and the bulk.
 pub(crate) fn with_bulk<T: Body>(kind: u16, payload: &[u8]) -> Result<(&T, &[u8]), MessageError> {
     let expected_bytes = size_of::<T>();
-    let (body, bulk) = T::ref_from_prefix(payload)
-        .map_err(|_| MessageError::Truncated { kind, expected_bytes, got_bytes: payload.len() })?;
+    let (body, bulk) = T::ref_from_prefix(payload).map_err(|_| MessageError::Truncated {
+        kind,
+        expected_bytes,
+        got_bytes: payload.len(),
+    })?;
     let prefix = body.prefix();
     if prefix.version.get() != VERSION {
         return Err(MessageError::Version { kind, expected: VERSION, got: prefix.version.get() });

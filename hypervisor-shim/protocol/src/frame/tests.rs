@@ -66,10 +66,7 @@ fn faults_are_told_apart() {
     assert_eq!(fault_of(&with(11, 1)), FrameError::BadHeader { header_bytes: 40, flags: 256 });
     assert_eq!(fault_of(&with(16, 4)), FrameError::OutOfSequence { expected: 0, got: 4 });
     assert_eq!(fault_of(&with(24, 0)), FrameError::WrongSession);
-    assert_eq!(
-        fault_of(&with(14, 1)),
-        FrameError::TooLong { limit_bytes: LIMIT_BYTES, got_bytes: 65_536 + 7 }
-    );
+    assert_eq!(fault_of(&with(14, 1)), FrameError::TooLong { limit_bytes: LIMIT_BYTES, got_bytes: 65_536 + 7 });
     for index in [6, 32, HEADER_BYTES, HEADER_BYTES + 6] {
         assert!(matches!(fault_of(&with(index, 0xee)), FrameError::BadChecksum { .. }), "byte {index}");
     }
@@ -171,7 +168,7 @@ proptest! {
         let mut bytes = encode(&frames);
         prop_assume!(!bytes.is_empty());
         let index = at.index(bytes.len());
-        bytes[index] ^= 1 << bit;
+        bytes[index] ^= 1_u8 << bit;
         let (read, error) = read_in_pieces(&bytes, &lengths);
         // A longer payload length makes the reader wait for bytes that never come; the link's timeout ends that.
         prop_assert!(error.is_some() || read.len() < frames.len());

@@ -1,0 +1,541 @@
+//! The wire format of the control messages: the only place that encodes and decodes them.
+
+use alloc::vec::Vec;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{I64, U16, U32, U64};
+
+use super::{
+    ArbiterReply, ArbiterRequest, Config, Console, Counter, Counters, GuestStopped, Level, Log, Network, Promoted,
+    Ready, Seed, State, Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor,
+};
+use crate::arbiter::ArbiterRecord;
+use crate::frame::body::{self, Prefix, bodies};
+use crate::frame::{EncodeError, FrameWriter, MessageError};
+use crate::{Discipline, Mode, ReplicaId, Role, RunMode};
+
+macro_rules! kinds {
+    ($($name:ident = $value:literal for $message:ident :: $variant:ident;)+) => {
+        $(
+            #[doc = concat!("Frame kind of [`", stringify!($message), "::", stringify!($variant), "`].")]
+            pub const $name: u16 = $value;
+        )+
+    };
+}
+
+kinds! {
+    KIND_READY = 0x0201 for ToSupervisor::Ready;
+    KIND_STATUS = 0x0202 for ToSupervisor::Status;
+    KIND_ARBITER_REQUEST = 0x0203 for ToSupervisor::ArbiterRequest;
+    KIND_CONSOLE = 0x0204 for ToSupervisor::Console;
+    KIND_LOG = 0x0205 for ToSupervisor::Log;
+    KIND_GUEST_STOPPED = 0x0206 for ToSupervisor::GuestStopped;
+    KIND_PROMOTED = 0x0207 for ToSupervisor::Promoted;
+    KIND_STOPPED = 0x0208 for ToSupervisor::Stopped;
+    KIND_CONFIG = 0x0301 for ToShim::Config;
+    KIND_ARBITER_REPLY = 0x0302 for ToShim::ArbiterReply;
+    KIND_PEER_DEAD = 0x0303 for ToShim::PeerDead;
+    KIND_LINK_CUT = 0x0304 for ToShim::LinkCut;
+    KIND_SUPERSEDED = 0x0305 for ToShim::Superseded;
+    KIND_TIME = 0x0306 for ToShim::Time;
+    KIND_CONSOLE_INPUT = 0x0307 for ToShim::ConsoleInput;
+    KIND_SHUTDOWN = 0x0308 for ToShim::Shutdown;
+}
+
+bodies! {
+    ReadyBody {
+        abi_version: U32,
+        protocol_version: U32,
+        image: [u8; 32],
+        cpu: [u8; 32],
+        guest_memory_bytes: U64,
+        boot_ns: U64,
+    }
+    StatusBody {
+        role: u8,
+        state: u8,
+        mode: u8,
+        reserved: [u8; 5],
+        generation: U64,
+        epoch: U64,
+        executed_by_peer: U64,
+        lag_epochs: U64,
+        lag_ns: U64,
+        link_rtt_ns: U64,
+        uptime_ns: U64,
+        counters: [U64; Counter::COUNT],
+    }
+    ArbiterRequestBody {
+        request_id: U64,
+        expect_generation: U64,
+        proposer: u8,
+        reserved: [u8; 7],
+    }
+    ConsoleBody {
+        stream_offset_bytes: U64,
+    }
+    LogBody {
+        level: u8,
+        reserved: [u8; 7],
+    }
+    GuestStoppedBody {
+        code: I64,
+        epoch: U64,
+        kind: u8,
+        reserved: [u8; 7],
+    }
+    PromotedBody {
+        generation: U64,
+        epoch: U64,
+        next_input_frame: U64,
+    }
+    StoppedBody {
+        reason: u8,
+        reserved: [u8; 7],
+    }
+    ConfigBody {
+        generation: U64,
+        session: U64,
+        pair_id: U64,
+        epoch_length_instructions: U64,
+        realtime_ns: U64,
+        entropy: [u8; 32],
+        max_lag_ns: U64,
+        heartbeat_interval_ns: U64,
+        failure_timeout_ns: U64,
+        pairing_timeout_ns: U64,
+        status_interval_ns: U64,
+        max_outstanding_bytes: U64,
+        max_outstanding_epochs: U32,
+        max_epoch_events_bytes: U32,
+        epoch_source: U32,
+        replica: u8,
+        role: u8,
+        mode: u8,
+        run_mode: u8,
+        discipline: u8,
+        dhcp: u8,
+        checksums: u8,
+        prefix_bits: u8,
+        address: [u8; 4],
+        gateway: [u8; 4],
+        mac: [u8; 6],
+        mtu_bytes: U16,
+        reserved: [u8; 4],
+    }
+    ArbiterReplyBody {
+        request_id: U64,
+        generation: U64,
+        granted: u8,
+        active: u8,
+        mode: u8,
+        reserved: [u8; 5],
+    }
+    EmptyBody {
+    }
+    SupersededBody {
+        generation: U64,
+    }
+    TimeBody {
+        realtime_ns: U64,
+    }
+}
+
+/// Gives a message type its two ways to be written.
+macro_rules! encode {
+    ($message:ident) => {
+        /// Appends the message as a frame to `out` and returns the frame's length in bytes.
+        ///
+        /// # Errors
+        /// [`EncodeError::TooLong`].
+        pub fn encode_into(&self, writer: &mut FrameWriter, out: &mut Vec<u8>) -> Result<usize, EncodeError> {
+            self.with_parts(|kind, parts| {
+                within_limit(parts)?;
+                writer.encode_into(out, kind, parts)
+            })
+        }
+
+        /// Writes the message as a frame to the start of `out` and returns the frame's length in bytes.
+        ///
+        /// # Errors
+        /// [`EncodeError::TooLong`] and [`EncodeError::BufferTooSmall`].
+        pub fn encode_into_slice(&self, writer: &mut FrameWriter, out: &mut [u8]) -> Result<usize, EncodeError> {
+            self.with_parts(|kind, parts| {
+                within_limit(parts)?;
+                writer.encode_into_slice(out, kind, parts)
+            })
+        }
+    };
+}
+
+fn within_limit(parts: &[&[u8]]) -> Result<(), EncodeError> {
+    let got_bytes = parts.iter().map(|part| part.len()).sum();
+    if got_bytes > super::MAX_PAYLOAD_BYTES {
+        return Err(EncodeError::TooLong { limit_bytes: super::MAX_PAYLOAD_BYTES, got_bytes });
+    }
+    Ok(())
+}
+
+impl<'a> ToSupervisor<'a> {
+    encode!(ToSupervisor);
+
+    fn with_parts<R>(&self, write: impl FnOnce(u16, &[&[u8]]) -> R) -> R {
+        match self {
+            Self::Ready(ready) => write(KIND_READY, &[ReadyBody::from(ready).as_bytes()]),
+            Self::Status(status) => write(KIND_STATUS, &[StatusBody::from(status).as_bytes()]),
+            Self::ArbiterRequest(request) => {
+                write(KIND_ARBITER_REQUEST, &[ArbiterRequestBody::from(request).as_bytes()])
+            }
+            Self::Console(console) => {
+                let body = ConsoleBody {
+                    prefix: Prefix::of::<ConsoleBody>(),
+                    stream_offset_bytes: U64::new(console.stream_offset_bytes),
+                };
+                write(KIND_CONSOLE, &[body.as_bytes(), console.bytes])
+            }
+            Self::Log(log) => {
+                let body = LogBody { prefix: Prefix::of::<LogBody>(), level: log.level.code(), reserved: [0; 7] };
+                write(KIND_LOG, &[body.as_bytes(), log.text.as_bytes()])
+            }
+            Self::GuestStopped(stopped) => {
+                write(KIND_GUEST_STOPPED, &[GuestStoppedBody::from(stopped).as_bytes(), stopped.report.as_bytes()])
+            }
+            Self::Promoted(promoted) => write(KIND_PROMOTED, &[PromotedBody::from(promoted).as_bytes()]),
+            Self::Stopped(stopped) => {
+                let body = StoppedBody {
+                    prefix: Prefix::of::<StoppedBody>(),
+                    reason: stopped.reason.code(),
+                    reserved: [0; 7],
+                };
+                write(KIND_STOPPED, &[body.as_bytes(), stopped.text.as_bytes()])
+            }
+        }
+    }
+
+    /// Reads the payload of a frame.
+    ///
+    /// # Errors
+    /// What the first fault of the payload is.
+    pub fn decode(kind: u16, payload: &'a [u8]) -> Result<Self, MessageError> {
+        match kind {
+            KIND_READY => body::fixed(kind, payload).map(|body| Self::Ready(ready(body))),
+            KIND_STATUS => body::fixed(kind, payload).and_then(status).map(Self::Status),
+            KIND_ARBITER_REQUEST => body::fixed(kind, payload).and_then(arbiter_request).map(Self::ArbiterRequest),
+            KIND_CONSOLE => {
+                let (body, bytes) = body::with_bulk::<ConsoleBody>(kind, payload)?;
+                Ok(Self::Console(Console { stream_offset_bytes: body.stream_offset_bytes.get(), bytes }))
+            }
+            KIND_LOG => log(payload).map(Self::Log),
+            KIND_GUEST_STOPPED => guest_stopped(payload).map(Self::GuestStopped),
+            KIND_PROMOTED => body::fixed(kind, payload).map(|body| Self::Promoted(promoted(body))),
+            KIND_STOPPED => stopped(payload).map(Self::Stopped),
+            got => Err(MessageError::UnknownKind { got }),
+        }
+    }
+}
+
+impl<'a> ToShim<'a> {
+    encode!(ToShim);
+
+    fn with_parts<R>(&self, write: impl FnOnce(u16, &[&[u8]]) -> R) -> R {
+        let empty = EmptyBody { prefix: Prefix::of::<EmptyBody>() };
+        match self {
+            Self::Config(config) => {
+                write(KIND_CONFIG, &[ConfigBody::from(config).as_bytes(), config.arguments.as_bytes()])
+            }
+            Self::ArbiterReply(reply) => write(KIND_ARBITER_REPLY, &[ArbiterReplyBody::from(reply).as_bytes()]),
+            Self::PeerDead => write(KIND_PEER_DEAD, &[empty.as_bytes()]),
+            Self::LinkCut => write(KIND_LINK_CUT, &[empty.as_bytes()]),
+            Self::Superseded { generation } => {
+                let body = SupersededBody { prefix: Prefix::of::<SupersededBody>(), generation: U64::new(*generation) };
+                write(KIND_SUPERSEDED, &[body.as_bytes()])
+            }
+            Self::Time { realtime_ns } => {
+                let body = TimeBody { prefix: Prefix::of::<TimeBody>(), realtime_ns: U64::new(*realtime_ns) };
+                write(KIND_TIME, &[body.as_bytes()])
+            }
+            Self::ConsoleInput { bytes } => write(KIND_CONSOLE_INPUT, &[empty.as_bytes(), bytes]),
+            Self::Shutdown => write(KIND_SHUTDOWN, &[empty.as_bytes()]),
+        }
+    }
+
+    /// Reads the payload of a frame.
+    ///
+    /// # Errors
+    /// What the first fault of the payload is.
+    pub fn decode(kind: u16, payload: &'a [u8]) -> Result<Self, MessageError> {
+        let empty = |message: Self| body::fixed::<EmptyBody>(kind, payload).map(|_| message);
+        match kind {
+            KIND_CONFIG => {
+                let (body, arguments) = body::with_bulk(kind, payload)?;
+                config(body, body::text(kind, arguments)?).map(Self::Config)
+            }
+            KIND_ARBITER_REPLY => body::fixed(kind, payload).and_then(arbiter_reply).map(Self::ArbiterReply),
+            KIND_PEER_DEAD => empty(Self::PeerDead),
+            KIND_LINK_CUT => empty(Self::LinkCut),
+            KIND_SUPERSEDED => {
+                let body: &SupersededBody = body::fixed(kind, payload)?;
+                Ok(Self::Superseded { generation: body.generation.get() })
+            }
+            KIND_TIME => {
+                let body: &TimeBody = body::fixed(kind, payload)?;
+                Ok(Self::Time { realtime_ns: body.realtime_ns.get() })
+            }
+            KIND_CONSOLE_INPUT => {
+                let (_, bytes) = body::with_bulk::<EmptyBody>(kind, payload)?;
+                Ok(Self::ConsoleInput { bytes })
+            }
+            KIND_SHUTDOWN => empty(Self::Shutdown),
+            got => Err(MessageError::UnknownKind { got }),
+        }
+    }
+}
+
+impl From<&Ready> for ReadyBody {
+    fn from(ready: &Ready) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            abi_version: U32::new(ready.abi_version),
+            protocol_version: U32::new(ready.protocol_version),
+            image: ready.image,
+            cpu: ready.cpu,
+            guest_memory_bytes: U64::new(ready.guest_memory_bytes),
+            boot_ns: U64::new(ready.boot_ns),
+        }
+    }
+}
+
+fn ready(body: &ReadyBody) -> Ready {
+    Ready {
+        abi_version: body.abi_version.get(),
+        protocol_version: body.protocol_version.get(),
+        image: body.image,
+        cpu: body.cpu,
+        guest_memory_bytes: body.guest_memory_bytes.get(),
+        boot_ns: body.boot_ns.get(),
+    }
+}
+
+impl From<&Status> for StatusBody {
+    fn from(status: &Status) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            role: status.role.code(),
+            state: status.state.code(),
+            mode: status.mode.code(),
+            reserved: [0; 5],
+            generation: U64::new(status.generation),
+            epoch: U64::new(status.epoch),
+            executed_by_peer: U64::new(status.executed_by_peer),
+            lag_epochs: U64::new(status.lag_epochs),
+            lag_ns: U64::new(status.lag_ns),
+            link_rtt_ns: U64::new(status.link_rtt_ns),
+            uptime_ns: U64::new(status.uptime_ns),
+            counters: status.counters.0.map(U64::new),
+        }
+    }
+}
+
+fn status(body: &StatusBody) -> Result<Status, MessageError> {
+    body::unused(KIND_STATUS, &body.reserved)?;
+    Ok(Status {
+        role: body::field(KIND_STATUS, "role", body.role, Role::from_code)?,
+        state: body::field(KIND_STATUS, "state", body.state, State::from_code)?,
+        mode: body::field(KIND_STATUS, "mode", body.mode, Mode::from_code)?,
+        generation: body.generation.get(),
+        epoch: body.epoch.get(),
+        executed_by_peer: body.executed_by_peer.get(),
+        lag_epochs: body.lag_epochs.get(),
+        lag_ns: body.lag_ns.get(),
+        link_rtt_ns: body.link_rtt_ns.get(),
+        uptime_ns: body.uptime_ns.get(),
+        counters: Counters(body.counters.map(U64::get)),
+    })
+}
+
+impl From<&ArbiterRequest> for ArbiterRequestBody {
+    fn from(request: &ArbiterRequest) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            request_id: U64::new(request.request_id),
+            expect_generation: U64::new(request.expect_generation),
+            proposer: request.proposer.get(),
+            reserved: [0; 7],
+        }
+    }
+}
+
+fn arbiter_request(body: &ArbiterRequestBody) -> Result<ArbiterRequest, MessageError> {
+    body::unused(KIND_ARBITER_REQUEST, &body.reserved)?;
+    Ok(ArbiterRequest {
+        request_id: body.request_id.get(),
+        expect_generation: body.expect_generation.get(),
+        proposer: body::field(KIND_ARBITER_REQUEST, "proposer", body.proposer, ReplicaId::new)?,
+    })
+}
+
+fn log(payload: &[u8]) -> Result<Log<'_>, MessageError> {
+    let (body, text) = body::with_bulk::<LogBody>(KIND_LOG, payload)?;
+    body::unused(KIND_LOG, &body.reserved)?;
+    Ok(Log { level: body::field(KIND_LOG, "level", body.level, Level::from_code)?, text: body::text(KIND_LOG, text)? })
+}
+
+impl From<&GuestStopped<'_>> for GuestStoppedBody {
+    fn from(stopped: &GuestStopped<'_>) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            code: I64::new(stopped.code),
+            epoch: U64::new(stopped.epoch),
+            kind: stopped.kind.code(),
+            reserved: [0; 7],
+        }
+    }
+}
+
+fn guest_stopped(payload: &[u8]) -> Result<GuestStopped<'_>, MessageError> {
+    let (body, report) = body::with_bulk::<GuestStoppedBody>(KIND_GUEST_STOPPED, payload)?;
+    body::unused(KIND_GUEST_STOPPED, &body.reserved)?;
+    Ok(GuestStopped {
+        kind: body::field(KIND_GUEST_STOPPED, "kind", body.kind, StopKind::from_code)?,
+        code: body.code.get(),
+        epoch: body.epoch.get(),
+        report: body::text(KIND_GUEST_STOPPED, report)?,
+    })
+}
+
+impl From<&Promoted> for PromotedBody {
+    fn from(promoted: &Promoted) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            generation: U64::new(promoted.generation),
+            epoch: U64::new(promoted.epoch),
+            next_input_frame: U64::new(promoted.next_input_frame),
+        }
+    }
+}
+
+fn promoted(body: &PromotedBody) -> Promoted {
+    Promoted {
+        generation: body.generation.get(),
+        epoch: body.epoch.get(),
+        next_input_frame: body.next_input_frame.get(),
+    }
+}
+
+fn stopped(payload: &[u8]) -> Result<Stopped<'_>, MessageError> {
+    let (body, text) = body::with_bulk::<StoppedBody>(KIND_STOPPED, payload)?;
+    body::unused(KIND_STOPPED, &body.reserved)?;
+    Ok(Stopped {
+        reason: body::field(KIND_STOPPED, "reason", body.reason, StoppedReason::from_code)?,
+        text: body::text(KIND_STOPPED, text)?,
+    })
+}
+
+impl From<&Config<'_>> for ConfigBody {
+    fn from(config: &Config<'_>) -> Self {
+        let network = &config.network;
+        Self {
+            prefix: Prefix::of::<Self>(),
+            generation: U64::new(config.generation),
+            session: U64::new(config.session),
+            pair_id: U64::new(config.pair_id),
+            epoch_length_instructions: U64::new(config.epoch_length_instructions),
+            realtime_ns: U64::new(config.realtime_ns),
+            entropy: config.entropy.0,
+            max_lag_ns: U64::new(config.max_lag_ns),
+            heartbeat_interval_ns: U64::new(config.heartbeat_interval_ns),
+            failure_timeout_ns: U64::new(config.failure_timeout_ns),
+            pairing_timeout_ns: U64::new(config.pairing_timeout_ns),
+            status_interval_ns: U64::new(config.status_interval_ns),
+            max_outstanding_bytes: U64::new(config.max_outstanding_bytes),
+            max_outstanding_epochs: U32::new(config.max_outstanding_epochs),
+            max_epoch_events_bytes: U32::new(config.max_epoch_events_bytes),
+            epoch_source: U32::new(config.epoch_source),
+            replica: config.replica.get(),
+            role: config.role.code(),
+            mode: config.mode.code(),
+            run_mode: config.run_mode.code(),
+            discipline: config.discipline.code(),
+            dhcp: network.dhcp.into(),
+            checksums: network.checksums.into(),
+            prefix_bits: network.prefix_bits,
+            address: network.address,
+            gateway: network.gateway,
+            mac: network.mac,
+            mtu_bytes: U16::new(network.mtu_bytes),
+            reserved: [0; 4],
+        }
+    }
+}
+
+fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config<'a>, MessageError> {
+    let kind = KIND_CONFIG;
+    body::unused(kind, &body.reserved)?;
+    Ok(Config {
+        replica: body::field(kind, "replica", body.replica, ReplicaId::new)?,
+        role: body::field(kind, "role", body.role, Role::from_code)?,
+        mode: body::field(kind, "mode", body.mode, Mode::from_code)?,
+        run_mode: body::field(kind, "run_mode", body.run_mode, RunMode::from_code)?,
+        discipline: body::field(kind, "discipline", body.discipline, Discipline::from_code)?,
+        generation: body.generation.get(),
+        session: body.session.get(),
+        pair_id: body.pair_id.get(),
+        epoch_source: body.epoch_source.get(),
+        epoch_length_instructions: body.epoch_length_instructions.get(),
+        realtime_ns: body.realtime_ns.get(),
+        entropy: Seed(body.entropy),
+        max_lag_ns: body.max_lag_ns.get(),
+        heartbeat_interval_ns: body.heartbeat_interval_ns.get(),
+        failure_timeout_ns: body.failure_timeout_ns.get(),
+        pairing_timeout_ns: body.pairing_timeout_ns.get(),
+        status_interval_ns: body.status_interval_ns.get(),
+        max_outstanding_epochs: body.max_outstanding_epochs.get(),
+        max_epoch_events_bytes: body.max_epoch_events_bytes.get(),
+        max_outstanding_bytes: body.max_outstanding_bytes.get(),
+        network: network(body)?,
+        arguments,
+    })
+}
+
+fn network(body: &ConfigBody) -> Result<Network, MessageError> {
+    let prefix_in_range = |bits| (bits <= Network::MAX_PREFIX_BITS).then_some(bits);
+    Ok(Network {
+        mac: body.mac,
+        address: body.address,
+        prefix_bits: body::field(KIND_CONFIG, "prefix_bits", body.prefix_bits, prefix_in_range)?,
+        gateway: body.gateway,
+        mtu_bytes: body.mtu_bytes.get(),
+        dhcp: body::truth(KIND_CONFIG, "dhcp", body.dhcp)?,
+        checksums: body::truth(KIND_CONFIG, "checksums", body.checksums)?,
+    })
+}
+
+impl From<&ArbiterReply> for ArbiterReplyBody {
+    fn from(reply: &ArbiterReply) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            request_id: U64::new(reply.request_id),
+            generation: U64::new(reply.record.generation),
+            granted: reply.granted.into(),
+            active: reply.record.active.get(),
+            mode: reply.record.mode.code(),
+            reserved: [0; 5],
+        }
+    }
+}
+
+fn arbiter_reply(body: &ArbiterReplyBody) -> Result<ArbiterReply, MessageError> {
+    let kind = KIND_ARBITER_REPLY;
+    body::unused(kind, &body.reserved)?;
+    Ok(ArbiterReply {
+        request_id: body.request_id.get(),
+        granted: body::truth(kind, "granted", body.granted)?,
+        record: ArbiterRecord {
+            generation: body.generation.get(),
+            active: body::field(kind, "active", body.active, ReplicaId::new)?,
+            mode: body::field(kind, "mode", body.mode, Mode::from_code)?,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests;
