@@ -4,9 +4,13 @@
 //! ([`hypercall::layout::CONSOLE_EPOCH_BYTES`]); who prints more ends the epoch and goes on in the next, so nothing
 //! is lost and nothing is buffered without bound.
 
+use alloc::collections::VecDeque;
 use core::cell::RefCell;
 use core::fmt;
+use core::future::poll_fn;
+use core::task::Poll;
 
+use crate::executor::waker::Wake;
 use crate::platform;
 
 /// Longest line that is passed on in one piece.
@@ -84,6 +88,67 @@ pub(crate) fn flush_for_panic() {
         if let Ok(line) = line.try_borrow_mut() {
             platform::console_write(&line.bytes[..line.used]);
         }
+    });
+}
+
+/// Most typed bytes that wait for a reader; what comes beyond is lost, as with any terminal that nobody reads.
+const INPUT_BYTES: usize = 4096;
+
+struct Input {
+    bytes: VecDeque<u8>,
+    reader: Option<Wake>,
+}
+
+local! {
+    static INPUT: RefCell<Input> = RefCell::new(Input { bytes: VecDeque::new(), reader: None });
+}
+
+/// Takes typed bytes in.
+pub(crate) fn push_input(bytes: &[u8]) {
+    let reader = INPUT.with(|input| {
+        let mut input = input.borrow_mut();
+        let room = INPUT_BYTES - input.bytes.len();
+        input.bytes.extend(&bytes[..bytes.len().min(room)]);
+        input.reader.take()
+    });
+    if let Some(reader) = reader {
+        reader.wake();
+    }
+}
+
+/// Takes typed bytes that are there already: how many.
+pub fn try_read(buffer: &mut [u8]) -> usize {
+    INPUT.with(|input| {
+        let bytes = &mut input.borrow_mut().bytes;
+        let taken = bytes.len().min(buffer.len());
+        for (place, byte) in buffer.iter_mut().zip(bytes.drain(..taken)) {
+            *place = byte;
+        }
+        taken
+    })
+}
+
+/// Waits for typed bytes: how many, at least one unless `buffer` is empty. One task at a time may wait.
+pub async fn read(buffer: &mut [u8]) -> usize {
+    poll_fn(|context| {
+        let taken = try_read(buffer);
+        if taken > 0 || buffer.is_empty() {
+            return Poll::Ready(taken);
+        }
+        INPUT.with(|input| input.borrow_mut().reader = Some(Wake::of(context.waker())));
+        Poll::Pending
+    })
+    .await
+}
+
+/// Forgets an unfinished line and typed bytes: the end of a machine on a host.
+#[cfg(not(feature = "image"))]
+pub(crate) fn reset() {
+    LINE.with(|line| line.borrow_mut().used = 0);
+    INPUT.with(|input| {
+        let mut input = input.borrow_mut();
+        input.bytes.clear();
+        input.reader = None;
     });
 }
 

@@ -32,15 +32,18 @@ mod local;
 pub mod console;
 #[cfg(feature = "image")]
 pub mod entry;
+pub mod env;
 pub mod executor;
 pub mod exit;
 #[cfg(feature = "image")]
 pub mod heap;
 #[cfg(not(feature = "image"))]
 pub mod host;
+pub mod net;
 #[cfg(feature = "image")]
 mod panic;
 mod platform;
+pub mod random;
 pub mod time;
 
 pub use executor::{JoinHandle, spawn, yield_now};

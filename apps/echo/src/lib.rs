@@ -1,15 +1,28 @@
-//! The smallest useful Pollux program.
+//! The smallest useful Pollux program: a TCP echo server on port 7.
 #![no_std]
 
-use runtime::println;
-use runtime::time::{Duration, interval};
+use runtime::net::{Error, TcpListener, TcpStream};
+use runtime::{println, spawn};
 
-/// Prints a line every second.
-pub async fn main() {
-    println!("echo: up");
-    let mut clock = interval(Duration::from_secs(1));
+/// Accepts connections for ever and gives each a task of its own.
+///
+/// # Errors
+/// When the port cannot be listened on.
+pub async fn main() -> Result<(), Error> {
+    let listener = TcpListener::bind(7)?;
+    println!("echo: ready on {}", listener.local_addr());
     loop {
-        let due = clock.tick().await;
-        println!("echo: tick at {due}");
+        spawn(echo(listener.accept().await?));
+    }
+}
+
+/// Sends back what comes until the peer has said everything. A peer that breaks off has no use for an error message.
+async fn echo(stream: TcpStream) -> Result<(), Error> {
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer).await? {
+            0 => return Ok(()),
+            bytes => stream.write_all(&buffer[..bytes]).await?,
+        }
     }
 }

@@ -5,7 +5,7 @@ use core::cell::Cell;
 use core::future::Future;
 
 use super::{EPOCH_BUDGET, EXECUTOR, spawn};
-use crate::{platform, time};
+use crate::{net, platform, time};
 
 /// Runs `main` and everything it spawns until `main` is done, and returns its result. Other tasks that still exist
 /// then do not run any further.
@@ -23,13 +23,36 @@ where
     spawn(async move { place.set(Some(main.await)) });
     loop {
         EXECUTOR.with(|executor| executor.budget.set(EPOCH_BUDGET));
+        let more_to_receive = net::receive(spend);
         wake_due_timers();
-        EXECUTOR.with(|executor| executor.run_ready());
+        let sent = loop {
+            EXECUTOR.with(|executor| executor.run_ready());
+            let sent = net::send();
+            // Sending may have told tasks of closed connections; they run in the same epoch if it has budget left.
+            if sent.crowded || !has_work() || !has_budget() {
+                break sent;
+            }
+        };
         if let Some(output) = result.take() {
             return output;
         }
-        platform::wait(deadline_ns());
+        let at_once = more_to_receive || sent.backlog || has_work();
+        platform::wait(if at_once { 0 } else { sent.deadline_ns.min(next_timer_ns()) });
     }
+}
+
+/// Takes from the epoch's budget. Returns whether any is left.
+fn spend(units: u32) -> bool {
+    EXECUTOR.with(|executor| executor.charge(units));
+    has_budget()
+}
+
+fn has_budget() -> bool {
+    EXECUTOR.with(|executor| executor.budget.get() > 0)
+}
+
+fn has_work() -> bool {
+    EXECUTOR.with(|executor| !executor.tables.borrow().ready.is_empty())
 }
 
 fn wake_due_timers() {
@@ -39,10 +62,6 @@ fn wake_due_timers() {
     }
 }
 
-/// Until when the shim may wait for events.
-fn deadline_ns() -> u64 {
-    EXECUTOR.with(|executor| {
-        let tables = executor.tables.borrow();
-        if tables.ready.is_empty() { tables.timers.next_ns() } else { 0 }
-    })
+fn next_timer_ns() -> u64 {
+    EXECUTOR.with(|executor| executor.tables.borrow().timers.next_ns())
 }

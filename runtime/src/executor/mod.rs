@@ -95,6 +95,7 @@ impl Executor {
 
     /// Polls ready tasks until there are none or the epoch's budget is spent.
     fn run_ready(&self) {
+        // Output is sent after the tasks have run; a ring that is filling up has to be emptied by the epoch's end.
         while self.budget.get() > 0 {
             let Some((id, mut future)) = self.tables.borrow_mut().take_ready() else { return };
             self.charge(POLL_COST);

@@ -36,6 +36,7 @@ use hypercall::layout::{BootInfo, NET_CHECKSUM_OFFLOAD, NetConfig};
 
 pub(crate) mod calls;
 mod memory;
+pub mod peer;
 mod shim;
 
 pub use shim::Boundary;
@@ -134,6 +135,7 @@ impl Installed {
         let boot = memory.initialise(setup);
         SHIM.with(|shim| *shim.borrow_mut() = Some(Shim::new(memory, setup, world)));
         BOOT.set(Some(boot));
+        crate::net::attach();
         Self
     }
 }
@@ -141,6 +143,8 @@ impl Installed {
 impl Drop for Installed {
     fn drop(&mut self) {
         crate::executor::reset();
+        crate::net::detach();
+        crate::console::reset();
         SHIM.with(|shim| shim.borrow_mut().take());
         BOOT.set(None);
     }
