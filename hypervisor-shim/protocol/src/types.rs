@@ -129,7 +129,7 @@ wire_enum! {
 }
 
 /// The environment values that start an epoch (the paper's `Tme`): the only clocks a guest sees during it.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Clocks {
     /// The guest's monotonic clock, in nanoseconds; it never goes back, not even at a promotion.
     pub monotonic_ns: u64,

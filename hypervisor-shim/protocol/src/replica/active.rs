@@ -31,13 +31,12 @@ impl Active {
 impl Replica {
     /// Whether [`Self::begin`] may be called. Cheap: ask at every boundary, and again after every input.
     pub fn may_begin(&self, now_ns: u64) -> Gate {
-        match self.obstacle(now_ns) {
-            Some(blocked) => Gate::Blocked(blocked),
-            None => Gate::Ready,
-        }
+        let blocked = self.obstacle().or_else(|| self.lags(now_ns).then(|| self.or_arbiter(Blocked::Lag)));
+        blocked.map_or(Gate::Ready, Gate::Blocked)
     }
 
-    fn obstacle(&self, now_ns: u64) -> Option<Blocked> {
+    /// What keeps the next epoch from beginning, whatever the time is.
+    fn obstacle(&self) -> Option<Blocked> {
         if self.stopped.is_some() {
             return Some(Blocked::Stopped);
         }
@@ -52,12 +51,26 @@ impl Replica {
         if self.mode == Mode::Solo {
             return None;
         }
-        let blocked = self.paired_obstacle(now_ns)?;
-        // What acknowledgements would have opened, only the arbiter can open now.
-        Some(if self.failover == Failover::None { blocked } else { Blocked::Arbiter })
+        self.paired_obstacle().map(|blocked| self.or_arbiter(blocked))
     }
 
-    fn paired_obstacle(&self, now_ns: u64) -> Option<Blocked> {
+    /// What acknowledgements would have opened, only the arbiter can open when it was asked.
+    fn or_arbiter(&self, blocked: Blocked) -> Blocked {
+        if self.failover == Failover::None { blocked } else { Blocked::Arbiter }
+    }
+
+    fn lags(&self, now_ns: u64) -> bool {
+        let oldest_ns = self.active.window.oldest_begin_ns();
+        oldest_ns.is_some_and(|begin_ns| now_ns.saturating_sub(begin_ns) > self.config.max_lag_ns)
+    }
+
+    /// Records and heartbeats go to the backup. They do not once the arbiter was asked: then there is no way back to
+    /// the pair, and the backup could not tell epochs that it was not sent.
+    pub(super) fn sends_log(&self) -> bool {
+        self.peer.link_open && self.peer.agreed && self.failover == Failover::None
+    }
+
+    fn paired_obstacle(&self) -> Option<Blocked> {
         let active = &self.active;
         if active.divergence.is_some() {
             return Some(Blocked::Arbiter);
@@ -73,8 +86,7 @@ impl Replica {
         {
             return Some(Blocked::Outstanding);
         }
-        let begin_ns = active.window.oldest_begin_ns()?;
-        (now_ns.saturating_sub(begin_ns) > self.config.max_lag_ns).then_some(Blocked::Lag)
+        None
     }
 
     /// Begins the next epoch with these clocks and events (P1, P2): the record goes to the backup, and the guest runs
@@ -84,10 +96,10 @@ impl Replica {
     /// promoted replica's first record also begins with the uncertain event of P7.
     ///
     /// # Panics
-    /// If [`Self::may_begin`] does not say [`Gate::Ready`], or if the events exceed [`Self::max_epoch_events_bytes`]:
+    /// If [`Self::may_begin`] did not say [`Gate::Ready`] in this state (the time may have moved on since), or if the events exceed [`Self::max_epoch_events_bytes`]:
     /// errors of the caller, not of anything outside.
     pub fn begin(&mut self, now_ns: u64, clocks: Clocks, events: Vec<u8>, out: &mut impl Commands) -> Epoch {
-        let obstacle = self.obstacle(now_ns);
+        let obstacle = self.obstacle();
         assert!(obstacle.is_none(), "an epoch was begun against the gate: {obstacle:?}");
         assert!(events.len() <= self.max_epoch_events_bytes(), "an epoch was begun with more events than agreed");
         self.timers.note_call(now_ns, &self.config);
@@ -101,10 +113,10 @@ impl Replica {
             events: if self.active.uncertain_due { self.with_uncertain(events) } else { events },
         };
         let previous = core::mem::replace(&mut self.record, record);
-        self.recycle(previous.events);
+        self.pool.put(previous.events);
         if self.mode == Mode::Paired {
             self.active.window.push(now_ns, self.record.events.len());
-            if self.peer.link_open && self.failover == Failover::None {
+            if self.sends_log() {
                 self.send(now_ns, Outgoing::EpochStart { epoch }, out);
             }
         }
@@ -121,12 +133,12 @@ impl Replica {
         let appended = uncertain.append_to(&mut all);
         assert!(appended.is_ok(), "an uncertain event is shorter than any limit");
         all.extend_from_slice(&events);
-        self.recycle(events);
+        self.pool.put(events);
         all
     }
 
     pub(super) fn active_ended(&mut self, now_ns: u64, out: &mut impl Commands) {
-        if self.guest == Guest::Stopped && self.peer.link_open && self.peer.agreed {
+        if self.guest == Guest::Stopped && self.sends_log() {
             // No record will follow to carry the last digest.
             self.send_heartbeat(now_ns, out);
         }

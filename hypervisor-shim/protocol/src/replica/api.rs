@@ -8,7 +8,7 @@ use crate::link::{Ack, Divergence, EpochStart, Goodbye, Heartbeat, Identity, Mes
 use crate::{Clocks, Epoch, Generation, Mode, ReplicaId, Role};
 
 /// How a replica starts. Durations are in nanoseconds of the caller's monotonic clock.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Config {
     /// Which replica of the pair this is.
     pub replica: ReplicaId,
@@ -42,12 +42,17 @@ pub struct Config {
 }
 
 /// Why a [`Config`] cannot be run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ConfigError {
     /// A replica without a peer must be a primary.
     SoloBackup,
     /// A duration or bound that must be positive is zero; its field's name.
     Zero(&'static str),
+    /// The event bytes of one epoch would not hold one frame.
+    EpochEventsTooShort {
+        /// What was given.
+        max_epoch_events_bytes: u32,
+    },
     /// The failure timeout is shorter than four heartbeat intervals: ordinary jitter would look like death.
     FailureTimeoutTooShort {
         /// What was given.
@@ -62,6 +67,11 @@ impl fmt::Display for ConfigError {
         match self {
             Self::SoloBackup => f.write_str("a solo replica must be started as primary, not as backup"),
             Self::Zero(field) => write!(f, "{field} must be greater than zero"),
+            Self::EpochEventsTooShort { max_epoch_events_bytes } => write!(
+                f,
+                "max_epoch_events_bytes is {max_epoch_events_bytes}: raise it to at least {}",
+                super::MIN_EPOCH_EVENTS_BYTES
+            ),
             Self::FailureTimeoutTooShort { failure_timeout_ns, at_least_ns } => write!(
                 f,
                 "failure_timeout_ns is {failure_timeout_ns}, but four heartbeat intervals are {at_least_ns}: raise it to that"
@@ -73,7 +83,7 @@ impl fmt::Display for ConfigError {
 impl core::error::Error for ConfigError {}
 
 /// Something that happened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Input<'a> {
     /// A message came from the peer.
     Message(Message<'a>),
@@ -114,7 +124,7 @@ pub enum Input<'a> {
 }
 
 /// Why the link cannot be used any more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LinkFault {
     /// It was closed or cut.
     Closed,
@@ -125,9 +135,10 @@ pub enum LinkFault {
 }
 
 /// A message that no correct peer sends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ProtocolFault {
-    /// A message other than hello or refusal came before the hello, or a second hello.
+    /// A message other than hello or refusal came before the hello, a second hello, or one that offers to accept less
+    /// than [`super::MIN_EPOCH_EVENTS_BYTES`].
     Handshake,
     /// A message that only a primary sends came from a backup, or the other way round.
     WrongRole,
@@ -204,7 +215,7 @@ impl core::error::Error for ProtocolFault {}
 impl core::error::Error for LinkFault {}
 
 /// Something to be done, in the order given, before the next call.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Command {
     /// Send this on the link ([`super::Replica::message`] gives what to encode).
     Send(Outgoing),
@@ -247,7 +258,7 @@ pub enum Command {
 }
 
 /// A message to be sent, small enough to be copied.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Outgoing {
     /// [`Message::Hello`], made from the configuration.
     Hello,
@@ -269,7 +280,7 @@ pub enum Outgoing {
 }
 
 /// How a backup becomes the active replica (rules P6 and P7).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Promotion {
     /// The new generation.
     pub generation: Generation,
@@ -285,7 +296,7 @@ pub struct Promotion {
 }
 
 /// Why a replica stopped for good.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum StopReason {
     /// The peer is active in this generation.
     Superseded {
@@ -377,7 +388,7 @@ impl Commands for CommandList {
 }
 
 /// Whether the active replica may begin its next epoch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Gate {
     /// It may.
     Ready,
@@ -386,7 +397,7 @@ pub enum Gate {
 }
 
 /// Why the next epoch may not begin.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Blocked {
     /// The peers have not agreed yet.
     Pairing,
@@ -409,7 +420,7 @@ pub enum Blocked {
 }
 
 /// Where a replica stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Phase {
     /// The peers have not agreed yet.
     Pairing,
@@ -456,7 +467,7 @@ impl Phase {
 }
 
 /// What a replica shows of itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Status {
     /// The role.
     pub role: Role,
@@ -491,7 +502,7 @@ pub struct Status {
 }
 
 /// The log record that starts an epoch, with its events.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Record {
     /// The epoch.
     pub epoch: Epoch,

@@ -109,15 +109,12 @@ impl Replica {
 
     /// The end of a round: discard, acknowledge, and only then run on, because clients wait for the acknowledgement.
     pub(super) fn flush_backup(&mut self, now_ns: u64, out: &mut impl Commands) {
-        if self.role != Role::Backup {
+        if self.role != Role::Backup || self.stopped.is_some() {
             return;
         }
         self.discard_released(out);
-        if self.backup.ack_due {
-            self.backup.ack_due = false;
-            if self.peer.link_open {
-                self.send_ack(now_ns, out);
-            }
+        if self.peer.link_open && (self.backup.ack_due || now_ns >= self.progress_deadline_ns()) {
+            self.send_ack(now_ns, out);
         }
         self.backup_advance(now_ns, out);
     }
@@ -155,10 +152,7 @@ impl Replica {
             return self.diverge(now_ns, theirs, out);
         }
         self.backup.unreported_since_ns.get_or_insert(self.backup.record_received_ns);
-        if now_ns >= self.progress_deadline_ns() {
-            self.send_ack(now_ns, out);
-        }
-        self.backup_advance(now_ns, out);
+        self.flush_backup(now_ns, out);
     }
 
     /// Runs the next epoch of the log or, when the log is consumed, whatever waited for that.
@@ -169,7 +163,7 @@ impl Replica {
         if let Some((received_ns, record)) = self.backup.queue.pop() {
             let epoch = record.epoch;
             let previous = core::mem::replace(&mut self.record, record);
-            self.recycle(previous.events);
+            self.pool.put(previous.events);
             self.backup.record_received_ns = received_ns;
             self.guest = Guest::Running;
             return out.push(Command::RunEpoch { epoch });

@@ -6,7 +6,7 @@ use crate::link::{Goodbye, GoodbyeReason};
 use crate::{Generation, Mode, Role};
 
 /// How far this replica is in going on without its peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Failover {
     /// The peer is taken to be well.
     None,
@@ -40,7 +40,7 @@ impl Replica {
 
     pub(super) fn on_peer_dead(&mut self, now_ns: u64, out: &mut impl Commands) {
         self.peer.dead = true;
-        if self.mode == Mode::Solo || self.peer.finished || self.finish_if_all_is_out(out) {
+        if self.mode == Mode::Solo || self.peer.finished || self.needs_peer_no_more(out) {
             return;
         }
         self.ask_arbiter(now_ns, out);
@@ -52,7 +52,7 @@ impl Replica {
             Failover::Suspected { by_silence, .. } => !by_silence,
             Failover::Asking { .. } | Failover::Granted => true,
         };
-        if known || self.mode == Mode::Solo || self.finish_if_all_is_out(out) {
+        if known || self.mode == Mode::Solo || self.needs_peer_no_more(out) {
             return;
         }
         match self.role {
@@ -71,16 +71,21 @@ impl Replica {
         }
     }
 
-    /// A backup whose guest has ended needs no promotion if the primary has released everything.
-    fn finish_if_all_is_out(&mut self, out: &mut impl Commands) -> bool {
-        let all_out = self.role == Role::Backup
-            && self.guest == Guest::Stopped
-            && self.backup.released_claim >= self.ended_through;
-        if all_out {
-            self.discard_released(out);
-            self.stop(StopReason::GuestStopped, out);
+    /// When the guest has ended, a peer that goes away is no failure if the last output has been released.
+    fn needs_peer_no_more(&mut self, out: &mut impl Commands) -> bool {
+        if self.guest != Guest::Stopped {
+            return false;
         }
-        all_out
+        match self.role {
+            // What is left to wait for is this replica's own devices.
+            Role::Primary => self.active.released_through >= self.ended_through,
+            Role::Backup if self.backup.released_claim >= self.ended_through => {
+                self.discard_released(out);
+                self.stop(StopReason::GuestStopped, out);
+                true
+            }
+            Role::Backup => false,
+        }
     }
 
     pub(super) fn ask_arbiter(&mut self, now_ns: u64, out: &mut impl Commands) {
@@ -174,7 +179,8 @@ impl Replica {
         self.active.confirmed_through = released_through;
         self.active.received_through = self.ended_through;
         self.active.executed_through = self.ended_through;
-        self.active.uncertain_due = true;
+        // A guest that has not run yet has nothing outstanding.
+        self.active.uncertain_due = self.ended_through > 0;
         self.backup.unreported_since_ns = None;
         out.push(Command::Promote(Promotion {
             generation: self.generation,

@@ -1,6 +1,6 @@
 //! Pairing: both say who they are, and epoch 1 starts only when both agreed.
 
-use super::{Command, Commands, Outgoing, ProtocolFault, Replica, StopReason};
+use super::{Command, Commands, MIN_EPOCH_EVENTS_BYTES, Outgoing, ProtocolFault, Replica, StopReason};
 use crate::Role;
 use crate::link::Hello;
 
@@ -15,6 +15,9 @@ impl Replica {
             self.send(now_ns, Outgoing::Refuse(mismatch), out);
             out.push(Command::CloseLink);
             return self.stop(StopReason::Refused(mismatch), out);
+        }
+        if hello.max_epoch_events_bytes < MIN_EPOCH_EVENTS_BYTES {
+            return self.fault(now_ns, ProtocolFault::Handshake, out);
         }
         self.peer.hello = true;
         self.peer.max_epoch_events_bytes = hello.max_epoch_events_bytes;

@@ -1,11 +1,13 @@
 //! The log between the replicas: what the primary has outstanding, and what the backup has queued.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
 
 use super::Record;
 
 /// The epochs that the backup has not run, as the primary keeps them: bounds only, never contents.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Window {
     /// Oldest first: (begin time, event bytes).
     epochs: VecDeque<(u64, u64)>,
@@ -48,7 +50,7 @@ impl Window {
 }
 
 /// The records that the backup holds and has not begun to run.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Queue {
     /// Oldest first, with the time of receipt.
     records: VecDeque<(u64, Record)>,
@@ -86,4 +88,39 @@ impl Queue {
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
+}
+
+/// Buffers kept for reuse, and the largest that is kept: memory that a burst needed is given back.
+const POOL_BUFFERS: usize = 64;
+const POOL_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Empty event buffers for reuse, so that the steady state allocates nothing. No part of what a replica is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pool {
+    buffers: Vec<Vec<u8>>,
+}
+
+impl Pool {
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        self.buffers.pop().unwrap_or_default()
+    }
+
+    pub(super) fn put(&mut self, mut buffer: Vec<u8>) {
+        if self.buffers.len() < POOL_BUFFERS && (1..=POOL_BUFFER_BYTES).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.buffers.push(buffer);
+        }
+    }
+}
+
+impl PartialEq for Pool {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Pool {}
+
+impl Hash for Pool {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
 }

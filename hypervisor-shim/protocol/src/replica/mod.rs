@@ -24,7 +24,7 @@
 
 use alloc::vec::Vec;
 
-use crate::link::{Hello, Message};
+use crate::link::{Divergence, Hello, Message};
 use crate::{Discipline, Epoch, Generation, Mode, Role};
 
 mod active;
@@ -45,19 +45,18 @@ pub use api::{
 pub use timers::PAUSE_HEARTBEATS;
 
 use failover::Failover;
-use log::{Queue, Window};
+use log::{Pool, Queue, Window};
 use timers::Timers;
 
 /// [`crate::event::Uncertain::device`] for every device there is, as in the event that starts a promoted replica's
 /// first own epoch.
 pub const EVERY_DEVICE: u32 = u32::MAX;
 
-/// Buffers kept for reuse, and the largest that is kept: memory that a burst needed is given back.
-const POOL_BUFFERS: usize = 64;
-const POOL_BUFFER_BYTES: usize = 256 * 1024;
+/// The least that a replica must accept as event records of one epoch: one full Ethernet frame fits.
+pub const MIN_EPOCH_EVENTS_BYTES: u32 = 2048;
 
 /// What the guest is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Guest {
     AtBoundary,
     Running,
@@ -65,11 +64,11 @@ enum Guest {
 }
 
 /// What is known of the peer and of the link to it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Peer {
     /// Messages may still be sent and taken.
     link_open: bool,
-    link_fault: Option<super::replica::LinkFault>,
+    link_fault: Option<LinkFault>,
     /// Its hello has come and fits.
     hello: bool,
     /// It is known to have accepted ours as well.
@@ -82,7 +81,7 @@ struct Peer {
 }
 
 /// What only the active replica tracks.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Active {
     window: Window,
     received_through: Epoch,
@@ -96,13 +95,13 @@ struct Active {
     /// The newest epoch that had outputs.
     newest_output_epoch: Epoch,
     rtt_ns: u64,
-    divergence: Option<crate::link::Divergence>,
+    divergence: Option<Divergence>,
     /// The next record starts with the uncertain event of P7.
     uncertain_due: bool,
 }
 
 /// What only the backup tracks.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Backup {
     queue: Queue,
     received_through: Epoch,
@@ -122,7 +121,9 @@ struct Backup {
 }
 
 /// One replica. See the [module](self) for how it is driven.
-#[derive(Debug)]
+///
+/// Two replicas are equal if they will do the same from here on, which is what a model checker asks.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Replica {
     config: Config,
     role: Role,
@@ -140,7 +141,7 @@ pub struct Replica {
     timers: Timers,
     last_request_id: u64,
     stopped: Option<StopReason>,
-    pool: Vec<Vec<u8>>,
+    pool: Pool,
 }
 
 impl Replica {
@@ -170,7 +171,7 @@ impl Replica {
             timers: Timers::new(now_ns, config.pairing_timeout_ns),
             last_request_id: 0,
             stopped: None,
-            pool: Vec::new(),
+            pool: Pool::default(),
             config,
         })
     }
@@ -227,7 +228,7 @@ impl Replica {
         self.clear_suspicion();
         match message {
             Message::Hello(hello) => self.on_hello(now_ns, hello, out),
-            Message::Refuse(mismatch) if !self.peer.agreed => {
+            Message::Refuse(mismatch) if self.record.epoch == 0 && self.backup.received_through == 0 => {
                 out.push(Command::CloseLink);
                 self.stop(StopReason::Refused(mismatch.swapped()), out);
             }
@@ -293,14 +294,7 @@ impl Replica {
 
     /// An empty buffer for the events of the next [`Self::begin`], with the capacity of one used before if there is one.
     pub fn take_buffer(&mut self) -> Vec<u8> {
-        self.pool.pop().unwrap_or_default()
-    }
-
-    fn recycle(&mut self, mut buffer: Vec<u8>) {
-        if self.pool.len() < POOL_BUFFERS && (1..=POOL_BUFFER_BYTES).contains(&buffer.capacity()) {
-            buffer.clear();
-            self.pool.push(buffer);
-        }
+        self.pool.take()
     }
 
     /// The role, which a promotion changes.
@@ -422,9 +416,15 @@ impl Config {
         if let Some((field, _)) = positive.into_iter().find(|&(_, value)| value == 0) {
             return Err(ConfigError::Zero(field));
         }
+        if self.max_epoch_events_bytes < MIN_EPOCH_EVENTS_BYTES {
+            return Err(ConfigError::EpochEventsTooShort { max_epoch_events_bytes: self.max_epoch_events_bytes });
+        }
         let at_least_ns = self.heartbeat_interval_ns.saturating_mul(4);
         if self.failure_timeout_ns < at_least_ns {
-            return Err(ConfigError::FailureTimeoutTooShort { failure_timeout_ns: self.failure_timeout_ns, at_least_ns });
+            return Err(ConfigError::FailureTimeoutTooShort {
+                failure_timeout_ns: self.failure_timeout_ns,
+                at_least_ns,
+            });
         }
         Ok(())
     }

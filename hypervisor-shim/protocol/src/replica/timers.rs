@@ -11,7 +11,7 @@ pub const PAUSE_HEARTBEATS: u64 = 4;
 /// The backup sends on its own only if twice the interval has passed: as a rule it answers the primary's heartbeats.
 const BACKUP_HEARTBEATS: u64 = 2;
 
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Timers {
     last_call_ns: u64,
     pub(super) last_sent_ns: u64,
@@ -77,7 +77,7 @@ impl Replica {
     }
 
     fn send_deadline_ns(&self) -> u64 {
-        if !self.peer.link_open || !self.peer.agreed {
+        if !self.peer.link_open || !self.peer.agreed || (self.role == Role::Primary && !self.sends_log()) {
             return u64::MAX;
         }
         let intervals = match self.role {
@@ -106,11 +106,8 @@ impl Replica {
             self.on_silence(now_ns, out);
         }
         self.repeat_request(now_ns, out);
-        if self.role == Role::Backup {
-            self.backup_advance(now_ns, out);
-        }
-        let progress_due = now_ns >= self.progress_deadline_ns();
-        if self.stopped.is_none() && (progress_due || now_ns >= self.send_deadline_ns()) {
+        self.flush_backup(now_ns, out);
+        if self.stopped.is_none() && now_ns >= self.send_deadline_ns() {
             match self.role {
                 Role::Primary => self.send_heartbeat(now_ns, out),
                 Role::Backup => self.send_ack(now_ns, out),
