@@ -1,0 +1,283 @@
+//! The wire formats, byte by byte: checked-in vectors under `tests/golden/` that every build on every machine must
+//! write and read alike. They are also the seeds of the fuzz targets.
+//!
+//! A change of a format changes its version, and then the vectors: `POLLUX_BLESS=1 cargo test -p protocol --test golden`
+//! writes them anew, for the reviewer of the difference to judge.
+//!
+//! | folder | content of a file |
+//! |---|---|
+//! | `frame` | a stream of frames of session [`SESSION`] |
+//! | `link`, `control` | the kind (u16, little-endian) and the payload of one message |
+//! | `hubwire` | one packet of session [`SESSION`] |
+//! | `event` | one stream of event records |
+
+use std::fs;
+use std::path::PathBuf;
+
+use protocol::arbiter::ArbiterRecord;
+use protocol::control::{
+    ArbiterReply, ArbiterRequest, Config, Console, Counter, Counters, GuestStopped, Level, Log, Network, Promoted,
+    Ready, Seed, State, Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor,
+};
+use protocol::event::{Event, EventReader, Uncertain};
+use protocol::frame::{FrameError, FrameReader, FrameWriter, HEADER_BYTES};
+use protocol::hubwire::{self, BatchEncoder, Envelope, Packet};
+use protocol::link::{
+    Ack, Divergence, EpochStart, Goodbye, GoodbyeReason, Heartbeat, Hello, Identity, IdentityField, Message, Mismatch,
+};
+use protocol::{Clocks, Discipline, Mode, ReplicaId, Role, RunMode};
+
+const SESSION: u64 = 0x0123_4567_89ab_cdef;
+
+/// Compares with the checked-in vector, or writes it when told to.
+fn check(folder: &str, name: &str, bytes: &[u8]) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder).join(format!("{name}.bin"));
+    if std::env::var_os("POLLUX_BLESS").is_some() {
+        fs::create_dir_all(path.parent().expect("has a parent")).expect("folder can be made");
+        fs::write(&path, bytes).expect("vector can be written");
+    }
+    let golden = fs::read(&path).unwrap_or_else(|error| panic!("{folder}/{name}.bin cannot be read: {error}"));
+    assert_eq!(golden, bytes, "{folder}/{name}: the wire format has changed");
+}
+
+/// A digest whose bytes all differ, so that a swapped or shifted byte shows.
+fn ramp(first: u8) -> [u8; 32] {
+    std::array::from_fn(|index| first + index as u8)
+}
+
+fn events() -> Vec<u8> {
+    let mut stream = Vec::new();
+    let uncertain = Event::Uncertain(Uncertain { device: 3, operation: Uncertain::EVERY_OPERATION });
+    for event in [Event::Frame(b"frame of 17 bytes"), Event::ConsoleInput(b"ls\n"), Event::Reseed(&ramp(1)), uncertain]
+    {
+        event.append_to(&mut stream).expect("short");
+    }
+    stream
+}
+
+fn link_messages(events: &[u8]) -> Vec<(&'static str, Message<'_>)> {
+    let hello = Hello {
+        identity: Identity {
+            abi_version: 0x0102_0304,
+            protocol_version: 0x1112_1314,
+            image: ramp(0x20),
+            guest_memory_bytes: 0x3132_3334_3536_3738,
+            cpu: ramp(0x40),
+            guest_config: ramp(0x60),
+            epoch_source: 0x8182_8384,
+            discipline: Discipline::Revised,
+        },
+        replica: ReplicaId::ONE,
+        role: Role::Backup,
+        generation: 0x9192_9394_9596_9798,
+        max_epoch_events_bytes: 0xa1a2_a3a4,
+    };
+    let start = EpochStart {
+        epoch: 0x0102_0304_0506_0708,
+        prev_digest: 0x1112_1314_1516_1718,
+        clocks: Clocks { monotonic_ns: 0x2122_2324_2526_2728, realtime_ns: 0x3132_3334_3536_3738 },
+        released_through: 0x4142_4344_4546_4748,
+        sent_ns: 0x5152_5354_5556_5758,
+        events,
+    };
+    vec![
+        ("hello", Message::Hello(hello)),
+        ("refuse", Message::Refuse(Mismatch { field: IdentityField::GuestMemory, ours: 1 << 24, theirs: 1 << 25 })),
+        ("epoch_start", Message::EpochStart(start)),
+        ("epoch_start_empty", Message::EpochStart(EpochStart { events: b"", ..start })),
+        ("ack", Message::Ack(Ack { received_through: 0x0102_0304, executed_through: 0x0506, echo_ns: 0x0708_090a })),
+        (
+            "heartbeat",
+            Message::Heartbeat(Heartbeat { ended_epoch: 1, ended_digest: 2, released_through: 3, sent_ns: 4 }),
+        ),
+        ("diverged", Message::Diverged(Divergence { epoch: 5, ours: 6, theirs: 7 })),
+        ("goodbye", Message::Goodbye(Goodbye { reason: GoodbyeReason::Superseded, generation: 8 })),
+    ]
+}
+
+fn to_supervisor() -> Vec<(&'static str, ToSupervisor<'static>)> {
+    let mut counters = Counters::ZERO;
+    for (index, counter) in Counter::ALL.iter().enumerate() {
+        counters.add(*counter, 0x0101 * (index as u64 + 1));
+    }
+    let status = Status {
+        role: Role::Backup,
+        state: State::Promoting,
+        mode: Mode::Solo,
+        generation: 1,
+        epoch: 2,
+        executed_by_peer: 3,
+        lag_epochs: 4,
+        lag_ns: 5,
+        link_rtt_ns: 6,
+        uptime_ns: 7,
+        counters,
+    };
+    let ready = Ready {
+        abi_version: 1,
+        protocol_version: 2,
+        image: ramp(0x10),
+        cpu: ramp(0x30),
+        guest_memory_bytes: 16 << 20,
+        boot_ns: 33_000_000,
+    };
+    let request = ArbiterRequest { request_id: 9, expect_generation: 10, proposer: ReplicaId::ONE };
+    let stopped = GuestStopped { kind: StopKind::Fault, code: -14, epoch: 11, report: "page fault at 0x10" };
+    vec![
+        ("ready", ToSupervisor::Ready(ready)),
+        ("status", ToSupervisor::Status(status)),
+        ("arbiter_request", ToSupervisor::ArbiterRequest(request)),
+        ("console", ToSupervisor::Console(Console { stream_offset_bytes: 12, bytes: b"hello\r\n\xff" })),
+        ("log", ToSupervisor::Log(Log { level: Level::Warn, text: "link closed" })),
+        ("guest_stopped", ToSupervisor::GuestStopped(stopped)),
+        ("promoted", ToSupervisor::Promoted(Promoted { generation: 13, epoch: 14, next_input_frame: 15 })),
+        ("stopped", ToSupervisor::Stopped(Stopped { reason: StoppedReason::Refused, text: "image differs" })),
+    ]
+}
+
+fn config() -> Config<'static> {
+    Config {
+        replica: ReplicaId::ONE,
+        role: Role::Backup,
+        mode: Mode::Paired,
+        run_mode: RunMode::Pair,
+        discipline: Discipline::Original,
+        generation: 1,
+        session: SESSION,
+        pair_id: 2,
+        epoch_source: 3,
+        epoch_length_instructions: 4,
+        realtime_ns: 5,
+        entropy: Seed(ramp(0x70)),
+        max_lag_ns: 6,
+        heartbeat_interval_ns: 7,
+        failure_timeout_ns: 8,
+        pairing_timeout_ns: 9,
+        status_interval_ns: 10,
+        max_outstanding_epochs: 11,
+        max_epoch_events_bytes: 12,
+        max_outstanding_bytes: 13,
+        network: Network {
+            mac: [2, 0, 0, 0, 0, 15],
+            address: [10, 0, 2, 15],
+            prefix_bits: 24,
+            gateway: [10, 0, 2, 2],
+            mtu_bytes: 1500,
+            dhcp: false,
+            checksums: true,
+        },
+        arguments: "port=6379 maxmemory=64mb",
+    }
+}
+
+fn to_shim() -> Vec<(&'static str, ToShim<'static>)> {
+    let record = ArbiterRecord { generation: 2, active: ReplicaId::ONE, mode: Mode::Solo };
+    vec![
+        ("config", ToShim::Config(config())),
+        ("arbiter_reply", ToShim::ArbiterReply(ArbiterReply { request_id: 1, granted: true, record })),
+        ("peer_dead", ToShim::PeerDead),
+        ("link_cut", ToShim::LinkCut),
+        ("superseded", ToShim::Superseded { generation: 3 }),
+        ("time", ToShim::Time { realtime_ns: 4 }),
+        ("console_input", ToShim::ConsoleInput { bytes: b"quit\n" }),
+        ("shutdown", ToShim::Shutdown),
+    ]
+}
+
+/// The kind and the payload of the only frame in `frame`.
+fn kind_and_payload(frame: &[u8]) -> Vec<u8> {
+    [&frame[6..8], &frame[HEADER_BYTES..]].concat()
+}
+
+fn split(message: &[u8]) -> (u16, &[u8]) {
+    let (kind, payload) = message.split_first_chunk().expect("a kind");
+    (u16::from_le_bytes(*kind), payload)
+}
+
+#[test]
+fn events_are_as_recorded() {
+    let stream = events();
+    check("event", "all", &stream);
+    assert_eq!(EventReader::validate(&stream), Ok(4));
+}
+
+#[test]
+fn link_messages_are_as_recorded() {
+    let events = events();
+    let messages = link_messages(&events);
+    for (name, message) in &messages {
+        let mut frame = Vec::new();
+        message.encode_into(&mut FrameWriter::new(SESSION), &mut frame).expect("short");
+        let vector = kind_and_payload(&frame);
+        check("link", name, &vector);
+        let (kind, payload) = split(&vector);
+        assert_eq!(Message::decode(kind, payload), Ok(*message), "{name}");
+    }
+}
+
+#[test]
+fn frames_are_as_recorded() {
+    let events = events();
+    let messages = link_messages(&events);
+    let mut writer = FrameWriter::new(SESSION);
+    let mut stream = Vec::new();
+    for (_, message) in &messages {
+        message.encode_into(&mut writer, &mut stream).expect("short");
+    }
+    check("frame", "all", &stream);
+    let mut expected = messages.iter().map(|(_, message)| *message);
+    let read: Result<(), FrameError> = FrameReader::new(SESSION, 4096).feed(&stream, |frame| {
+        assert_eq!(Message::decode(frame.kind, frame.payload).ok(), expected.next());
+        Ok(())
+    });
+    assert_eq!(read, Ok(()));
+    assert_eq!(expected.next(), None);
+}
+
+#[test]
+fn control_messages_are_as_recorded() {
+    for (name, message) in to_supervisor() {
+        let mut frame = Vec::new();
+        message.encode_into(&mut FrameWriter::new(SESSION), &mut frame).expect("short");
+        let vector = kind_and_payload(&frame);
+        check("control", name, &vector);
+        let (kind, payload) = split(&vector);
+        assert_eq!(ToSupervisor::decode(kind, payload), Ok(message), "{name}");
+    }
+    for (name, message) in to_shim() {
+        let mut frame = Vec::new();
+        message.encode_into(&mut FrameWriter::new(SESSION), &mut frame).expect("short");
+        let vector = kind_and_payload(&frame);
+        check("control", name, &vector);
+        let (kind, payload) = split(&vector);
+        assert_eq!(ToShim::decode(kind, payload), Ok(message), "{name}");
+    }
+}
+
+#[test]
+fn packets_are_as_recorded() {
+    let envelope = Envelope {
+        destination: [2, 0, 0, 0, 0, 1],
+        source: [2, 0, 0, 0, 0, 2],
+        session: SESSION,
+        generation: 0x1112_1314_1516_1718,
+    };
+    let mut buffer = [0; 512];
+    let mut encoder = BatchEncoder::new(&mut buffer).expect("large");
+    let frames: [&[u8]; 3] = [b"first", b"exactly sixteen!", b"third frame"];
+    assert!(frames.iter().all(|frame| encoder.push(frame)));
+    let used = encoder.finish(&envelope, 0x2122_2324_2526_2728);
+    check("hubwire", "frames", &buffer[..used]);
+    match Packet::decode(&buffer[..used], SESSION) {
+        Ok(Packet::Frames(batch)) => {
+            assert_eq!(batch.first_sequence(), 0x2122_2324_2526_2728);
+            assert_eq!(batch.generation(), envelope.generation);
+            assert!(batch.frames().eq(frames));
+        }
+        other => panic!("expected frames, got {other:?}"),
+    }
+    let used = hubwire::encode_resume(&mut buffer, &envelope, 0x3132).expect("large");
+    check("hubwire", "resume", &buffer[..used]);
+    let resume = Packet::Resume { generation: envelope.generation, next_input_sequence: 0x3132 };
+    assert_eq!(Packet::decode(&buffer[..used], SESSION), Ok(resume));
+}
