@@ -35,7 +35,6 @@ pub mod entry;
 pub mod env;
 pub mod executor;
 pub mod exit;
-#[cfg(feature = "image")]
 pub mod heap;
 #[cfg(not(feature = "image"))]
 pub mod host;
