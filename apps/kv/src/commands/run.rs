@@ -1,0 +1,111 @@
+//! From arguments to reply: lookup, the checks that all commands share, transactions, and the account of memory.
+
+use super::context::{Ctx, Peer, ReplyMode};
+use super::error::{Error, OUT_OF_MEMORY};
+use super::table::{Command, lookup};
+use super::transactions;
+use crate::base::same_ignoring_case;
+use crate::resp::{Args, Output};
+use crate::server::Server;
+
+/// Runs one command and writes its reply.
+pub fn execute(server: &mut Server, peer: &mut Peer, args: Args<'_>, out: &mut Output, now_ms: i64) {
+    let mark = out.mark();
+    let command = dispatch(&mut Ctx { server, peer, args, out, now_ms });
+    if out.overflowed() {
+        cut_reply(peer, command, out, mark);
+    }
+    match peer.reply {
+        ReplyMode::On => {}
+        ReplyMode::Off => out.rewind(mark),
+        ReplyMode::SkipThis => {
+            out.rewind(mark);
+            peer.reply = ReplyMode::On;
+        }
+        ReplyMode::SkipNext => {
+            out.rewind(mark);
+            peer.reply = ReplyMode::SkipThis;
+        }
+    }
+}
+
+/// Replaces a reply that passed the hard limit. The effect of a write stands although its reply is lost, which a client
+/// has to treat as an unknown outcome: so the connection ends, as redis ends it at its output limit.
+fn cut_reply(peer: &mut Peer, command: Option<&Command>, out: &mut Output, mark: usize) {
+    out.rewind(mark);
+    out.clear_overflow();
+    out.error(&[b"ERR reply is larger than the output limit of this server"]);
+    peer.closing |= command.is_none_or(|command| command.is_write() || command.is_immediate());
+}
+
+#[inline]
+fn dispatch(ctx: &mut Ctx<'_>) -> Option<&'static Command> {
+    let Some(command) = lookup(ctx.args.at(0)) else {
+        unknown(ctx);
+        return None;
+    };
+    if !command.takes(ctx.args.len()) {
+        reject(ctx, command, Error::Arity);
+    } else if command.denies_oom() && ctx.server.is_out_of_memory() {
+        reject(ctx, command, OUT_OF_MEMORY);
+    } else if ctx.peer.multi.is_some() && !command.is_immediate() {
+        transactions::queue(ctx, command);
+    } else {
+        call(ctx, command);
+    }
+    Some(command)
+}
+
+/// Refuses a command before it runs; an open transaction is broken by it.
+fn reject(ctx: &mut Ctx<'_>, command: &Command, error: Error) {
+    transactions::break_open(ctx.peer);
+    error.write(ctx.out, command.name, ctx.args.at(1));
+    ctx.server.stats.errors += 1;
+}
+
+/// Runs the handler and keeps the account of memory.
+#[inline]
+pub fn call(ctx: &mut Ctx<'_>, command: &'static Command) {
+    let db = ctx.peer.db;
+    let before = ctx.server.db(db).bytes();
+    if let Err(error) = (command.handler)(ctx) {
+        error.write(ctx.out, command.name, ctx.args.at(1));
+        ctx.server.stats.errors += 1;
+    }
+    ctx.server.stats.commands += 1;
+    ctx.server.note_command(ctx.peer.slot, command);
+    if command.is_global() {
+        ctx.server.recount();
+    } else {
+        let after = ctx.server.db(db).bytes();
+        ctx.server.account(before, after);
+    }
+}
+
+fn unknown(ctx: &mut Ctx<'_>) {
+    let name = ctx.args.at(0);
+    transactions::break_open(ctx.peer);
+    ctx.server.stats.errors += 1;
+    // A browser that was tricked into talking to this port; redis hangs up too, without a word.
+    if same_ignoring_case(name, "post") || same_ignoring_case(name, "host:") {
+        ctx.peer.closing = true;
+        return;
+    }
+    let mut shown = [0u8; 256];
+    let mut len = 0;
+    for arg in ctx.args.from(1).iter() {
+        if len >= 128 {
+            break;
+        }
+        let arg = arg.get(..128 - len).unwrap_or(arg);
+        for &byte in b"'".iter().chain(arg).chain(b"' ") {
+            if let Some(place) = shown.get_mut(len) {
+                *place = byte;
+                len += 1;
+            }
+        }
+    }
+    let name = name.get(..128).unwrap_or(name);
+    let shown = shown.get(..len).unwrap_or(&[]);
+    ctx.out.error(&[b"ERR unknown command '", name, b"', with args beginning with: ", shown]);
+}
