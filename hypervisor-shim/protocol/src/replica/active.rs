@@ -102,7 +102,7 @@ impl Replica {
         let obstacle = self.obstacle();
         assert!(obstacle.is_none(), "an epoch was begun against the gate: {obstacle:?}");
         assert!(events.len() <= self.max_epoch_events_bytes(), "an epoch was begun with more events than agreed");
-        self.timers.note_call(now_ns, &self.config);
+        self.note_call(now_ns);
         let epoch = self.record.epoch + 1;
         let record = Record {
             epoch,

@@ -80,7 +80,7 @@ impl Replica {
         Ok(())
     }
 
-    fn note_release_claim(&mut self, released_through: Epoch) {
+    pub(super) fn note_release_claim(&mut self, released_through: Epoch) {
         if released_through > self.backup.released_claim {
             self.backup.released_claim = released_through;
             self.backup.discard_due = true;

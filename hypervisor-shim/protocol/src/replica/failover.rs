@@ -207,8 +207,7 @@ impl Replica {
             GoodbyeReason::GuestStopped => {
                 self.peer.link_open = false;
                 self.peer.finished = true;
-                self.backup.released_claim = self.backup.received_through;
-                self.backup.discard_due = true;
+                self.note_release_claim(self.backup.received_through);
                 if let Failover::Suspected { .. } = self.failover {
                     self.failover = Failover::None;
                 }

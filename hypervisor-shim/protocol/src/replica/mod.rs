@@ -15,8 +15,8 @@
 //! # Silence is judged last
 //! A [`Input::Tick`] must come only after everything that had arrived was given: a process that was paused finds its
 //! peer's messages waiting, and a tick given first would take the pause for the peer's death. In addition, a caller
-//! that was away for longer than [`PAUSE_HEARTBEATS`] heartbeat intervals cannot judge its peer at all: the window of
-//! silence then starts anew, once until the peer is heard again.
+//! that comes later than [`PAUSE_HEARTBEATS`] heartbeat intervals after its deadline cannot judge its peer at all: the
+//! window of silence then starts anew, once until the peer is heard again.
 //!
 //! # The rules
 //! P1 and P2 are [`Replica::begin`] and [`Input::EpochEnded`] (`active.rs`), P3 to P5 `backup.rs`, P6 and P7
@@ -178,7 +178,6 @@ impl Replica {
 
     /// Begins the handshake, if there is a peer. To be called once, after [`Self::new`].
     pub fn start(&mut self, now_ns: u64, out: &mut impl Commands) {
-        self.timers.note_call(now_ns, &self.config);
         if self.mode == Mode::Paired {
             self.send(now_ns, Outgoing::Hello, out);
         }
@@ -193,7 +192,7 @@ impl Replica {
         if self.stopped.is_some() {
             return;
         }
-        self.timers.note_call(now_ns, &self.config);
+        self.note_call(now_ns);
         match input {
             Input::Message(message) => self.on_message(now_ns, &message, out),
             Input::LinkClosed(fault) => self.on_link_closed(now_ns, fault, out),
@@ -214,7 +213,7 @@ impl Replica {
         if self.stopped.is_some() {
             return;
         }
-        self.timers.note_call(now_ns, &self.config);
+        self.note_call(now_ns);
         self.flush_backup(now_ns, out);
     }
 

@@ -5,15 +5,15 @@ use super::{Commands, Config, Guest, Outgoing, Replica};
 use crate::link::Heartbeat;
 use crate::{Mode, Role};
 
-/// A caller that made no call for this many heartbeat intervals was paused and cannot judge its peer's silence.
-pub const PAUSE_HEARTBEATS: u64 = 4;
+/// A caller that comes later than this many heartbeat intervals after its deadline was paused and cannot judge its
+/// peer's silence.
+pub const PAUSE_HEARTBEATS: u64 = 2;
 
 /// The backup sends on its own only if twice the interval has passed: as a rule it answers the primary's heartbeats.
 const BACKUP_HEARTBEATS: u64 = 2;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Timers {
-    last_call_ns: u64,
     pub(super) last_sent_ns: u64,
     last_heard_ns: u64,
     pairing_deadline_ns: u64,
@@ -24,7 +24,6 @@ pub(super) struct Timers {
 impl Timers {
     pub(super) fn new(now_ns: u64, pairing_timeout_ns: u64) -> Self {
         Self {
-            last_call_ns: now_ns,
             last_sent_ns: now_ns,
             last_heard_ns: now_ns,
             pairing_deadline_ns: now_ns.saturating_add(pairing_timeout_ns),
@@ -37,20 +36,26 @@ impl Timers {
         self.restarted = false;
     }
 
-    /// Every call passes here, so that a pause shows as a gap between two calls.
-    pub(super) fn note_call(&mut self, now_ns: u64, config: &Config) {
-        let gap_ns = now_ns.saturating_sub(self.last_call_ns);
-        self.last_call_ns = now_ns;
-        if self.restarted || gap_ns <= config.heartbeat_interval_ns.saturating_mul(PAUSE_HEARTBEATS) {
-            return;
+    /// The caller was paused: it cannot know how long its peer has been silent. Once, until the peer is heard again.
+    fn restart_window(&mut self, now_ns: u64, config: &Config) {
+        if !self.restarted {
+            self.restarted = true;
+            self.last_heard_ns = now_ns;
+            self.pairing_deadline_ns = now_ns.saturating_add(config.pairing_timeout_ns);
         }
-        self.restarted = true;
-        self.last_heard_ns = now_ns;
-        self.pairing_deadline_ns = now_ns.saturating_add(config.pairing_timeout_ns);
     }
 }
 
 impl Replica {
+    /// Every call passes here first: what the call before had left to do by a deadline shows a pause, whichever call
+    /// comes first after it.
+    pub(super) fn note_call(&mut self, now_ns: u64) {
+        let grace_ns = self.config.heartbeat_interval_ns.saturating_mul(PAUSE_HEARTBEATS);
+        if now_ns > self.next_deadline_ns().saturating_add(grace_ns) {
+            self.timers.restart_window(now_ns, &self.config);
+        }
+    }
+
     /// When the next [`super::Input::Tick`] is due, on the caller's clock; `u64::MAX`: never.
     ///
     /// A tick that comes early is harmless, a late one delays heartbeats and failover.
