@@ -352,11 +352,10 @@ impl Stack {
         let mut conn = Conn::new(set, key, stage);
         conn.keep_alive_us = self.config.keep_alive_ms.map(ms_to_us);
         let (nagle, ack_delay_ms, congestion) = (self.config.nagle, self.config.ack_delay_ms, self.config.congestion);
-        let keep_alive_us = conn.keep_alive_us;
+        conn.apply_keep_alive();
         let socket = conn.socket_mut();
         socket.set_nagle_enabled(nagle);
         socket.set_ack_delay(ack_delay_ms.map(|ms| Duration::from_micros(ms_to_us(ms) as u64)));
-        socket.set_keep_alive(keep_alive_us.map(|us| Duration::from_micros(us as u64)));
         socket.set_congestion_control(match congestion {
             Congestion::None => CongestionControl::None,
             Congestion::Reno => CongestionControl::Reno,

@@ -2,11 +2,16 @@
 
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, State};
+use smoltcp::time::Duration;
 
 use crate::config::Config;
 use crate::error::Error;
 use crate::frame::FlowKey;
+use crate::quirks::bare_acknowledgement;
 use crate::timers::NEVER_US;
+
+/// How often a stuck socket asks the peer for its window: as a zero-window probe starts (RFC 9293, 3.8.6.1).
+const PROD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who holds a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,10 +89,18 @@ pub(crate) struct Conn {
     pub(crate) fate: Option<Fate>,
     /// The socket has nothing more to do with the network.
     pub(crate) dead: bool,
+    /// The last acknowledgement number seen while only a FIN was outstanding.
+    pub(crate) fin_ack: Option<i32>,
+    /// The program has finished sending; the FIN waits until all data is acknowledged.
+    pub(crate) finish_when_acked: bool,
+    /// The socket's keep-alive is on to get it going again.
+    prodded: bool,
     /// A send found no room.
     pub(crate) want_write: bool,
     pub(crate) keep_alive_us: Option<i64>,
     pub(crate) opened_us: i64,
+    /// When TIME-WAIT ends.
+    pub(crate) time_wait_until_us: i64,
     pub(crate) last_rx_us: i64,
     /// Since when something awaits the peer's acknowledgement; `NEVER_US` when nothing does.
     busy_since_us: i64,
@@ -104,9 +117,13 @@ impl Conn {
             seen: State::Closed,
             fate: None,
             dead: false,
+            fin_ack: None,
+            finish_when_acked: false,
+            prodded: false,
             want_write: false,
             keep_alive_us: None,
             opened_us: UNSET_US,
+            time_wait_until_us: NEVER_US,
             last_rx_us: UNSET_US,
             busy_since_us: NEVER_US,
             closing_since_us: NEVER_US,
@@ -121,6 +138,57 @@ impl Conn {
     #[inline]
     pub(crate) fn socket_mut(&mut self) -> &mut Socket<'static> {
         self.set.get_mut(SocketHandle::default())
+    }
+
+    /// Whether `frame` merely repeats an acknowledgement while only our FIN is outstanding. smoltcp must not see it:
+    /// see [`quirks`](crate::quirks).
+    pub(crate) fn repeats_ack(&mut self, frame: &[u8]) -> bool {
+        if !matches!(self.seen, State::FinWait1 | State::Closing | State::LastAck) || self.socket().send_queue() > 0 {
+            return false;
+        }
+        let Some(number) = bare_acknowledgement(frame) else {
+            return false;
+        };
+        self.fin_ack.replace(number) == Some(number)
+    }
+
+    /// Ends our stream after what is queued.
+    pub(crate) fn finish(&mut self) {
+        let socket = self.socket_mut();
+        let wait = socket.state() == State::CloseWait && socket.send_queue() > 0;
+        if !wait {
+            socket.close();
+        }
+        self.finish_when_acked = wait;
+        self.seen = self.socket().state();
+    }
+
+    /// Makes a socket move that has data queued and, as `due_us` tells, no timer: see [`quirks`](crate::quirks).
+    /// Returns whether it did.
+    pub(crate) fn prod(&mut self, due_us: i64) -> bool {
+        let socket = self.socket();
+        let stuck = due_us == NEVER_US && socket.send_queue() > 0 && socket.is_active();
+        if stuck && !self.prodded {
+            self.prodded = true;
+            self.socket_mut().set_keep_alive(Some(PROD_INTERVAL));
+            return true;
+        }
+        if self.prodded && socket.send_queue() == 0 {
+            self.prodded = false;
+            self.apply_keep_alive();
+        }
+        false
+    }
+
+    /// Hands the socket the configured keep-alive interval.
+    pub(crate) fn apply_keep_alive(&mut self) {
+        let interval = self.keep_alive_us.map(|us| Duration::from_micros(us as u64));
+        self.socket_mut().set_keep_alive(interval);
+    }
+
+    /// Whether the socket still waits for the peer's FIN.
+    pub(crate) fn awaits_fin(&self) -> bool {
+        matches!(self.socket().state(), State::Established | State::FinWait1 | State::FinWait2)
     }
 
     /// Room in the send buffer, in bytes.
@@ -153,7 +221,7 @@ impl Conn {
             return Some(if fate == Fate::Done { Error::Shutdown } else { fate.error() });
         }
         match self.socket().state() {
-            State::Established | State::CloseWait => None,
+            State::Established | State::CloseWait if !self.finish_when_acked => None,
             State::Listen | State::SynSent | State::SynReceived => Some(Error::WouldBlock),
             State::Closed => Some(Error::Reset),
             _ => Some(Error::Shutdown),
@@ -171,7 +239,7 @@ impl Conn {
         let socket = self.socket();
         let (state, queued) = (socket.state(), socket.send_queue());
         match state {
-            State::TimeWait => return NEVER_US,
+            State::TimeWait => return self.time_wait_until_us,
             State::SynReceived | State::Listen => return self.opened_us + limits.half_open_us,
             State::SynSent => return self.opened_us + limits.user_us,
             _ => {}

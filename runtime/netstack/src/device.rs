@@ -78,8 +78,6 @@ pub(crate) struct Port<'a, S> {
     pub(crate) sink: &'a mut S,
     pub(crate) spill: &'a mut Spill,
     pub(crate) capabilities: &'a DeviceCapabilities,
-    /// Set when smoltcp wanted to send and the sink was full.
-    pub(crate) exhausted: bool,
     /// Set when smoltcp was given a token to send with.
     pub(crate) offered: bool,
 }
@@ -91,7 +89,7 @@ impl<'a, S> Port<'a, S> {
         spill: &'a mut Spill,
         capabilities: &'a DeviceCapabilities,
     ) -> Self {
-        Self { frame, sink, spill, capabilities, exhausted: false, offered: false }
+        Self { frame, sink, spill, capabilities, offered: false }
     }
 }
 
@@ -137,7 +135,6 @@ impl<S: FrameSink> Device for Port<'_, S> {
     #[inline]
     fn transmit(&mut self, _timestamp: Instant) -> Option<Tx<'_, S>> {
         if !self.spill.is_empty() || !self.sink.has_room() {
-            self.exhausted = true;
             return None;
         }
         self.offered = true;

@@ -59,8 +59,9 @@ impl core::hash::Hash for FlowKey {
 /// Where a frame belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// A TCP segment between two hosts; `opens` says that it asks for a new connection (SYN alone).
-    Tcp { key: FlowKey, opens: bool },
+    /// A TCP segment between two hosts; `opens` says that it asks for a new connection (SYN alone), `finishes` that it
+    /// carries a FIN.
+    Tcp { key: FlowKey, opens: bool, finishes: bool },
     /// A datagram to this port.
     Udp { dst_port: u16 },
     /// Address resolution.
@@ -125,6 +126,7 @@ fn classify_tcp(frame: &[u8], payload: usize) -> Class {
             ports: u32::from(src_port) << 16 | u32::from(dst_port),
         },
         opens: flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN,
+        finishes: flags & TCP_FIN != 0,
     }
 }
 

@@ -26,6 +26,7 @@ mod error;
 mod event;
 mod frame;
 mod id;
+mod quirks;
 mod serve;
 mod slot;
 mod stack;

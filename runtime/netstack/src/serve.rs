@@ -8,6 +8,7 @@ use smoltcp::time::Instant;
 use crate::conn::{Conn, Fate, Stage};
 use crate::device::{FrameSink, Port, Spill};
 use crate::event::{Readiness, Source};
+use crate::quirks::bare_fin;
 use crate::slot::Body;
 use crate::stack::Stack;
 use crate::timers::NEVER_US;
@@ -18,6 +19,10 @@ const SPARE_SOCKETS: usize = 32;
 /// How long to leave a socket alone that says it has something to send and then does not, in microseconds. No such
 /// case is known; the bound keeps one from becoming an endless loop.
 const STUCK_RETRY_US: i64 = 10_000;
+
+/// How long a connection stays in TIME-WAIT, in microseconds: as long as smoltcp's own timer, which must not come
+/// first, because it would clear what the program has not read yet.
+const TIME_WAIT_US: i64 = 10_000_000;
 
 /// How sending from one socket ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,15 +52,16 @@ fn drain<S: FrameSink>(
             }
         }
         egress_first = false;
+        // smoltcp must not meet a full sink: see `quirks`.
+        if !spill.is_empty() || !sink.has_room() {
+            return Egress::SinkFull;
+        }
         let mut port = Port::new(None, &mut *sink, &mut *spill, capabilities);
         let sent = iface.poll_egress(now, &mut port, set) == PollResult::SocketStateChanged;
         if sent {
             continue;
         }
-        let (exhausted, offered) = (port.exhausted, port.offered);
-        if exhausted {
-            return Egress::SinkFull;
-        }
+        let offered = port.offered;
         let due = due_us(iface.poll_at(now, set)).max(now.total_micros() + 1);
         if offered {
             return Egress::AwaitsNeighbor { due_us: due };
@@ -84,6 +90,9 @@ impl Stack {
         };
         let queued_before = conn.socket().recv_queue();
         conn.last_rx_us = self.now_us;
+        if conn.repeats_ack(frame) {
+            return;
+        }
         let mut port = Port::new(Some(frame), sink, &mut self.spill, &self.capabilities);
         self.iface.poll_ingress_single(now, &mut port, &mut conn.set);
 
@@ -99,12 +108,26 @@ impl Stack {
             // Nobody will read this; a reset tells the peer so (RFC 9293, 3.6.1).
             conn.socket_mut().abort();
         }
-        self.touch(index, false);
+        let finish = conn.finish_when_acked && conn.socket().send_queue() == 0;
+        if finish {
+            conn.finish();
+        }
+        self.touch(index, finish);
         if !readiness.is_empty() {
             self.notify(index, readiness);
         }
         if changed {
             self.settle(index, Cause::Peer);
+        }
+    }
+
+    /// Shows the FIN of a segment again when the segment was shown and its FIN not taken: see
+    /// [`quirks`](crate::quirks).
+    pub(crate) fn insist_on_fin<S: FrameSink>(&mut self, index: u32, frame: &[u8], sink: &mut S) {
+        if self.slots.conn_mut(index).is_some_and(|conn| conn.awaits_fin())
+            && let Some(bare) = bare_fin(frame, &self.capabilities.checksum)
+        {
+            self.segment(index, bare.frame(), sink);
         }
     }
 
@@ -148,9 +171,12 @@ impl Stack {
                 due_us
             }
         };
-        if give_up_us != NEVER_US {
-            due_us = due_us.min(give_up_us);
+        if let Body::Tcp(conn) = &mut slot.body
+            && conn.prod(due_us)
+        {
+            due_us = self.now_us + 1;
         }
+        due_us = due_us.min(give_up_us);
         self.timers.arm(&mut slot.registered_us, index, due_us);
         self.after_egress(index);
         false
@@ -166,11 +192,15 @@ impl Stack {
         }
     }
 
-    /// Ends a connection whose peer is silent. Returns whether nothing is left to send for it.
+    /// Ends a connection whose time is up. Returns whether nothing is left to send for it.
     fn give_up(&mut self, index: u32) -> bool {
         let Some(conn) = self.slots.conn_mut(index) else {
             return true;
         };
+        if conn.seen == State::TimeWait {
+            self.end_time_wait(index);
+            return true;
+        }
         if matches!(conn.stage, Stage::HalfOpen { .. }) {
             self.stats.half_open_dropped += 1;
             self.bury(index, Fate::TimedOut);
@@ -296,6 +326,9 @@ impl Stack {
             && !in_time_wait(self.slots.conn_if_current(index, generation))
         {
             self.time_wait.pop_front();
+        }
+        if let Some(conn) = self.slots.conn_mut(index) {
+            conn.time_wait_until_us = self.now_us + TIME_WAIT_US;
         }
         self.time_wait_count += 1;
         self.time_wait.push_back((index, self.slots.generation(index)));

@@ -137,8 +137,13 @@ impl Stack {
         self.advance(now_ns);
         self.stats.frames_in += 1;
         match classify(frame) {
-            Class::Tcp { key, opens } => match self.flows.get(&key).copied() {
-                Some(index) if !(opens && self.gives_way(index)) => self.segment(index, frame, sink),
+            Class::Tcp { key, opens, finishes } => match self.flows.get(&key).copied() {
+                Some(index) if !(opens && self.gives_way(index)) => {
+                    self.segment(index, frame, sink);
+                    if finishes {
+                        self.insist_on_fin(index, frame, sink);
+                    }
+                }
                 _ if opens => self.admit(key, frame, sink),
                 _ => self.stray(frame, sink),
             },

@@ -3,7 +3,6 @@
 use core::net::SocketAddrV4;
 
 use smoltcp::socket::tcp::State;
-use smoltcp::time::Duration;
 
 use crate::conn::{Conn, Stage, UNSET_US, ms_to_us};
 use crate::error::Error;
@@ -238,8 +237,7 @@ impl Stack {
     pub fn shutdown(&mut self, id: ConnId) -> Result<(), Error> {
         let conn = self.owned_mut(id)?;
         if !conn.dead {
-            conn.socket_mut().close();
-            conn.seen = conn.socket().state();
+            conn.finish();
             self.touch(id.index, true);
         }
         Ok(())
@@ -275,10 +273,10 @@ impl Stack {
         if conn.seen != State::TimeWait {
             if reset {
                 conn.socket_mut().abort();
+                conn.seen = State::Closed;
             } else {
-                conn.socket_mut().close();
+                conn.finish();
             }
-            conn.seen = conn.socket().state();
         }
         self.slots.slot(id.index).pending = Readiness::empty();
         self.touch(id.index, true);
@@ -294,8 +292,7 @@ impl Stack {
         conn.keep_alive_us = interval_ms.map(ms_to_us);
         // Silence before probes began does not count against the peer.
         conn.last_rx_us = UNSET_US;
-        let interval = conn.keep_alive_us.map(|us| Duration::from_micros(us as u64));
-        conn.socket_mut().set_keep_alive(interval);
+        conn.apply_keep_alive();
         self.touch(id.index, true);
         Ok(())
     }

@@ -356,3 +356,20 @@ fn time_wait_is_bounded_and_makes_way() {
     assert_eq!(net.b.stack.stats().time_wait_evicted, 16);
     net.run(11_000, "TIME-WAIT does not end", |net| net.b.stack.connections() == 0);
 }
+
+#[test]
+fn unread_data_outlives_time_wait() {
+    let mut net = Net::new(20);
+    let listener = net.a.stack.listen(PORT, 8).unwrap();
+    let (a, b) = net.connect(listener, PORT);
+    net.a.stack.shutdown(a).unwrap();
+    net.run(100, "no end", |net| net.b.stack.recv(b, &mut [0; 1]) == Ok(0));
+    net.b.stack.send(b, b"read me later").unwrap();
+    net.b.stack.close(b).unwrap();
+    net.run_for(60_000);
+    assert_eq!(net.b.stack.connections(), 0);
+    assert_eq!(read_all(&mut net.a.stack, a), b"read me later");
+    assert_eq!(net.a.stack.recv(a, &mut [0; 1]), Ok(0));
+    net.a.stack.close(a).unwrap();
+    assert_eq!(net.a.stack.connections(), 0);
+}
