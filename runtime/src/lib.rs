@@ -35,6 +35,7 @@ pub mod entry;
 pub mod env;
 pub mod executor;
 pub mod exit;
+pub mod future;
 pub mod heap;
 #[cfg(not(feature = "image"))]
 pub mod host;
@@ -43,6 +44,8 @@ pub mod net;
 mod panic;
 mod platform;
 pub mod random;
+pub mod sync;
+pub mod sys;
 pub mod time;
 
 pub use executor::{JoinHandle, spawn, yield_now};

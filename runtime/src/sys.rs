@@ -1,0 +1,285 @@
+//! The `sys_` functions of `hermit-abi` 0.5.3 that this version has, by the same names and with the same types.
+//!
+//! They are for code that was written against that surface; programs of their own use the modules of this crate.
+//! A function that waits ends epochs until its time has come: no other task runs meanwhile, because there is one
+//! stack. Errors are returned as negated error numbers.
+//!
+//! Not in this version: files other than the console, sockets (`sys_socket` and so on: they block, and need a stack
+//! a task), threads, semaphores and futexes.
+
+use core::slice;
+
+use hermit_abi::{
+    CLOCK_MONOTONIC, CLOCK_REALTIME, EBADF, EFAULT, EINVAL, EIO, STDERR_FILENO, STDIN_FILENO, STDOUT_FILENO, clockid_t,
+    iovec, pid_t, time_t, timespec,
+};
+use hypercall::layout::PAGE_BYTES;
+
+use crate::{console, exit, platform, random, time};
+
+const NS_PER_S: u64 = 1_000_000_000;
+
+/// Exit code of [`sys_abort`], as for a program killed by SIGABRT.
+const ABORTED: i32 = 134;
+
+/// Ends the program.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub extern "C" fn sys_exit(status: i32) -> ! {
+    exit::exit(status)
+}
+
+/// Ends the program as failed.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub extern "C" fn sys_abort() -> ! {
+    exit::exit(ABORTED)
+}
+
+/// The one process.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub extern "C" fn sys_getpid() -> pid_t {
+    1
+}
+
+/// Bytes of a page.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub extern "C" fn sys_getpagesize() -> i32 {
+    PAGE_BYTES as i32
+}
+
+/// The one virtual CPU.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub extern "C" fn sys_available_parallelism() -> usize {
+    1
+}
+
+/// The time of `CLOCK_REALTIME` or `CLOCK_MONOTONIC` at the start of the epoch. `-EINVAL` for another clock,
+/// `-EFAULT` for a null pointer.
+///
+/// # Safety
+/// `tp` is null or points to a writable `timespec`.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_clock_gettime(clockid: clockid_t, tp: *mut timespec) -> i32 {
+    let ns = match clockid {
+        CLOCK_REALTIME => time::realtime_ns(),
+        CLOCK_MONOTONIC => time::monotonic_ns(),
+        _ => return -EINVAL,
+    };
+    if tp.is_null() {
+        return -EFAULT;
+    }
+    // SAFETY: the caller vouches for the pointer.
+    unsafe { tp.write(timespec { tv_sec: (ns / NS_PER_S) as time_t, tv_nsec: (ns % NS_PER_S) as i32 }) };
+    0
+}
+
+/// Ends epochs until the clock has advanced by `ns`.
+fn sleep_ns(ns: u64) {
+    let deadline_ns = time::monotonic_ns().saturating_add(ns);
+    while time::monotonic_ns() < deadline_ns {
+        platform::wait(deadline_ns);
+    }
+}
+
+/// Sleeps. `-EINVAL` for a time that is none, `-EFAULT` for a null pointer.
+///
+/// # Safety
+/// `req` is null or points to a readable `timespec`.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_nanosleep(req: *const timespec) -> i32 {
+    if req.is_null() {
+        return -EFAULT;
+    }
+    // SAFETY: the caller vouches for the pointer.
+    let timespec { tv_sec, tv_nsec } = unsafe { req.read() };
+    let (Ok(seconds), Ok(ns)) = (u64::try_from(tv_sec), u64::try_from(tv_nsec)) else { return -EINVAL };
+    if ns >= NS_PER_S {
+        return -EINVAL;
+    }
+    sleep_ns(seconds.saturating_mul(NS_PER_S).saturating_add(ns));
+    0
+}
+
+/// Sleeps for at least this many microseconds.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub extern "C" fn sys_usleep(usecs: u64) {
+    sleep_ns(usecs.saturating_mul(1000));
+}
+
+/// Ends the epoch, so that output leaves and input arrives.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub extern "C" fn sys_yield() {
+    platform::wait(0);
+}
+
+/// Writes to the console (descriptors 1 and 2): how many bytes. `-EBADF` for another descriptor, `-EFAULT` for a null
+/// pointer.
+///
+/// # Safety
+/// `buf` is null or points to `len` readable bytes.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_write(fd: i32, buf: *const u8, len: usize) -> isize {
+    if fd != STDOUT_FILENO && fd != STDERR_FILENO {
+        return -EBADF as isize;
+    }
+    if len == 0 {
+        return 0;
+    }
+    if buf.is_null() || isize::try_from(len).is_err() {
+        return -EFAULT as isize;
+    }
+    // SAFETY: the caller vouches for pointer and length.
+    console::write(unsafe { slice::from_raw_parts(buf, len) });
+    if fd == STDERR_FILENO {
+        console::flush();
+    }
+    len as isize
+}
+
+/// Writes several pieces to the console: how many bytes altogether. Errors as for [`sys_write`].
+///
+/// # Safety
+/// `iov` is null or points to `iovcnt` descriptions of readable memory.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_writev(fd: i32, iov: *const iovec, iovcnt: usize) -> isize {
+    if iovcnt > hermit_abi::IOV_MAX {
+        return -EINVAL as isize;
+    }
+    if iov.is_null() && iovcnt > 0 {
+        return -EFAULT as isize;
+    }
+    let mut total: isize = 0;
+    for index in 0..iovcnt {
+        // SAFETY: the caller vouches for `iovcnt` descriptions and for the memory that they name.
+        let written = unsafe {
+            let piece = iov.add(index).read();
+            sys_write(fd, piece.iov_base.cast(), piece.iov_len)
+        };
+        if written < 0 {
+            return if total > 0 { total } else { written };
+        }
+        total = total.saturating_add(written);
+    }
+    total
+}
+
+/// Reads typed bytes (descriptor 0): how many. Waits for at least one. `-EBADF` for another descriptor, `-EFAULT` for
+/// a null pointer.
+///
+/// # Safety
+/// `buf` is null or points to `len` writable bytes.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_read(fd: i32, buf: *mut u8, len: usize) -> isize {
+    if fd != STDIN_FILENO {
+        return -EBADF as isize;
+    }
+    if len == 0 {
+        return 0;
+    }
+    if buf.is_null() || isize::try_from(len).is_err() {
+        return -EFAULT as isize;
+    }
+    // SAFETY: the caller vouches for pointer and length; the bytes are only written, after having been given a value.
+    let buffer = unsafe {
+        buf.write_bytes(0, len);
+        slice::from_raw_parts_mut(buf, len)
+    };
+    loop {
+        let taken = console::try_read(buffer);
+        if taken > 0 {
+            return taken as isize;
+        }
+        platform::wait(u64::MAX);
+        crate::net::receive(|_| true);
+    }
+}
+
+/// Fills memory with random bytes: how many. `-EINVAL` for a flag, of which there are none, `-EFAULT` for a null
+/// pointer, `-EIO` when the shim refuses.
+///
+/// # Safety
+/// `buf` is null or points to `len` writable bytes.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_read_entropy(buf: *mut u8, len: usize, flags: u32) -> isize {
+    if flags != 0 {
+        return -EINVAL as isize;
+    }
+    if len == 0 {
+        return 0;
+    }
+    if buf.is_null() || isize::try_from(len).is_err() {
+        return -EFAULT as isize;
+    }
+    // SAFETY: as for `sys_read`.
+    let buffer = unsafe {
+        buf.write_bytes(0, len);
+        slice::from_raw_parts_mut(buf, len)
+    };
+    match random::fill(buffer) {
+        Ok(()) => len as isize,
+        Err(_) => -EIO as isize,
+    }
+}
+
+#[cfg(feature = "image")]
+mod memory {
+    //! The heap by C names.
+
+    use alloc::alloc::{alloc, alloc_zeroed, dealloc, realloc};
+    use core::alloc::Layout;
+    use core::ptr;
+
+    fn with_layout(size: usize, align: usize, f: impl FnOnce(Layout) -> *mut u8) -> *mut u8 {
+        match Layout::from_size_align(size, align) {
+            Ok(layout) if size > 0 => f(layout),
+            _ => ptr::null_mut(),
+        }
+    }
+
+    /// Memory, or null.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn sys_alloc(size: usize, align: usize) -> *mut u8 {
+        // SAFETY: the size is not zero.
+        with_layout(size, align, |layout| unsafe { alloc(layout) })
+    }
+
+    /// Memory filled with zeros, or null.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn sys_alloc_zeroed(size: usize, align: usize) -> *mut u8 {
+        // SAFETY: the size is not zero.
+        with_layout(size, align, |layout| unsafe { alloc_zeroed(layout) })
+    }
+
+    /// Resizes memory; null, and nothing changed, when that is not possible.
+    ///
+    /// # Safety
+    /// `ptr` came from `sys_alloc` with this size and alignment.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn sys_realloc(ptr: *mut u8, size: usize, align: usize, new_size: usize) -> *mut u8 {
+        if new_size == 0 || Layout::from_size_align(new_size, align).is_err() {
+            return ptr::null_mut();
+        }
+        // SAFETY: the caller vouches for the memory; the new size was checked.
+        with_layout(size, align, |layout| unsafe { realloc(ptr, layout, new_size) })
+    }
+
+    /// Gives memory back.
+    ///
+    /// # Safety
+    /// As for `sys_realloc`; the memory is not used any more.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn sys_dealloc(ptr: *mut u8, size: usize, align: usize) {
+        with_layout(size, align, |layout| {
+            if !ptr.is_null() {
+                // SAFETY: the caller vouches for the memory.
+                unsafe { dealloc(ptr, layout) };
+            }
+            ptr::null_mut()
+        });
+    }
+}
+
+#[cfg(feature = "image")]
+pub use memory::{sys_alloc, sys_alloc_zeroed, sys_dealloc, sys_realloc};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! The functions against the declarations of `hermit-abi`, and their behaviour on the fake shim.
+
+use core::ptr;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::*;
+use crate::host::{Boundary, End, Setup, World, run};
+
+/// Never called: it compiles only if each function has the type that `hermit-abi` declares.
+#[allow(dead_code)]
+fn types_are_those_of_hermit_abi() {
+    let _: [unsafe extern "C" fn(i32, *const u8, usize) -> isize; 2] = [hermit_abi::write, sys_write];
+    let _: [unsafe extern "C" fn(i32, *mut u8, usize) -> isize; 2] = [hermit_abi::read, sys_read];
+    let _: [unsafe extern "C" fn(i32, *const iovec, usize) -> isize; 2] = [hermit_abi::writev, sys_writev];
+    let _: [unsafe extern "C" fn(clockid_t, *mut timespec) -> i32; 2] = [hermit_abi::clock_gettime, sys_clock_gettime];
+    let _: [unsafe extern "C" fn(*const timespec) -> i32; 2] = [hermit_abi::nanosleep, sys_nanosleep];
+    let _: [unsafe extern "C" fn(u64); 2] = [hermit_abi::usleep, sys_usleep];
+    let _: [unsafe extern "C" fn(*mut u8, usize, u32) -> isize; 2] = [hermit_abi::read_entropy, sys_read_entropy];
+    let _: [unsafe extern "C" fn(i32) -> !; 2] = [hermit_abi::exit, sys_exit];
+    let _: [unsafe extern "C" fn() -> !; 2] = [hermit_abi::abort, sys_abort];
+    let _: [unsafe extern "C" fn(); 2] = [hermit_abi::yield_now, sys_yield];
+    let _: [unsafe extern "C" fn() -> pid_t; 2] = [hermit_abi::getpid, sys_getpid];
+    let _: [unsafe extern "C" fn() -> i32; 2] = [hermit_abi::getpagesize, sys_getpagesize];
+    let _: [unsafe extern "C" fn() -> usize; 2] = [hermit_abi::available_parallelism, sys_available_parallelism];
+}
+
+/// Moves the clock to the deadline and types a word once the guest waits for nothing else.
+struct Typist {
+    typed: bool,
+}
+
+impl World for Typist {
+    fn boundary(&mut self, boundary: &mut Boundary<'_>) {
+        if boundary.deadline_ns() == u64::MAX && !self.typed {
+            self.typed = boundary.type_in(b"word");
+        }
+        boundary.set_now_ns(boundary.deadline_ns());
+    }
+}
+
+fn on_machine<T: 'static>(program: impl AsyncFnOnce() -> T + 'static) -> (End<T>, std::vec::Vec<u8>) {
+    let world = Rc::new(RefCell::new(Typist { typed: false }));
+    let outcome = run(&Setup::default(), &world, move || async move { program().await });
+    (outcome.end, outcome.console)
+}
+
+#[test]
+fn clocks_advance_by_what_was_slept() {
+    let (end, _) = on_machine(async || {
+        let mut before = timespec::default();
+        let mut after = timespec::default();
+        // SAFETY: all pointers are to local variables.
+        unsafe {
+            assert_eq!(sys_clock_gettime(CLOCK_MONOTONIC, &mut before), 0);
+            assert_eq!(sys_nanosleep(&timespec { tv_sec: 2, tv_nsec: 500 }), 0);
+            sys_usleep(3);
+            assert_eq!(sys_clock_gettime(CLOCK_MONOTONIC, &mut after), 0);
+            assert_eq!((before.tv_sec, before.tv_nsec, after.tv_sec, after.tv_nsec), (0, 0, 2, 3500));
+            assert_eq!(sys_clock_gettime(CLOCK_REALTIME, &mut after), 0);
+            assert_eq!((after.tv_sec, after.tv_nsec), (1_700_000_002, 3500));
+            assert_eq!(sys_clock_gettime(77, &mut after), -EINVAL);
+            assert_eq!(sys_clock_gettime(CLOCK_REALTIME, ptr::null_mut()), -EFAULT);
+            assert_eq!(sys_nanosleep(&timespec { tv_sec: 0, tv_nsec: 1_000_000_000 }), -EINVAL);
+            assert_eq!(sys_nanosleep(&timespec { tv_sec: -1, tv_nsec: 0 }), -EINVAL);
+            assert_eq!(sys_nanosleep(ptr::null()), -EFAULT);
+        }
+    });
+    assert_eq!(end, End::Returned(()));
+}
+
+#[test]
+fn the_console_reads_and_writes() {
+    let (end, console) = on_machine(async || {
+        let mut buffer = [0u8; 16];
+        let text = b"one\n";
+        let pieces = [
+            iovec { iov_base: text.as_ptr().cast_mut().cast(), iov_len: 4 },
+            iovec { iov_base: ptr::null_mut(), iov_len: 0 },
+            iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 2 },
+        ];
+        // SAFETY: all pointers are to local variables.
+        unsafe {
+            assert_eq!(sys_read(0, buffer.as_mut_ptr(), 16), 4);
+            assert_eq!(&buffer[..4], b"word");
+            assert_eq!(sys_writev(1, pieces.as_ptr(), 3), 6);
+            assert_eq!(sys_write(2, b"!".as_ptr(), 1), 1);
+            assert_eq!(sys_write(3, b"!".as_ptr(), 1), -EBADF as isize);
+            assert_eq!(sys_write(1, ptr::null(), 1), -EFAULT as isize);
+            assert_eq!(sys_read(1, buffer.as_mut_ptr(), 1), -EBADF as isize);
+        }
+    });
+    assert_eq!((end, &console[..]), (End::Returned(()), &b"one\nwo!"[..]));
+}
+
+#[test]
+fn entropy_comes_in_any_length() {
+    let (end, _) = on_machine(async || {
+        let mut bytes = std::vec![0u8; 10_000];
+        // SAFETY: pointer and length are the vector's.
+        let filled = unsafe { sys_read_entropy(bytes.as_mut_ptr(), bytes.len(), 0) };
+        assert_eq!(filled, 10_000);
+        assert!(bytes[9000..].iter().any(|&byte| byte != 0));
+        // SAFETY: as above.
+        assert_eq!(unsafe { sys_read_entropy(bytes.as_mut_ptr(), 1, 9) }, -EINVAL as isize);
+    });
+    assert_eq!(end, End::Returned(()));
+}
+
+#[test]
+fn exit_ends_the_machine() {
+    let (end, console) = on_machine(async || {
+        crate::print!("bye");
+        // Not by way of `sys_exit`: on a host the machine's end unwinds, which a C function must not.
+        crate::exit::exit(3);
+    });
+    assert_eq!((end, &console[..]), (End::Exited(3), &b"bye"[..]));
+}
