@@ -1,0 +1,255 @@
+//! The loader: puts the guest's ELF into guest memory and plans everything else there.
+//!
+//! From low to high: the image's segments, boot information with the argument text, the shared page, the receive
+//! ring, the transmit ring, a guard page, the stack, a guard page, and free memory to the end.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use bitflags::bitflags;
+use hypercall::ABI_VERSION;
+use hypercall::layout::{
+    BootInfo, GUEST_BASE, MAX_ARGUMENT_BYTES, NetConfig, PAGE_BYTES, RING_BYTES, STACK_BYTES, SharedPage,
+};
+use object::LittleEndian;
+use object::elf::{ELFCLASS64, EM_X86_64, ET_EXEC, FileHeader64, PF_W, PF_X, PT_LOAD};
+use object::read::elf::{FileHeader as _, ProgramHeader as _};
+
+use super::GuestMemory;
+
+/// A guest that leaves less free memory than this would fail at its first allocation.
+const MIN_HEAP_BYTES: u64 = 512 * 1024;
+
+bitflags! {
+    /// What a guest may do with a page beside reading it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Rights: u8 {
+        /// Write to it.
+        const WRITE = 1;
+        /// Execute it.
+        const EXECUTE = 2;
+    }
+}
+
+/// What the supervisor decides about a guest; the same for both replicas.
+#[derive(Debug, Clone, Copy)]
+pub struct GuestConfig<'a> {
+    /// Argument text.
+    pub arguments: &'a str,
+    /// Network interface.
+    pub net: NetConfig,
+}
+
+/// A range of guest memory with its rights, in whole pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mapping {
+    /// Offset in guest memory.
+    pub offset: u64,
+    /// Length.
+    pub bytes: u64,
+    /// Rights of ring 3.
+    pub rights: Rights,
+}
+
+/// How a loaded guest starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// First instruction.
+    pub entry: u64,
+    /// Initial stack pointer.
+    pub stack_top: u64,
+    /// Address of the [`BootInfo`], the entry point's argument.
+    pub boot_info: u64,
+    /// Everything that is mapped; the rest of guest memory is not.
+    pub mappings: Vec<Mapping>,
+    /// Offset of the [`SharedPage`].
+    pub shared_page: usize,
+    /// Offset of the receive ring.
+    pub receive_ring: usize,
+    /// Offset of the transmit ring.
+    pub transmit_ring: usize,
+}
+
+/// Why a guest cannot be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadError {
+    /// Not an ELF file, or a damaged one.
+    NotElf,
+    /// An ELF file of another kind.
+    Kind,
+    /// A segment outside guest memory, unaligned, or on top of another.
+    Segment {
+        /// Its address.
+        address: u64,
+        /// Its size in memory.
+        bytes: u64,
+    },
+    /// A segment that is writable and executable.
+    WritableCode {
+        /// Its address.
+        address: u64,
+    },
+    /// The entry point lies in no executable segment.
+    Entry {
+        /// The entry point.
+        address: u64,
+    },
+    /// Guest memory is too small.
+    Memory {
+        /// What there is.
+        bytes: u64,
+        /// What is needed at least.
+        needed_bytes: u64,
+    },
+    /// The argument text is too long.
+    Arguments {
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotElf => f.write_str("the guest is not an ELF file, or a damaged one"),
+            Self::Kind => f.write_str("the guest is not a static x86-64 executable"),
+            Self::Segment { address, bytes } => write!(
+                f,
+                "the guest's segment at {address:#x} of {bytes} bytes does not lie page-aligned in guest memory from {GUEST_BASE:#x} on, or overlaps another"
+            ),
+            Self::WritableCode { address } => {
+                write!(f, "the guest's segment at {address:#x} is both writable and executable")
+            }
+            Self::Entry { address } => write!(f, "the guest's entry point {address:#x} lies in no executable segment"),
+            Self::Memory { bytes, needed_bytes } => {
+                write!(f, "the guest has {bytes} bytes of memory and needs at least {needed_bytes}; raise --memory-mib")
+            }
+            Self::Arguments { bytes } => {
+                write!(f, "the argument text has {bytes} bytes; at most {MAX_ARGUMENT_BYTES} are allowed")
+            }
+        }
+    }
+}
+
+/// Loads `elf` into `memory`, which is zero where nothing was loaded yet.
+pub fn load(memory: &GuestMemory, elf: &[u8], config: &GuestConfig<'_>) -> Result<Start, LoadError> {
+    if config.arguments.len() > MAX_ARGUMENT_BYTES {
+        return Err(LoadError::Arguments { bytes: config.arguments.len() });
+    }
+    let mut plan = Plan { next: 0, mappings: Vec::new() };
+    let entry = plan.segments(memory, elf)?;
+    let image_end = plan.next;
+    let boot_page = plan.place(PAGE_BYTES, Rights::empty());
+    let shared_page = plan.place(PAGE_BYTES, Rights::empty());
+    let ring_bytes = hypercall::ring::DATA_OFFSET as u64 + u64::from(RING_BYTES);
+    let receive_ring = plan.place(ring_bytes, Rights::WRITE);
+    let transmit_ring = plan.place(ring_bytes, Rights::WRITE);
+    plan.guard();
+    let stack = plan.place(STACK_BYTES, Rights::WRITE);
+    plan.guard();
+    let heap = plan.next;
+    let needed_bytes = heap + MIN_HEAP_BYTES;
+    let heap_bytes = match (memory.bytes() as u64).checked_sub(heap) {
+        Some(bytes) if bytes >= MIN_HEAP_BYTES => bytes,
+        _ => return Err(LoadError::Memory { bytes: memory.bytes() as u64, needed_bytes }),
+    };
+    plan.place(heap_bytes, Rights::WRITE);
+
+    let arguments_offset = boot_page + size_of::<BootInfo>() as u64;
+    let info = BootInfo {
+        version: ABI_VERSION,
+        struct_bytes: size_of::<BootInfo>() as u32,
+        memory_base: GUEST_BASE,
+        memory_bytes: memory.bytes() as u64,
+        image_end: GUEST_BASE + image_end,
+        stack_base: GUEST_BASE + stack,
+        stack_bytes: STACK_BYTES,
+        heap_base: GUEST_BASE + heap,
+        heap_bytes,
+        shared_page: GUEST_BASE + shared_page,
+        receive_ring: GUEST_BASE + receive_ring,
+        transmit_ring: GUEST_BASE + transmit_ring,
+        arguments: GUEST_BASE + arguments_offset,
+        arguments_bytes: config.arguments.len() as u64,
+        net: config.net,
+    };
+    memory.write_struct(boot_page as usize, &info);
+    memory.write_struct(shared_page as usize, &SharedPage::new());
+    // The page holds boot information and the longest argument text.
+    const { assert!(size_of::<BootInfo>() + MAX_ARGUMENT_BYTES <= PAGE_BYTES as usize) };
+    memory.write_offset(arguments_offset as usize, config.arguments.as_bytes());
+    for ring in [receive_ring, transmit_ring] {
+        // SAFETY: the plan gave the ring its own page-aligned range, whose end lies before the heap, inside memory.
+        unsafe { hypercall::ring::initialise(memory.pointer(ring as usize), RING_BYTES) };
+    }
+    Ok(Start {
+        entry,
+        // The ABI wants the stack pointer 8 below a multiple of 16 at a function's first instruction.
+        stack_top: GUEST_BASE + stack + STACK_BYTES - 8,
+        boot_info: GUEST_BASE + boot_page,
+        mappings: plan.mappings,
+        shared_page: shared_page as usize,
+        receive_ring: receive_ring as usize,
+        transmit_ring: transmit_ring as usize,
+    })
+}
+
+struct Plan {
+    /// The first offset not given away, a multiple of the page size.
+    next: u64,
+    mappings: Vec<Mapping>,
+}
+
+impl Plan {
+    fn place(&mut self, bytes: u64, rights: Rights) -> u64 {
+        let offset = self.next;
+        let bytes = bytes.next_multiple_of(PAGE_BYTES);
+        self.mappings.push(Mapping { offset, bytes, rights });
+        self.next += bytes;
+        offset
+    }
+
+    fn guard(&mut self) {
+        self.next += PAGE_BYTES;
+    }
+
+    /// Copies the segments; returns the entry point.
+    fn segments(&mut self, memory: &GuestMemory, elf: &[u8]) -> Result<u64, LoadError> {
+        let header = FileHeader64::<LittleEndian>::parse(elf).map_err(|_| LoadError::NotElf)?;
+        if header.e_ident.class != ELFCLASS64
+            || header.e_machine(LittleEndian) != EM_X86_64
+            || header.e_type(LittleEndian) != ET_EXEC
+        {
+            return Err(LoadError::Kind);
+        }
+        let entry = header.e_entry(LittleEndian);
+        let mut entry_is_code = false;
+        for segment in header.program_headers(LittleEndian, elf).map_err(|_| LoadError::NotElf)? {
+            if segment.p_type(LittleEndian) != PT_LOAD || segment.p_memsz(LittleEndian) == 0 {
+                continue;
+            }
+            let (address, bytes) = (segment.p_vaddr(LittleEndian), segment.p_memsz(LittleEndian));
+            let refused = LoadError::Segment { address, bytes };
+            let data = segment.data(LittleEndian, elf).map_err(|()| LoadError::NotElf)?;
+            let offset = memory.offset_of(address, bytes).ok_or(refused)? as u64;
+            let rounded = bytes.checked_next_multiple_of(PAGE_BYTES).ok_or(refused)?;
+            let aligned = offset.is_multiple_of(PAGE_BYTES) && offset >= self.next && data.len() as u64 <= bytes;
+            if !aligned || offset + rounded > memory.bytes() as u64 {
+                return Err(refused);
+            }
+            let flags = segment.p_flags(LittleEndian);
+            let rights = match (flags.contains(PF_W), flags.contains(PF_X)) {
+                (false, false) => Rights::empty(),
+                (true, false) => Rights::WRITE,
+                (false, true) => Rights::EXECUTE,
+                (true, true) => return Err(LoadError::WritableCode { address }),
+            };
+            entry_is_code |= rights == Rights::EXECUTE && (address..address + bytes).contains(&entry);
+            memory.write_offset(offset as usize, data);
+            memory.zero(offset as usize + data.len(), rounded as usize - data.len());
+            self.mappings.push(Mapping { offset, bytes: rounded, rights });
+            self.next = offset + rounded;
+        }
+        if entry_is_code { Ok(entry) } else { Err(LoadError::Entry { address: entry }) }
+    }
+}

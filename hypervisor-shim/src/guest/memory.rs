@@ -1,0 +1,102 @@
+//! Guest memory as the shim sees it.
+
+use alloc::vec::Vec;
+
+use hypercall::layout::GUEST_BASE;
+
+/// The guest's memory, by offset. Every access is checked; an access outside is `None`, never a fault.
+#[derive(Debug, Clone, Copy)]
+pub struct GuestMemory {
+    base: *mut u8,
+    bytes: usize,
+}
+
+impl GuestMemory {
+    /// Guest memory of `bytes` at `base`.
+    ///
+    /// # Safety
+    /// The range is valid for reads and writes as long as the value or a copy of it is used, page aligned, and while
+    /// a method runs nobody else touches it, the guest included.
+    pub const unsafe fn new(base: *mut u8, bytes: usize) -> Self {
+        Self { base, bytes }
+    }
+
+    /// Its size in bytes.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The offset of a range of guest addresses, if it lies in guest memory.
+    pub fn offset_of(&self, address: u64, bytes: u64) -> Option<usize> {
+        let offset = address.checked_sub(GUEST_BASE)?;
+        let end = offset.checked_add(bytes)?;
+        (end <= self.bytes as u64).then_some(offset as usize)
+    }
+
+    /// The shim's address of an offset.
+    ///
+    /// # Panics
+    /// If the offset lies outside; offsets come from the loader.
+    pub(super) fn pointer(&self, offset: usize) -> *mut u8 {
+        assert!(offset < self.bytes);
+        // SAFETY: the offset lies in the range.
+        unsafe { self.base.add(offset) }
+    }
+
+    /// A copy of a range of guest addresses, as far as guest memory goes.
+    pub fn copy_out(&self, address: u64, bytes: usize) -> Option<Vec<u8>> {
+        let mut copy = Vec::with_capacity(bytes);
+        self.append_to(address, bytes, &mut copy).then_some(copy)
+    }
+
+    /// Appends a range of guest addresses to `out`. Returns whether it lies in guest memory.
+    pub fn append_to(&self, address: u64, bytes: usize, out: &mut Vec<u8>) -> bool {
+        let Some(offset) = self.offset_of(address, bytes as u64) else { return false };
+        // SAFETY: the range lies in guest memory, which nobody else touches now; bytes have no invalid values.
+        out.extend_from_slice(unsafe { core::slice::from_raw_parts(self.base.add(offset), bytes) });
+        true
+    }
+
+    /// Writes at a guest address. Returns whether the range lies in guest memory.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> bool {
+        let Some(offset) = self.offset_of(address, bytes.len() as u64) else { return false };
+        self.write_offset(offset, bytes)
+    }
+
+    /// Writes at an offset. Returns whether the range lies in guest memory.
+    pub fn write_offset(&self, offset: usize, bytes: &[u8]) -> bool {
+        if offset.checked_add(bytes.len()).is_none_or(|end| end > self.bytes) {
+            return false;
+        }
+        // SAFETY: the range lies in guest memory, which nobody else touches now.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.add(offset), bytes.len()) };
+        true
+    }
+
+    /// Fills a range with zeros. Returns whether it lies in guest memory.
+    pub fn zero(&self, offset: usize, bytes: usize) -> bool {
+        if offset.checked_add(bytes).is_none_or(|end| end > self.bytes) {
+            return false;
+        }
+        // SAFETY: as for `write_offset`.
+        unsafe { core::ptr::write_bytes(self.base.add(offset), 0, bytes) };
+        true
+    }
+
+    /// Puts a structure of the ABI at an offset that the loader chose.
+    ///
+    /// # Panics
+    /// If it does not fit there: an error of the shim.
+    pub(super) fn write_struct<T: Copy>(&self, offset: usize, value: &T) {
+        assert!(offset.is_multiple_of(align_of::<T>()) && offset + size_of::<T>() <= self.bytes);
+        // SAFETY: the place is aligned (the base is page aligned) and inside.
+        unsafe { core::ptr::write(self.base.add(offset).cast(), *value) }
+    }
+
+    /// A 64-bit word at a guest address.
+    pub fn read_u64(&self, address: u64) -> Option<u64> {
+        let offset = self.offset_of(address, 8)?;
+        // SAFETY: the eight bytes lie in guest memory, which nobody else touches now.
+        Some(u64::from_le(unsafe { core::ptr::read_unaligned(self.base.add(offset).cast()) }))
+    }
+}

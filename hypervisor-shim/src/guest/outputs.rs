@@ -1,0 +1,164 @@
+//! What an epoch puts out, held until it may leave.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use hypercall::record::{Header, KIND_FRAME, total_bytes};
+use hypercall::ring::RingError;
+use protocol::Epoch;
+
+use super::{End, Guest};
+use crate::machine::Registers;
+
+/// The outputs of one epoch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EpochOutputs {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Frames as a stream of records, ready for a batch to the hub.
+    pub records: Vec<u8>,
+    /// Number of frames.
+    pub frame_count: u64,
+    /// Number of the first frame, counted from the guest's start.
+    pub first_frame: u64,
+    /// Console bytes.
+    pub console: Vec<u8>,
+    /// Offset of the first console byte, counted from the guest's start.
+    pub console_offset: u64,
+    /// The guest's end.
+    pub end: Option<End>,
+}
+
+impl EpochOutputs {
+    /// Whether there is nothing to release.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.console.is_empty() && self.end.is_none()
+    }
+
+    fn bytes(&self) -> usize {
+        self.records.len() + self.console.len()
+    }
+}
+
+/// What the end of an epoch yields.
+#[derive(Debug)]
+pub struct EpochEnd {
+    /// Digest of hypercalls, outputs and registers.
+    pub digest: u64,
+    /// Why the epoch's frames could not be read: the guest has damaged its ring and was ended for it.
+    pub damaged: Option<RingError>,
+}
+
+impl Guest {
+    /// Ends an epoch: moves what the guest has put out into `outputs` and returns the epoch's digest.
+    pub fn end_epoch(&mut self, epoch: Epoch, registers: &impl Registers, outputs: &mut EpochOutputs) -> EpochEnd {
+        outputs.epoch = epoch;
+        outputs.first_frame = self.frames_out;
+        let damaged = self.collect_frames(&mut outputs.records).err();
+        outputs.frame_count = self.frames_out - outputs.first_frame;
+        outputs.console_offset = self.console_offset;
+        self.console_offset += self.console.len() as u64;
+        core::mem::swap(&mut outputs.console, &mut self.console);
+        outputs.end.clone_from(&self.end);
+        self.digest.write_bytes(&outputs.records);
+        self.digest.write_bytes(&outputs.console);
+        registers.digest(&mut self.digest);
+        EpochEnd { digest: self.digest.finish(), damaged }
+    }
+
+    /// Moves the frames of the transmit ring to `records`. Records of other kinds, and frames longer than any, are
+    /// passed over: the guest alone is the worse for it.
+    fn collect_frames(&mut self, records: &mut Vec<u8>) -> Result<(), RingError> {
+        let mut count = 0;
+        while self
+            .transmit
+            .pop_with(|record| {
+                if record.kind == KIND_FRAME && record.payload.len() <= hypercall::layout::MAX_FRAME_BYTES {
+                    append_frame(records, record.payload);
+                    count += 1;
+                }
+            })?
+            .is_some()
+        {}
+        self.frames_out += count;
+        Ok(())
+    }
+}
+
+fn append_frame(records: &mut Vec<u8>, frame: &[u8]) {
+    let end = records.len() + total_bytes(frame.len());
+    records.extend_from_slice(&Header::new(KIND_FRAME, frame.len() as u32).encode());
+    records.extend_from_slice(frame);
+    records.resize(end, 0);
+}
+
+/// Outputs in the order of their epochs, from the oldest that may still be needed.
+#[derive(Debug, Default)]
+pub struct OutputLog {
+    held: VecDeque<EpochOutputs>,
+    pool: Vec<EpochOutputs>,
+    bytes: usize,
+    discarded_through: Epoch,
+}
+
+/// How many empty outputs are kept for reuse.
+const POOL: usize = 64;
+/// A buffer that grew beyond this is not kept.
+const POOL_BUFFER_BYTES: usize = 32 * 1024;
+
+impl OutputLog {
+    /// An empty log.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Empty outputs to be filled, with the capacity of some used before.
+    pub fn take_empty(&mut self) -> EpochOutputs {
+        self.pool.pop().unwrap_or_default()
+    }
+
+    /// Adds the outputs of the next epoch. Those of an epoch already discarded, and empty ones, are not kept.
+    pub fn push(&mut self, outputs: EpochOutputs) {
+        if outputs.is_empty() || outputs.epoch <= self.discarded_through {
+            self.recycle(outputs);
+        } else {
+            self.bytes += outputs.bytes();
+            self.held.push_back(outputs);
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The oldest outputs, if their epoch is at most `through`.
+    pub fn oldest(&self, through: Epoch) -> Option<&EpochOutputs> {
+        self.held.front().filter(|outputs| outputs.epoch <= through)
+    }
+
+    /// Drops the oldest outputs.
+    pub fn drop_oldest(&mut self) {
+        if let Some(outputs) = self.held.pop_front() {
+            self.bytes -= outputs.bytes();
+            self.recycle(outputs);
+        }
+    }
+
+    /// Drops the outputs of all epochs up to `through`, those to come included.
+    pub fn discard(&mut self, through: Epoch) {
+        self.discarded_through = self.discarded_through.max(through);
+        while self.oldest(through).is_some() {
+            self.drop_oldest();
+        }
+    }
+
+    fn recycle(&mut self, mut outputs: EpochOutputs) {
+        if self.pool.len() < POOL && outputs.records.capacity() <= POOL_BUFFER_BYTES {
+            outputs.records.clear();
+            outputs.console.clear();
+            outputs.end = None;
+            self.pool.push(outputs);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The report of a guest's fault.
+
+use core::fmt::{self, Write};
+
+use hypercall::layout::GUEST_BASE;
+
+use super::Guest;
+use crate::machine::{Fault, Registers};
+
+/// Most frames of a backtrace.
+const MAX_FRAMES: usize = 32;
+
+/// Writes what a fault was, the registers, and a backtrace by frame pointers. Only deterministic state goes in, so
+/// that both replicas write the same.
+pub fn write_report(
+    out: &mut impl Write,
+    guest: &Guest,
+    epoch: u64,
+    fault: &Fault,
+    registers: &impl Registers,
+) -> fmt::Result {
+    write!(out, "{} (error {:#x})", fault.name, fault.error)?;
+    if let Some(address) = fault.address {
+        write!(out, " at address {address:#x}")?;
+        if address.wrapping_sub(GUEST_BASE) >= guest.memory().bytes() as u64 {
+            write!(out, ", outside guest memory")?;
+        }
+    }
+    writeln!(out, " in epoch {epoch}")?;
+    registers.describe(out)?;
+    write!(out, "\nbacktrace:\n  {:#x}", registers.instruction_pointer())?;
+    let mut frame = registers.frame_pointer();
+    for _ in 0..MAX_FRAMES {
+        let (Some(next), Some(return_address)) =
+            (guest.memory().read_u64(frame), frame.checked_add(8).and_then(|at| guest.memory().read_u64(at)))
+        else {
+            break;
+        };
+        if return_address == 0 {
+            break;
+        }
+        write!(out, "\n  {return_address:#x}")?;
+        // Frames lie higher and higher; anything else is no chain.
+        if next <= frame {
+            break;
+        }
+        frame = next;
+    }
+    writeln!(out)
+}

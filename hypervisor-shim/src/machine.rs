@@ -1,0 +1,156 @@
+//! What the shim needs of a machine. One small trait set; everything above it is the same on every platform.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use protocol::digest::Digest64;
+
+use crate::guest::{GuestMemory, Start};
+
+/// Largest buffer that crosses a [`Port`] at once.
+pub const BUFFER_BYTES: usize = 64 * 1024;
+
+/// A guest's registers, as far as the portable part of the shim looks at them.
+pub trait Registers {
+    /// Number and arguments of the hypercall that the guest has just made.
+    fn hypercall(&self) -> (u64, [u64; hypercall::table::MAX_ARGUMENTS]);
+    /// Sets the result of that hypercall.
+    fn set_result(&mut self, result: i64);
+    /// Adds every register that a guest can see to a digest.
+    fn digest(&self, digest: &mut Digest64);
+    /// Start of the chain of frame pointers.
+    fn frame_pointer(&self) -> u64;
+    /// Where the guest stands.
+    fn instruction_pointer(&self) -> u64;
+    /// Writes the registers for a report.
+    fn describe(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
+}
+
+/// Why [`Machine::run_guest`] came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest made a hypercall.
+    Hypercall,
+    /// An interrupt of the shim's own; the guest must not notice it.
+    Interrupt,
+    /// The guest asked for the time stamp counter by an instruction; the machine has stepped over it when
+    /// [`Machine::set_time_stamp`] is called.
+    TimeStamp,
+    /// The guest did what it may not: it cannot go on.
+    Fault(Fault),
+}
+
+/// A guest's fault. It is deterministic: both replicas reach it at the same instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// What the processor calls it.
+    pub name: &'static str,
+    /// The processor's error code, or 0.
+    pub error: u64,
+    /// The address concerned, where there is one.
+    pub address: Option<u64>,
+}
+
+/// A buffer as a device has filled it.
+#[derive(Debug)]
+pub struct Received {
+    /// The whole buffer, of the size that it was posted with.
+    pub buffer: Box<[u8]>,
+    /// Where the payload starts.
+    pub start: usize,
+    /// Where the payload ends.
+    pub end: usize,
+}
+
+impl Received {
+    /// What was received, without the device's header.
+    pub fn payload(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+}
+
+/// A way for buffers in and out: a virtio device with one receive and one transmit queue.
+pub trait Port {
+    /// Bytes that precede the payload in every buffer, in both directions, and belong to the device.
+    const HEADER_BYTES: usize;
+
+    /// The oldest buffer received, without its device header; it stays at the head of the queue.
+    fn peek(&mut self) -> Option<&[u8]>;
+    /// Takes the oldest buffer received off the queue. It must come back by [`Port::give_back`].
+    fn take(&mut self) -> Option<Received>;
+    /// Gives a received buffer back to the device, to be filled again.
+    fn give_back(&mut self, received: Received);
+    /// An empty buffer of capacity [`BUFFER_BYTES`] for [`Port::send`], with the device's header already in place.
+    /// `None` while all are on their way.
+    fn buffer(&mut self) -> Option<Vec<u8>>;
+    /// Puts a buffer that was not sent back.
+    fn put_back(&mut self, buffer: Vec<u8>);
+    /// Sends a buffer that came from [`Port::buffer`]; it comes back by itself when the device has taken it.
+    fn send(&mut self, buffer: Vec<u8>);
+    /// How many buffers were sent in all.
+    fn sent(&self) -> u64;
+    /// How many of them the device has taken over: the death of this machine no longer loses them. Buffers are taken
+    /// over in their order.
+    fn completed(&mut self) -> u64;
+    /// Whether the device shall interrupt when something was received.
+    fn set_interrupts(&mut self, enabled: bool);
+    /// Forgets the interrupt that the device has raised, so that it can raise the next one.
+    fn acknowledge(&mut self);
+}
+
+/// A machine with one virtual CPU, a clock and three ports.
+pub trait Machine {
+    /// Its registers.
+    type Registers: Registers;
+    /// Its way to the supervisor.
+    type Control: Port;
+    /// Its way to the peer.
+    type Link: Port;
+    /// Its network interface.
+    type Net: Port;
+
+    /// The monotonic clock, in nanoseconds since an arbitrary start.
+    fn now_ns(&mut self) -> u64;
+    /// The guest's memory.
+    fn guest_memory(&mut self) -> GuestMemory;
+    /// Maps the guest's memory as the loader has planned and puts the registers where a fresh guest finds them.
+    fn start_guest(&mut self, start: &Start);
+    /// Runs the guest until something happens. To be called after [`Machine::start_guest`].
+    fn run_guest(&mut self) -> Exit;
+    /// The guest's registers.
+    fn registers(&mut self) -> &mut Self::Registers;
+    /// Completes a trapped read of the time stamp counter.
+    fn set_time_stamp(&mut self, value: u64);
+    /// Sees to it that [`Machine::run_guest`] or [`Machine::halt`] comes back with an interrupt at `at_ns` or soon after.
+    fn arm_timer(&mut self, at_ns: u64);
+    /// Sleeps until an interrupt comes. Interrupts that came since the last call of it or of `run_guest` count: it
+    /// then returns at once.
+    fn halt(&mut self);
+    /// Access to the control channel.
+    fn control(&mut self) -> &mut Self::Control;
+    /// Access to the replication link; `None` when the machine was built without one.
+    fn link(&mut self) -> Option<&mut Self::Link>;
+    /// Access to the network.
+    fn net(&mut self) -> &mut Self::Net;
+    /// Acknowledges the interrupts of all devices that have raised one since the last call.
+    fn acknowledge_interrupts(&mut self);
+    /// A digest of all processor features that a guest can see.
+    fn cpu_identity(&self) -> [u8; 32];
+    /// Counters for the status.
+    fn counters(&self) -> MachineCounters;
+    /// Writes to the debug console, at once and unconditionally.
+    fn debug(&mut self, text: core::fmt::Arguments<'_>);
+    /// Ends the machine.
+    fn power_off(&mut self) -> !;
+}
+
+/// What a machine counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MachineCounters {
+    /// Interrupts taken.
+    pub interrupts: u64,
+    /// Times halted.
+    pub halts: u64,
+    /// Nanoseconds spent halted.
+    pub halted_ns: u64,
+}

@@ -1,0 +1,72 @@
+//! Bare mode: the same guest and devices without epochs, log and digest. The baseline of every ratio.
+
+use protocol::control::{StoppedReason, ToShim};
+
+use super::Vmm;
+use crate::machine::{Machine, Port};
+
+impl<M: Machine> Vmm<M> {
+    pub(super) fn run_bare(&mut self) -> ! {
+        let mut turn = 0;
+        let mut events = alloc::vec::Vec::new();
+        loop {
+            self.drain_control(Self::on_control_bare);
+            let now_ns = self.now_ns();
+            self.tell_status(now_ns);
+            self.control.flush(self.machine.control());
+            if let Some(end) = self.guest.end().cloned() {
+                self.pump_outputs();
+                self.tell_end(turn, &end);
+                self.stop(StoppedReason::GuestStopped, "the guest has stopped");
+            }
+            if !self.wants_to_run(now_ns) || self.holds_too_much() {
+                self.pump_outputs();
+                self.sleep(now_ns, self.deadline_on_machine_ns());
+                continue;
+            }
+            turn += 1;
+            events.clear();
+            self.gather(usize::MAX, &mut events);
+            let clocks = self.offsets.clocks(now_ns);
+            // What the guest does to its own ring is its own loss.
+            let _ = self.guest.begin_epoch(turn, clocks, &events);
+            self.run_guest(turn, |_| {});
+            self.finish_epoch(turn);
+            self.release(turn);
+        }
+    }
+
+    fn on_control_bare(&mut self, message: ToShim<'_>) {
+        match message {
+            ToShim::ConsoleInput { bytes } => self.note_typed(bytes),
+            ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),
+            ToShim::Shutdown => self.stop(StoppedReason::Shutdown, "the supervisor asked for it"),
+            _ => {}
+        }
+    }
+
+    /// Halts until something comes or `until_ns`, if given.
+    pub(super) fn sleep(&mut self, now_ns: u64, until_ns: Option<u64>) {
+        let wake_ns = until_ns.unwrap_or(u64::MAX).min(self.status_at_ns).max(now_ns + 1);
+        self.ensure_timer(now_ns, wake_ns);
+        self.set_interrupts(true);
+        // Between the last look at the queues and now something may have come without an interrupt.
+        let waiting = self.machine.control().peek().is_some()
+            || self.machine.link().is_some_and(|link| link.peek().is_some())
+            || (self.is_active() && self.guest.end().is_none() && self.machine.net().peek().is_some());
+        if !waiting {
+            self.machine.halt();
+        }
+        self.set_interrupts(false);
+        self.machine.acknowledge_interrupts();
+    }
+
+    fn set_interrupts(&mut self, enabled: bool) {
+        self.machine.control().set_interrupts(enabled);
+        if let Some(link) = self.machine.link() {
+            link.set_interrupts(enabled);
+        }
+        let active = self.is_active();
+        self.machine.net().set_interrupts(enabled && active);
+    }
+}

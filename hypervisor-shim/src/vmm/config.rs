@@ -1,0 +1,243 @@
+//! The supervisor's configuration: waited for, checked, and turned into a replica.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use hypercall::layout::{NET_CHECKSUM_OFFLOAD, NET_DHCP, NetConfig};
+use protocol::control::{Config, Counters, Network, Ready, StoppedReason, ToShim};
+use protocol::frame::direction_session;
+use protocol::link::{EPOCH_START_FIXED_BYTES, Identity};
+use protocol::replica::{self, Replica};
+use protocol::{Mode, RunMode};
+use sha2::{Digest as _, Sha256};
+
+use super::channel::Channel;
+use super::outputs::Outbound;
+use super::{ClockOffsets, Settings, Vmm, farewell};
+use crate::guest::{Guest, GuestConfig, Image, OutputLog, load};
+use crate::machine::{Machine, Port};
+
+/// Version of the replication protocol that this shim speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Epochs end where the guest waits.
+const EPOCH_SOURCE_COOPERATIVE: u32 = 0;
+/// Half of the receive ring, so that a record always fits when the guest has read everything.
+const MAX_EPOCH_EVENTS_BYTES: u32 = hypercall::layout::RING_BYTES / 2;
+/// The supervisor that has heard "ready" answers within this.
+const CONFIG_TIMEOUT_NS: u64 = 30_000_000_000;
+
+/// A machine that will not run, and why.
+pub struct Refusal<M: Machine> {
+    machine: M,
+    control: Channel,
+    text: String,
+}
+
+impl<M: Machine> Refusal<M> {
+    /// Tells the supervisor and ends the machine.
+    pub fn farewell(mut self) -> ! {
+        farewell(&mut self.machine, &mut self.control, StoppedReason::Failed, &self.text)
+    }
+}
+
+/// What must outlive the configuration message.
+struct Owned {
+    config: Config<'static>,
+    arguments: String,
+}
+
+/// Waits for the configuration and makes the replica that it describes.
+pub fn receive<M: Machine>(
+    mut machine: M,
+    mut control: Channel,
+    image: &Image<'_>,
+    ready: &Ready,
+) -> Result<Vmm<M>, Box<Refusal<M>>> {
+    let owned = match wait_for_config(&mut machine, &mut control) {
+        Ok(owned) => owned,
+        Err(text) => return Err(Box::new(Refusal { machine, control, text })),
+    };
+    build(machine, control, image, ready, &owned)
+}
+
+fn wait_for_config<M: Machine>(machine: &mut M, control: &mut Channel) -> Result<Owned, String> {
+    let until_ns = machine.now_ns() + CONFIG_TIMEOUT_NS;
+    let mut owned = None;
+    while owned.is_none() {
+        let Some(mut reader) = control.take_reader() else {
+            return Err(String::from("the control channel is closed"));
+        };
+        if let Some(received) = machine.control().take() {
+            let result = reader.feed::<protocol::frame::FrameError>(received.payload(), |frame| {
+                if let Ok(ToShim::Config(config)) = ToShim::decode(frame.kind, frame.payload) {
+                    let arguments = String::from(config.arguments);
+                    owned = Some(Owned { config: Config { arguments: "", ..config }, arguments });
+                }
+                Ok(())
+            });
+            machine.control().give_back(received);
+            if let Err(error) = result {
+                return Err(format!("the control channel carries no frames: {error}"));
+            }
+        } else {
+            sleep_until_interrupt(machine, until_ns)?;
+        }
+        control.put_reader(reader);
+    }
+    owned.ok_or_else(String::new)
+}
+
+fn sleep_until_interrupt<M: Machine>(machine: &mut M, until_ns: u64) -> Result<(), String> {
+    let now_ns = machine.now_ns();
+    if now_ns >= until_ns {
+        return Err(String::from("the supervisor did not send a configuration"));
+    }
+    machine.control().set_interrupts(true);
+    if machine.control().peek().is_none() {
+        machine.arm_timer((now_ns + super::SERVICE_INTERVAL_NS).min(until_ns));
+        machine.halt();
+    }
+    machine.control().set_interrupts(false);
+    machine.acknowledge_interrupts();
+    Ok(())
+}
+
+fn build<M: Machine>(
+    mut machine: M,
+    control: Channel,
+    image: &Image<'_>,
+    ready: &Ready,
+    owned: &Owned,
+) -> Result<Vmm<M>, Box<Refusal<M>>> {
+    let config = &owned.config;
+    let refuse = |machine, control, text| Err(Box::new(Refusal { machine, control, text }));
+    if config.epoch_source != EPOCH_SOURCE_COOPERATIVE {
+        let text =
+            format!("this machine cannot give epoch source {}, only cooperative epochs (0)", config.epoch_source);
+        return refuse(machine, control, text);
+    }
+    if config.run_mode == RunMode::Pair && machine.link().is_none() {
+        return refuse(machine, control, String::from("a pair needs a second virtio console for the link"));
+    }
+    let memory = machine.guest_memory();
+    let net = net_config(&config.network);
+    let start = match load(&memory, image.elf, &GuestConfig { arguments: &owned.arguments, net }) {
+        Ok(start) => start,
+        Err(error) => return refuse(machine, control, format!("{error}")),
+    };
+    machine.start_guest(&start);
+    // SAFETY: `start` is what the loader returned for this memory.
+    let guest = unsafe { Guest::new(memory, &start, config.entropy.0) };
+
+    let now_ns = machine.now_ns();
+    let replica = match make_replica(config, ready, &owned.arguments, now_ns) {
+        Ok(replica) => replica,
+        Err(error) => return refuse(machine, control, format!("{error}")),
+    };
+    let max_message = config.max_epoch_events_bytes.min(MAX_EPOCH_EVENTS_BYTES) as usize + EPOCH_START_FIXED_BYTES + 64;
+    let link = Channel::new(
+        direction_session(config.session, config.replica),
+        direction_session(config.session, config.replica.peer()),
+        max_message,
+    );
+    let settings = Settings {
+        replica: config.replica,
+        run_mode: config.run_mode,
+        session: config.session,
+        generation: config.generation,
+        status_interval_ns: config.status_interval_ns.max(1_000_000),
+        mac: config.network.mac,
+    };
+    Ok(Vmm {
+        machine,
+        settings,
+        guest,
+        replica,
+        control,
+        link,
+        outputs: OutputLog::new(),
+        outbound: Outbound::default(),
+        offsets: ClockOffsets {
+            monotonic_ns: now_ns.wrapping_neg(),
+            realtime_ns: config.realtime_ns.wrapping_sub(now_ns),
+        },
+        deadline_ns: 0,
+        run_next: None,
+        input_skew: 0,
+        typed: Vec::new(),
+        timer_at_ns: 0,
+        status_at_ns: 0,
+        gated_since_ns: None,
+        counters: Counters::ZERO,
+        end_told: false,
+    })
+}
+
+fn make_replica(
+    config: &Config<'_>,
+    ready: &Ready,
+    arguments: &str,
+    now_ns: u64,
+) -> Result<Option<Replica>, replica::ConfigError> {
+    if config.run_mode == RunMode::Bare {
+        return Ok(None);
+    }
+    let identity = Identity {
+        abi_version: ready.abi_version,
+        protocol_version: ready.protocol_version,
+        image: ready.image,
+        guest_memory_bytes: ready.guest_memory_bytes,
+        cpu: ready.cpu,
+        guest_config: guest_config_digest(config, arguments),
+        epoch_source: config.epoch_source,
+        discipline: config.discipline,
+    };
+    let config = replica::Config {
+        replica: config.replica,
+        role: config.role,
+        generation: config.generation,
+        mode: if config.run_mode == RunMode::Solo { Mode::Solo } else { config.mode },
+        identity,
+        max_lag_ns: config.max_lag_ns,
+        heartbeat_interval_ns: config.heartbeat_interval_ns,
+        failure_timeout_ns: config.failure_timeout_ns,
+        pairing_timeout_ns: config.pairing_timeout_ns,
+        max_outstanding_epochs: config.max_outstanding_epochs,
+        max_outstanding_bytes: config.max_outstanding_bytes,
+        max_epoch_events_bytes: config.max_epoch_events_bytes.min(MAX_EPOCH_EVENTS_BYTES),
+        confirms_releases: true,
+    };
+    Replica::new(config, now_ns).map(Some)
+}
+
+/// Everything that a guest can see of its configuration, the start of its random numbers included.
+fn guest_config_digest(config: &Config<'_>, arguments: &str) -> [u8; 32] {
+    let net = &config.network;
+    let mut hash = Sha256::new();
+    hash.update(net.mac);
+    hash.update(net.address);
+    hash.update(net.gateway);
+    hash.update([net.prefix_bits, u8::from(net.dhcp), u8::from(net.checksums)]);
+    hash.update(net.mtu_bytes.to_le_bytes());
+    hash.update(config.entropy.0);
+    hash.update(arguments.as_bytes());
+    hash.finalize().into()
+}
+
+fn net_config(network: &Network) -> NetConfig {
+    let mut mac = [0; 8];
+    mac[..6].copy_from_slice(&network.mac);
+    let dhcp = if network.dhcp { NET_DHCP } else { 0 };
+    let offload = if network.checksums { 0 } else { NET_CHECKSUM_OFFLOAD };
+    NetConfig {
+        mac,
+        flags: dhcp | offload,
+        address: u32::from_be_bytes(network.address),
+        prefix_bits: u32::from(network.prefix_bits),
+        gateway: u32::from_be_bytes(network.gateway),
+        mtu_bytes: u32::from(network.mtu_bytes),
+        reserved: 0,
+    }
+}

@@ -1,0 +1,87 @@
+//! Running the guest for one epoch.
+
+use alloc::string::String;
+
+use hypercall::table::Outcome;
+use protocol::Epoch;
+use protocol::control::{Counter, Level};
+
+use super::Vmm;
+use crate::guest::{EndKind, write_report};
+use crate::machine::{Exit, Fault, Machine, Registers};
+
+/// Exit code of a guest that a fault ended, as a shell shows a segmentation fault.
+const FAULT_CODE: u32 = 139;
+
+impl<M: Machine> Vmm<M> {
+    /// Runs the guest from where it stands to the end of the epoch. Interrupts on the way are looked after by `service`.
+    pub(super) fn run_guest(&mut self, epoch: Epoch, mut service: impl FnMut(&mut Self)) {
+        let start_ns = self.machine.now_ns();
+        self.ensure_timer(start_ns, start_ns + super::SERVICE_INTERVAL_NS);
+        while self.guest.end().is_none() {
+            match self.machine.run_guest() {
+                Exit::Hypercall => {
+                    let (number, arguments) = self.machine.registers().hypercall();
+                    match self.guest.call(number, arguments) {
+                        Outcome::Return(result) => self.machine.registers().set_result(result),
+                        Outcome::EndEpoch { deadline_ns } => {
+                            self.machine.registers().set_result(0);
+                            self.deadline_ns = deadline_ns;
+                            break;
+                        }
+                        Outcome::Stop => {}
+                    }
+                }
+                Exit::Interrupt => {
+                    self.timer_at_ns = 0;
+                    self.machine.acknowledge_interrupts();
+                    service(self);
+                    let now_ns = self.machine.now_ns();
+                    self.ensure_timer(now_ns, now_ns + super::SERVICE_INTERVAL_NS);
+                }
+                Exit::TimeStamp => {
+                    let value = self.guest.time_stamp();
+                    self.machine.set_time_stamp(value);
+                }
+                Exit::Fault(fault) => self.end_by_fault(epoch, &fault),
+            }
+        }
+        let end_ns = self.machine.now_ns();
+        self.counters.add(Counter::GuestNs, end_ns - start_ns);
+        self.counters.add(Counter::Epochs, 1);
+    }
+
+    fn end_by_fault(&mut self, epoch: Epoch, fault: &Fault) {
+        let mut report = String::new();
+        let registers = self.machine.registers();
+        // Writing to a string cannot fail.
+        let _ = write_report(&mut report, &self.guest, epoch, fault, registers);
+        self.guest.set_end(EndKind::Fault, FAULT_CODE, report);
+    }
+
+    /// Ends the epoch: its outputs go to the log, its digest is returned with whether there are outputs.
+    pub(super) fn finish_epoch(&mut self, epoch: Epoch) -> (u64, bool) {
+        let mut outputs = self.outputs.take_empty();
+        let end = self.guest.end_epoch(epoch, self.machine.registers(), &mut outputs);
+        if let Some(error) = end.damaged
+            && self.guest.end().is_none()
+        {
+            self.guest.set_end(EndKind::Fault, FAULT_CODE, alloc::format!("transmit ring: {error}\n"));
+            outputs.end = self.guest.end().cloned();
+            self.log(Level::Warn, format_args!("the guest has damaged its transmit ring: {error}"));
+        }
+        let has_outputs = !outputs.is_empty();
+        self.outputs.push(outputs);
+        (end.digest, has_outputs)
+    }
+
+    /// Sees to it that the timer fires at `at_ns` or before. A timer that runs already and fires early enough is left
+    /// alone: arming it costs more than one interrupt too many.
+    pub(super) fn ensure_timer(&mut self, now_ns: u64, at_ns: u64) {
+        if self.timer_at_ns > now_ns && self.timer_at_ns <= at_ns {
+            return;
+        }
+        self.machine.arm_timer(at_ns);
+        self.timer_at_ns = at_ns;
+    }
+}

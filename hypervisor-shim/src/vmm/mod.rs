@@ -1,0 +1,179 @@
+//! The loop that ties a machine, a guest and the replica state machine together.
+//!
+//! One thread, one rule of cost: whoever waits, halts; everything that waits at a boundary goes in one batch. Devices
+//! may interrupt only while the shim halts; while the guest runs, a timer looks after them every few milliseconds.
+
+mod bare;
+mod channel;
+mod config;
+mod epoch;
+mod input;
+mod outputs;
+mod pair;
+mod status;
+
+use alloc::format;
+use core::fmt;
+
+use protocol::control::{Counters, GuestStopped, Level, Log, Ready, StopKind, Stopped, StoppedReason, ToSupervisor};
+use protocol::replica::Replica;
+use protocol::{Clocks, Epoch, ReplicaId, RunMode, control};
+
+use self::channel::Channel;
+use self::outputs::Outbound;
+use crate::guest::{End, EndKind, Guest, Image, OutputLog};
+use crate::machine::{Machine, Port};
+
+/// While the guest runs, devices are looked after this often.
+const SERVICE_INTERVAL_NS: u64 = 5_000_000;
+/// A shim that has said its last word waits this long for it to be taken, then ends.
+const FAREWELL_NS: u64 = 1_000_000_000;
+/// Status messages are left out while more than this waits for the supervisor.
+const CONTROL_BACKLOG_BYTES: usize = 64 * 1024;
+
+/// What the supervisor said, as far as it outlives the message.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    replica: ReplicaId,
+    run_mode: RunMode,
+    session: u64,
+    generation: u64,
+    status_interval_ns: u64,
+    mac: [u8; 6],
+}
+
+/// How the guest's clocks follow from the machine's.
+#[derive(Debug, Clone, Copy, Default)]
+struct ClockOffsets {
+    /// Added to the machine's clock, it gives the guest's monotonic clock (wrapping).
+    monotonic_ns: u64,
+    /// Added to the machine's clock, it gives the wall clock (wrapping).
+    realtime_ns: u64,
+}
+
+impl ClockOffsets {
+    fn clocks(&self, now_ns: u64) -> Clocks {
+        Clocks {
+            monotonic_ns: now_ns.wrapping_add(self.monotonic_ns),
+            realtime_ns: now_ns.wrapping_add(self.realtime_ns),
+        }
+    }
+}
+
+/// Everything of a running replica.
+struct Vmm<M: Machine> {
+    machine: M,
+    settings: Settings,
+    guest: Guest,
+    /// `None` in bare mode.
+    replica: Option<Replica>,
+    control: Channel,
+    link: Channel,
+    outputs: OutputLog,
+    outbound: Outbound,
+    offsets: ClockOffsets,
+    /// The guest's own monotonic time at which it wants to run again; 0: at once.
+    deadline_ns: u64,
+    /// The epoch that the state machine has told to run.
+    run_next: Option<Epoch>,
+    /// Number that the hub gives the next input frame, less the number of frames that the guest has received.
+    input_skew: u64,
+    /// Console input not yet delivered, as event records.
+    typed: alloc::vec::Vec<u8>,
+    /// When the timer fires, on the machine's clock; 0: it does not.
+    timer_at_ns: u64,
+    status_at_ns: u64,
+    /// When the gate was found closed, if it is.
+    gated_since_ns: Option<u64>,
+    counters: Counters,
+    end_told: bool,
+}
+
+/// Runs a replica for ever.
+pub fn run<M: Machine>(mut machine: M, image: Image<'static>) -> ! {
+    let boot_ns = machine.now_ns();
+    let mut control =
+        Channel::new(control::SESSION_TO_SUPERVISOR, control::SESSION_TO_SHIM, control::MAX_PAYLOAD_BYTES);
+    let ready = Ready {
+        abi_version: hypercall::ABI_VERSION,
+        protocol_version: config::PROTOCOL_VERSION,
+        image: image.id,
+        cpu: machine.cpu_identity(),
+        guest_memory_bytes: machine.guest_memory().bytes() as u64,
+        boot_ns,
+    };
+    tell(&mut control, &ToSupervisor::Ready(ready));
+    control.flush(machine.control());
+    let mut vmm = match config::receive(machine, control, &image, &ready) {
+        Ok(vmm) => vmm,
+        Err(refusal) => refusal.farewell(),
+    };
+    match vmm.settings.run_mode {
+        RunMode::Bare => vmm.run_bare(),
+        RunMode::Solo | RunMode::Pair => vmm.run_replica(),
+    }
+}
+
+/// Encodes a message to the supervisor.
+fn tell(control: &mut Channel, message: &ToSupervisor<'_>) {
+    control.encode(|writer, out| {
+        // Only a payload beyond the channel's limit can be refused, and texts are cut before they come here.
+        let _ = message.encode_into(writer, out);
+    });
+}
+
+/// The longest prefix of `text` of at most `limit` bytes.
+fn cut(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
+}
+
+/// Says goodbye to the supervisor and ends the machine when the message was taken.
+fn farewell<M: Machine>(machine: &mut M, control: &mut Channel, reason: StoppedReason, text: &str) -> ! {
+    machine.debug(format_args!("shim: stopped: {reason}: {text}\n"));
+    tell(control, &ToSupervisor::Stopped(Stopped { reason, text: cut(text, 4096) }));
+    let until_ns = machine.now_ns() + FAREWELL_NS;
+    loop {
+        control.flush(machine.control());
+        let port = machine.control();
+        let taken = control.backlog_bytes() == 0 && port.completed() == port.sent();
+        let now_ns = machine.now_ns();
+        if taken || now_ns >= until_ns {
+            machine.power_off();
+        }
+        machine.arm_timer(now_ns + 1_000_000);
+        machine.halt();
+        machine.acknowledge_interrupts();
+    }
+}
+
+impl<M: Machine> Vmm<M> {
+    fn now_ns(&mut self) -> u64 {
+        self.machine.now_ns()
+    }
+
+    fn log(&mut self, level: Level, text: fmt::Arguments<'_>) {
+        self.machine.debug(format_args!("shim: {text}\n"));
+        let text = format!("{text}");
+        tell(&mut self.control, &ToSupervisor::Log(Log { level, text: cut(&text, 4096) }));
+    }
+
+    fn stop(&mut self, reason: StoppedReason, text: &str) -> ! {
+        farewell(&mut self.machine, &mut self.control, reason, text)
+    }
+
+    /// Tells the supervisor how the guest ended, once.
+    fn tell_end(&mut self, epoch: Epoch, end: &End) {
+        if self.end_told {
+            return;
+        }
+        self.end_told = true;
+        let kind = match end.kind {
+            EndKind::Exit => StopKind::Exit,
+            EndKind::Panic => StopKind::Panic,
+            EndKind::Fault => StopKind::Fault,
+        };
+        let stopped =
+            GuestStopped { kind, code: i64::from(end.code as i32), epoch, report: cut(&end.report, 16 * 1024) };
+        tell(&mut self.control, &ToSupervisor::GuestStopped(stopped));
+    }
+}

@@ -1,0 +1,283 @@
+//! Solo and paired mode: the loop around the replica state machine.
+
+use alloc::format;
+
+use protocol::control::{ArbiterRequest, Counter, Level, Promoted, StoppedReason, ToShim, ToSupervisor};
+use protocol::link::Message;
+use protocol::replica::{Command, CommandList, Gate, Input, LinkFault, Outgoing, Promotion, StopReason};
+use protocol::{Role, RunMode};
+
+use super::{Vmm, tell};
+use crate::guest::EndKind;
+use crate::machine::{Machine, Port};
+
+/// The state machine may put an uncertain event before what was gathered.
+const UNCERTAIN_RECORD_BYTES: usize = 32;
+
+impl<M: Machine> Vmm<M> {
+    pub(super) fn run_replica(&mut self) -> ! {
+        let now_ns = self.now_ns();
+        self.drive(|replica, commands| replica.start(now_ns, commands));
+        loop {
+            self.round();
+            if let Some(epoch) = self.run_next.take() {
+                self.run_epoch(epoch);
+            } else if !self.begin_if_possible() {
+                self.rest();
+            }
+        }
+    }
+
+    /// Whether this replica hears the network and speaks for the guest.
+    pub(super) fn is_active(&self) -> bool {
+        self.replica.as_ref().is_none_or(|replica| replica.role() == Role::Primary)
+    }
+
+    /// Lets the state machine do something and carries out its commands.
+    fn drive(&mut self, act: impl FnOnce(&mut protocol::replica::Replica, &mut CommandList)) {
+        let mut commands = CommandList::new();
+        if let Some(replica) = &mut self.replica {
+            act(replica, &mut commands);
+        }
+        self.execute(&commands);
+    }
+
+    fn step(&mut self, input: Input<'_>) {
+        let now_ns = self.now_ns();
+        self.drive(|replica, commands| replica.step(now_ns, input, commands));
+    }
+
+    /// Takes everything that has come and sends everything that waits. May be called while the guest runs.
+    fn round(&mut self) {
+        self.drain_control(Self::on_control);
+        self.drain_link();
+        self.confirm_outputs();
+        let now_ns = self.now_ns();
+        if self.replica.as_ref().is_some_and(|replica| now_ns >= replica.next_deadline_ns()) {
+            self.step(Input::Tick);
+        }
+        self.drive(|replica, commands| replica.flush(now_ns, commands));
+        self.pump_outputs();
+        if !self.is_active() {
+            self.drop_input();
+        }
+        self.tell_status(now_ns);
+        self.flush_channels();
+    }
+
+    fn flush_channels(&mut self) {
+        if let Some(port) = self.machine.link() {
+            self.link.flush(port);
+        }
+        self.control.flush(self.machine.control());
+    }
+
+    /// Begins an epoch if the guest wants to run and the protocol allows it. Returns whether it did.
+    fn begin_if_possible(&mut self) -> bool {
+        let now_ns = self.now_ns();
+        let Some(replica) = &self.replica else { return false };
+        if replica.role() != Role::Primary || self.guest.end().is_some() || !self.wants_to_run(now_ns) {
+            return false;
+        }
+        let Some(replica) = &mut self.replica else { return false };
+        let gate = replica.may_begin(now_ns);
+        if gate != Gate::Ready || self.outputs.bytes() > super::outputs::MAX_HELD_BYTES {
+            self.gated_since_ns.get_or_insert(now_ns);
+            return false;
+        }
+        if let Some(since_ns) = self.gated_since_ns.take() {
+            self.counters.add(Counter::GateWaits, 1);
+            self.counters.add(Counter::GateWaitNs, now_ns.saturating_sub(since_ns));
+        }
+        let mut events = replica.take_buffer();
+        let limit = replica.max_epoch_events_bytes().saturating_sub(UNCERTAIN_RECORD_BYTES);
+        self.gather(limit, &mut events);
+        let clocks = self.offsets.clocks(now_ns);
+        self.drive(|replica, commands| {
+            replica.begin(now_ns, clocks, events, commands);
+        });
+        // The record leaves before the guest runs: the backup works at the same time.
+        self.flush_channels();
+        true
+    }
+
+    fn run_epoch(&mut self, epoch: u64) {
+        let Some(record) = self.replica.as_ref().and_then(|replica| replica.record(epoch)) else { return };
+        if let Err(error) = self.guest.begin_epoch(epoch, record.clocks, &record.events) {
+            // The same happens at the peer: what is wrong is in guest memory or in the record, and both are the same.
+            self.guest.set_end(EndKind::Fault, 139, format!("events of epoch {epoch} cannot be delivered: {error}\n"));
+        }
+        self.run_guest(epoch, Self::round);
+        let (digest, has_outputs) = self.finish_epoch(epoch);
+        if self.guest.end().is_some() {
+            self.step(Input::GuestStopped { digest });
+        } else {
+            self.step(Input::EpochEnded { digest, has_outputs });
+        }
+    }
+
+    /// Halts until something comes.
+    fn rest(&mut self) {
+        let now_ns = self.now_ns();
+        let mut until_ns = self.replica.as_ref().map_or(u64::MAX, |replica| replica.next_deadline_ns());
+        if self.is_active() && self.guest.end().is_none() && self.gated_since_ns.is_none() {
+            until_ns = until_ns.min(self.deadline_on_machine_ns().unwrap_or(u64::MAX));
+        }
+        // Outputs that no buffer was free for, or whose leaving is to be confirmed, are looked after soon.
+        if self.outbound.is_waiting() || self.gated_since_ns.is_some() {
+            until_ns = until_ns.min(now_ns + 1_000_000);
+        }
+        self.sleep(now_ns, Some(until_ns));
+    }
+
+    /// Reads the control channel to its end and hands every message to `handle`.
+    pub(super) fn drain_control(&mut self, handle: impl Fn(&mut Self, ToShim<'_>)) {
+        while let Some(received) = self.control.take(self.machine.control()) {
+            let Some(mut reader) = self.control.take_reader() else { return };
+            let result = reader.feed::<protocol::frame::FrameError>(received.payload(), |frame| {
+                match ToShim::decode(frame.kind, frame.payload) {
+                    Ok(message) => handle(self, message),
+                    Err(error) => self.log(Level::Warn, format_args!("control channel: {error}")),
+                }
+                Ok(())
+            });
+            self.control.put_reader(reader);
+            self.machine.control().give_back(received);
+            if let Err(error) = result {
+                self.control.close();
+                self.log(Level::Error, format_args!("control channel: {error}; it is not read any more"));
+            }
+        }
+    }
+
+    fn on_control(&mut self, message: ToShim<'_>) {
+        match message {
+            // A second configuration changes nothing.
+            ToShim::Config(_) => {}
+            ToShim::ArbiterReply(reply) => {
+                let (request_id, granted, record) = (reply.request_id, reply.granted, reply.record);
+                self.step(Input::ArbiterReply { request_id, granted, record });
+            }
+            ToShim::PeerDead => {
+                // What the peer sent before its death is read first.
+                self.drain_link();
+                self.step(Input::PeerDead);
+            }
+            ToShim::LinkCut => {
+                self.drain_link();
+                self.step(Input::LinkClosed(LinkFault::Closed));
+            }
+            ToShim::Superseded { generation } => self.step(Input::Superseded { generation }),
+            ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),
+            ToShim::ConsoleInput { bytes } => self.note_typed(bytes),
+            ToShim::Shutdown => {
+                self.step(Input::Shutdown);
+                self.stop(StoppedReason::Shutdown, "the supervisor asked for it");
+            }
+        }
+    }
+
+    /// Reads the link to its end.
+    fn drain_link(&mut self) {
+        while let Some(port) = self.machine.link() {
+            let Some(received) = self.link.take(port) else { return };
+            let Some(mut reader) = self.link.take_reader() else { return };
+            let mut damage = None;
+            let result = reader.feed::<protocol::frame::FrameError>(received.payload(), |frame| {
+                match Message::decode(frame.kind, frame.payload) {
+                    _ if damage.is_some() => {}
+                    Ok(message) => self.step(Input::Message(message)),
+                    Err(error) => damage = Some(format!("{error}")),
+                }
+                Ok(())
+            });
+            self.link.put_reader(reader);
+            if let Some(port) = self.machine.link() {
+                port.give_back(received);
+            }
+            if let Err(error) = result {
+                damage.get_or_insert_with(|| format!("{error}"));
+            }
+            if let Some(text) = damage {
+                self.log(Level::Error, format_args!("replication link: {text}; the link counts as failed"));
+                self.link.close();
+                self.step(Input::LinkClosed(LinkFault::Corrupt));
+            }
+        }
+    }
+
+    /// Carries out commands in their order.
+    pub(super) fn execute(&mut self, commands: &CommandList) {
+        for command in commands.as_slice() {
+            match *command {
+                Command::Send(outgoing) => self.send(outgoing),
+                Command::RunEpoch { epoch } => self.run_next = Some(epoch),
+                Command::Release { through } => self.release(through),
+                Command::Discard { through } => self.outputs.discard(through),
+                Command::AskArbiter { request_id, expect_generation } => {
+                    self.ask_arbiter(request_id, expect_generation);
+                }
+                Command::Promote(promotion) => self.promote(&promotion),
+                Command::GoSolo { generation } => {
+                    self.status_at_ns = 0;
+                    self.log(Level::Info, format_args!("active alone in generation {generation}"));
+                }
+                Command::CloseLink => self.link.close(),
+                Command::Stop(reason) => self.stop_for(reason),
+            }
+        }
+    }
+
+    fn send(&mut self, outgoing: Outgoing) {
+        let Some(message) = self.replica.as_ref().and_then(|replica| replica.message(outgoing)) else { return };
+        self.link.encode(|writer, out| {
+            // Only events beyond the frame's limit can be refused, and the epoch's limit is far below it.
+            let _ = message.encode_into(writer, out);
+        });
+    }
+
+    fn ask_arbiter(&mut self, request_id: u64, expect_generation: u64) {
+        let request = ArbiterRequest { request_id, expect_generation, proposer: self.settings.replica };
+        tell(&mut self.control, &ToSupervisor::ArbiterRequest(request));
+        self.control.flush(self.machine.control());
+    }
+
+    fn promote(&mut self, promotion: &Promotion) {
+        // The guest's clock goes on from the last record; before the first one this replica's own start counts.
+        if promotion.clocks.monotonic_ns != 0 {
+            self.offsets.monotonic_ns = promotion.clocks.monotonic_ns.wrapping_sub(promotion.clocks_received_ns);
+        }
+        self.drop_input();
+        let (next_input_frame, epoch) = self.input_position();
+        let promoted = Promoted { generation: promotion.generation, epoch, next_input_frame };
+        tell(&mut self.control, &ToSupervisor::Promoted(promoted));
+        self.control.flush(self.machine.control());
+        self.ask_for_frames_in_flight(promotion.generation);
+        let held = self.outputs.bytes() as u64;
+        self.counters.add(Counter::OutputsResent, held);
+        self.status_at_ns = 0;
+        self.log(
+            Level::Info,
+            format_args!(
+                "promoted in generation {}: first own epoch {}, outputs from epoch {} sent again",
+                promotion.generation, promotion.first_own_epoch, promotion.resend_from_epoch
+            ),
+        );
+    }
+
+    fn stop_for(&mut self, reason: StopReason) -> ! {
+        if reason == StopReason::GuestStopped
+            && let Some(end) = self.guest.end().cloned()
+        {
+            let epoch = self.replica.as_ref().map_or(0, |replica| replica.epoch());
+            self.tell_end(epoch, &end);
+        }
+        // The last message to the peer should still go out.
+        if self.settings.run_mode == RunMode::Pair
+            && let Some(port) = self.machine.link()
+        {
+            self.link.flush(port);
+        }
+        self.stop(reason.into(), &format!("{reason}"))
+    }
+}

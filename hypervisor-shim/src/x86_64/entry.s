@@ -1,0 +1,222 @@
+# Ways into the guest and out of it. One virtual CPU, so the guest's registers have one fixed place: guest_context
+# (context.rs holds its layout; the offsets below are checked there).
+#
+# enter_guest returns in rax why the guest was left: 0 for a hypercall, 1 for an exception or an interrupt, whose
+# vector and error code are in the context.
+
+.set C_RAX, 0
+.set C_RBX, 8
+.set C_RCX, 16
+.set C_RDX, 24
+.set C_RSI, 32
+.set C_RDI, 40
+.set C_RBP, 48
+.set C_RSP, 56
+.set C_R8, 64
+.set C_R9, 72
+.set C_R10, 80
+.set C_R11, 88
+.set C_R12, 96
+.set C_R13, 104
+.set C_R14, 112
+.set C_R15, 120
+.set C_RIP, 128
+.set C_RFLAGS, 136
+.set C_VECTOR, 144
+.set C_ERROR, 152
+.set C_MXCSR, 160
+.set C_FXSAVE, 176
+
+.set USER_DATA, 0x1b
+.set USER_CODE, 0x23
+.set LAPIC_EOI, 0xfee000b0
+
+.section .text
+.code64
+
+# u64 enter_guest(u64 everything): everything = 0 goes on after a hypercall (vector registers are zeroed, as the ABI
+# says), 1 restores all that an interruption saved.
+.global enter_guest
+enter_guest:
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    mov [rip + shim_rsp], rsp
+    lea rax, [rip + guest_context]
+    test edi, edi
+    jnz 2f
+
+    ldmxcsr [rax + C_MXCSR]
+    pxor xmm0, xmm0
+    pxor xmm1, xmm1
+    pxor xmm2, xmm2
+    pxor xmm3, xmm3
+    pxor xmm4, xmm4
+    pxor xmm5, xmm5
+    pxor xmm6, xmm6
+    pxor xmm7, xmm7
+    pxor xmm8, xmm8
+    pxor xmm9, xmm9
+    pxor xmm10, xmm10
+    pxor xmm11, xmm11
+    pxor xmm12, xmm12
+    pxor xmm13, xmm13
+    pxor xmm14, xmm14
+    pxor xmm15, xmm15
+    mov rcx, [rax + C_RIP]
+    mov r11, [rax + C_RFLAGS]
+    mov rbx, [rax + C_RBX]
+    mov rdx, [rax + C_RDX]
+    mov rsi, [rax + C_RSI]
+    mov rdi, [rax + C_RDI]
+    mov rbp, [rax + C_RBP]
+    mov r8, [rax + C_R8]
+    mov r9, [rax + C_R9]
+    mov r10, [rax + C_R10]
+    mov r12, [rax + C_R12]
+    mov r13, [rax + C_R13]
+    mov r14, [rax + C_R14]
+    mov r15, [rax + C_R15]
+    mov rsp, [rax + C_RSP]
+    mov rax, [rax + C_RAX]
+    sysretq
+
+2:  fxrstor64 [rax + C_FXSAVE]
+    push USER_DATA
+    push [rax + C_RSP]
+    push [rax + C_RFLAGS]
+    push USER_CODE
+    push [rax + C_RIP]
+    mov rbx, [rax + C_RBX]
+    mov rcx, [rax + C_RCX]
+    mov rdx, [rax + C_RDX]
+    mov rsi, [rax + C_RSI]
+    mov rdi, [rax + C_RDI]
+    mov rbp, [rax + C_RBP]
+    mov r8, [rax + C_R8]
+    mov r9, [rax + C_R9]
+    mov r10, [rax + C_R10]
+    mov r11, [rax + C_R11]
+    mov r12, [rax + C_R12]
+    mov r13, [rax + C_R13]
+    mov r14, [rax + C_R14]
+    mov r15, [rax + C_R15]
+    mov rax, [rax + C_RAX]
+    iretq
+
+# The target of `syscall`: rcx = guest rip, r11 = guest rflags, interrupts masked, still on the guest's stack,
+# which is not touched.
+.global syscall_entry
+syscall_entry:
+    mov [rip + guest_context + C_RAX], rax
+    lea rax, [rip + guest_context]
+    mov [rax + C_RBX], rbx
+    mov [rax + C_RCX], rcx
+    mov [rax + C_RDX], rdx
+    mov [rax + C_RSI], rsi
+    mov [rax + C_RDI], rdi
+    mov [rax + C_RBP], rbp
+    mov [rax + C_RSP], rsp
+    mov [rax + C_R8], r8
+    mov [rax + C_R9], r9
+    mov [rax + C_R10], r10
+    mov [rax + C_R11], r11
+    mov [rax + C_R12], r12
+    mov [rax + C_R13], r13
+    mov [rax + C_R14], r14
+    mov [rax + C_R15], r15
+    mov [rax + C_RIP], rcx
+    mov [rax + C_RFLAGS], r11
+    stmxcsr [rax + C_MXCSR]
+    xor eax, eax
+    jmp leave_guest
+
+# Stack: vector, error, rip, cs, rflags, rsp, ss.
+common_trap:
+    cld
+    test byte ptr [rsp + 24], 3
+    jz 3f
+    mov [rip + guest_context + C_RAX], rax
+    lea rax, [rip + guest_context]
+    mov [rax + C_RBX], rbx
+    mov [rax + C_RCX], rcx
+    mov [rax + C_RDX], rdx
+    mov [rax + C_RSI], rsi
+    mov [rax + C_RDI], rdi
+    mov [rax + C_RBP], rbp
+    mov [rax + C_R8], r8
+    mov [rax + C_R9], r9
+    mov [rax + C_R10], r10
+    mov [rax + C_R11], r11
+    mov [rax + C_R12], r12
+    mov [rax + C_R13], r13
+    mov [rax + C_R14], r14
+    mov [rax + C_R15], r15
+    pop [rax + C_VECTOR]
+    pop [rax + C_ERROR]
+    pop [rax + C_RIP]
+    pop rcx
+    pop [rax + C_RFLAGS]
+    pop [rax + C_RSP]
+    fxsave64 [rax + C_FXSAVE]
+    mov eax, 1
+
+leave_guest:
+    mov rsp, [rip + shim_rsp]
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    ret
+
+# From ring 0: an interrupt that ended a halt, or a fault of the shim itself.
+3:  cmp qword ptr [rsp], 32
+    jb 4f
+    push rax
+    push rcx
+    mov rcx, [rsp + 16]
+    bts [rip + pending_interrupts], rcx
+    cmp ecx, 255                # a spurious interrupt wants no end-of-interrupt
+    je 5f
+    mov eax, LAPIC_EOI
+    mov dword ptr [rax], 0
+5:  pop rcx
+    pop rax
+    add rsp, 16
+    iretq
+4:  mov rdi, rsp
+    and rsp, -16
+    call {shim_fault}
+6:  hlt
+    jmp 6b
+
+.altmacro
+.macro stub number
+    .align 16
+    .if (\number == 8) || (\number == 10) || (\number == 11) || (\number == 12) || (\number == 13) || (\number == 14) || (\number == 17) || (\number == 21)
+    .else
+    push 0
+    .endif
+    push \number
+    jmp common_trap
+.endm
+
+    .align 16
+.global trap_stubs
+trap_stubs:
+.set number, 0
+.rept 256
+    stub %number
+    .set number, number + 1
+.endr
+
+.section .bss
+    .align 16
+shim_rsp: .skip 8
+.global pending_interrupts
+pending_interrupts: .skip 32
