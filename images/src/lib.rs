@@ -2,6 +2,10 @@
 
 pub mod build;
 mod cli;
+pub mod ctl;
 pub mod error;
+pub mod qemu;
+pub mod state;
+pub mod supervise;
 
 pub use cli::run;

@@ -1,0 +1,303 @@
+//! What the command and a supervisor say to each other over the socket in the pair's folder: one JSON object a line.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Result};
+use crate::state::{self, StateDir};
+
+/// How long a supervisor may take to answer. It answers within a turn of its loop, and `down` within a second or two.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Which replica a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RoleName {
+    /// The active replica.
+    Primary,
+    /// The other one.
+    Backup,
+}
+
+/// Signals that `kill` sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "UPPERCASE")]
+#[value(rename_all = "UPPER")]
+pub enum SignalName {
+    /// Ends the process at once.
+    Kill,
+    /// Freezes it.
+    Stop,
+    /// Lets a frozen process go on.
+    Cont,
+}
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// How it goes.
+    Status,
+    /// Send a signal to a replica's QEMU.
+    Kill {
+        /// Which one.
+        role: RoleName,
+        /// Which signal.
+        signal: SignalName,
+    },
+    /// Close the replication link, as a broken cable would.
+    CutLink,
+    /// Bytes for the guest's console.
+    ConsoleInput {
+        /// The text.
+        text: String,
+    },
+    /// Stop everything.
+    Down,
+}
+
+/// An answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<PairStatus>),
+    /// To [`Request::Kill`].
+    Killed {
+        /// The process that got the signal.
+        pid: i32,
+    },
+    /// Done.
+    Done,
+    /// Refused.
+    Error(String),
+}
+
+/// A pair, as `status --json` shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PairStatus {
+    /// Its name.
+    pub name: String,
+    /// The app it runs.
+    pub app: String,
+    /// SHA-256 of the image.
+    pub image_id: String,
+    /// The arbiter's generation.
+    pub generation: u64,
+    /// `paired`, `solo`, or `bare` for an image without epochs.
+    pub mode: String,
+    /// `original` or `revised`.
+    pub protocol: String,
+    /// Whether clients are served.
+    pub serving: bool,
+    /// From the start to serving, in milliseconds; 0 as long as it does not serve.
+    pub start_ms: u64,
+    /// Since the start, in seconds.
+    pub uptime_s: f64,
+    /// Published ports.
+    pub publish: Vec<PublishStatus>,
+    /// Virtual machines that run, the primary first.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Virtual machines that have ended.
+    pub ended: Vec<EndedStatus>,
+    /// How the guest ended, if it has.
+    pub guest_stopped: Option<GuestStoppedStatus>,
+    /// What the hub and the forwarder have counted.
+    pub hub: BTreeMap<String, u64>,
+    /// What has happened, oldest first; only the newest are kept.
+    pub events: Vec<EventStatus>,
+    /// Process id of the supervisor.
+    pub supervisor_pid: i32,
+}
+
+/// A published port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishStatus {
+    /// The address that the host listens on.
+    pub address: String,
+    /// The host's port.
+    pub host: u16,
+    /// The guest's port.
+    pub guest: u16,
+}
+
+/// One virtual machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// `primary` or `backup`.
+    pub role: RoleName,
+    /// Its QEMU process.
+    pub pid: i32,
+    /// Where it stands: `starting`, `booting`, `pairing`, `running`, `waiting`, `suspecting`, `awaiting-grant`,
+    /// `promoting`, `superseded`, `stopped`.
+    pub state: String,
+    /// The epoch that runs, or the last one that ended.
+    pub epoch: u64,
+    /// Epochs that the backup has yet to run.
+    pub lag_epochs: u64,
+    /// Age of the oldest of them, in microseconds.
+    pub lag_us: u64,
+    /// The newest round trip of the replication link, in microseconds; 0: none yet.
+    pub link_rtt_us: u64,
+    /// Seconds since the virtual machine began to run.
+    pub uptime_s: f64,
+    /// Which replica: 0 or 1, whatever its role.
+    pub replica: u8,
+    /// From the shim's first instruction to its first word, in milliseconds.
+    pub boot_ms: f64,
+    /// The shim's counters.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A virtual machine that has ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EndedStatus {
+    /// Which replica.
+    pub replica: u8,
+    /// The process id that it had.
+    pub pid: i32,
+    /// Why, as far as it is known.
+    pub reason: String,
+}
+
+/// How the guest ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestStoppedStatus {
+    /// `exit`, `panic` or `fault`.
+    pub kind: String,
+    /// Exit code, or the vector of a fault.
+    pub code: i64,
+    /// The epoch in which it ended.
+    pub epoch: u64,
+    /// The report, addresses resolved.
+    pub report: String,
+    /// Which replicas have said so, each with the same report.
+    pub replicas: Vec<u8>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventStatus {
+    /// Since the supervisor's start, in milliseconds.
+    pub at_ms: f64,
+    /// What.
+    pub text: String,
+}
+
+impl PairStatus {
+    /// The virtual machine with this role.
+    pub fn replica(&self, role: RoleName) -> Option<&ReplicaStatus> {
+        self.replicas.iter().find(|replica| replica.role == role)
+    }
+}
+
+/// A connection to a supervisor.
+#[derive(Debug)]
+pub struct Client {
+    /// The pair's folder.
+    pub dir: StateDir,
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to the supervisor of the pair `name`. Without a name: the one named `default`, or the only one there is.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPair`], or [`Error::SupervisorGone`] when its supervisor has died.
+    pub fn connect(name: Option<&str>) -> Result<Self> {
+        let dir = StateDir::new(&choose(name)?)?;
+        match UnixStream::connect(dir.socket()) {
+            Ok(stream) => {
+                let timeout = stream.set_read_timeout(Some(ANSWER_TIMEOUT));
+                timeout.context(|| "cannot set a timeout")?;
+                Ok(Self { dir, stream: BufReader::new(stream) })
+            }
+            Err(_) => Err(absent(&dir)),
+        }
+    }
+
+    /// The connection itself, to notice that the supervisor ends.
+    pub fn stream(&self) -> &UnixStream {
+        self.stream.get_ref()
+    }
+
+    /// Asks and waits for the answer.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the supervisor's reason; [`Error::SupervisorGone`] when it died meanwhile.
+    pub fn ask(&mut self, request: &Request) -> Result<Response> {
+        let mut line = to_line(request)?;
+        let stream = self.stream.get_mut();
+        let sent = stream.write_all(line.as_bytes());
+        line.clear();
+        let got = sent.and_then(|()| self.stream.read_line(&mut line));
+        match got {
+            Ok(bytes) if bytes > 0 => {}
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                return Err(Error::Refused(format!(
+                    "the supervisor did not answer within {} s; its log is {}",
+                    ANSWER_TIMEOUT.as_secs(),
+                    self.dir.supervisor_log().display()
+                )));
+            }
+            _ => return Err(absent(&self.dir)),
+        }
+        match serde_json::from_str(&line) {
+            Ok(Response::Error(text)) => Err(Error::Refused(text)),
+            Ok(response) => Ok(response),
+            Err(error) => Err(Error::Refused(format!("the supervisor's answer cannot be read: {error}"))),
+        }
+    }
+
+    /// Asks for the status.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn status(&mut self) -> Result<PairStatus> {
+        match self.ask(&Request::Status)? {
+            Response::Status(status) => Ok(*status),
+            other => Err(Error::Refused(format!("the supervisor answered {other:?} instead of its status"))),
+        }
+    }
+}
+
+/// One line of JSON.
+///
+/// # Errors
+/// Only for what JSON cannot say.
+pub fn to_line(value: &impl Serialize) -> Result<String> {
+    let mut line = serde_json::to_string(value).map_err(std::io::Error::from).context(|| "cannot write JSON")?;
+    line.push('\n');
+    Ok(line)
+}
+
+fn choose(name: Option<&str>) -> Result<String> {
+    if let Some(name) = name {
+        return Ok(name.to_owned());
+    }
+    let default = StateDir::new(state::DEFAULT_NAME)?;
+    if default.is_live() {
+        return Ok(default.name);
+    }
+    let mut running = state::running();
+    match running.len() {
+        1 => Ok(running.remove(0)),
+        0 => Ok(default.name),
+        _ => Err(Error::Usage(format!("several pairs are running: choose one with --name ({})", running.join(", ")))),
+    }
+}
+
+/// Why nobody answers: never started or taken down, or dead.
+fn absent(dir: &StateDir) -> Error {
+    match dir.read() {
+        Some(state) => {
+            Error::SupervisorGone { name: dir.name.clone(), pid: state.supervisor_pid, log: dir.supervisor_log() }
+        }
+        None => Error::NoSuchPair { name: dir.name.clone(), running: state::running() },
+    }
+}

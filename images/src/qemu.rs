@@ -1,0 +1,342 @@
+//! The QEMU process of one replica: its arguments, its start, and signals that cannot hit another process.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use clap::ValueEnum;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Result};
+
+/// The emulator.
+pub const PROGRAM: &str = "qemu-system-x86_64";
+/// Memory that the shim keeps for itself, on top of guest memory: its own 8 MiB and the packed guest's 8 MiB.
+pub const SHIM_MEMORY_MIB: u32 = 16;
+/// The smallest guest.
+pub const MIN_GUEST_MEMORY_MIB: u32 = 2;
+/// The largest guest: what 32-bit physical memory below the devices' window leaves.
+pub const MAX_GUEST_MEMORY_MIB: u32 = 2048;
+/// Translated code that TCG keeps. QEMU's default, a gigabyte, would grow resident memory for nothing.
+const TRANSLATION_CACHE_MIB: u32 = 32;
+
+/// The machine that QEMU emulates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Machine {
+    /// The smallest and quickest: virtio-mmio, no PCI.
+    Microvm,
+    /// i440FX with PCI.
+    Pc,
+    /// ICH9 with PCI Express.
+    Q35,
+}
+
+/// What executes guest instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// KVM when the processor has it (vmx or svm) and /dev/kvm opens, otherwise TCG.
+    Auto,
+    /// QEMU's translator: works everywhere.
+    Tcg,
+    /// Hardware virtualisation.
+    Kvm,
+}
+
+impl Accelerator {
+    /// Decides what `Auto` is on this host.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when KVM is asked for and cannot be had.
+    pub fn resolve(self) -> Result<Self> {
+        match self {
+            Self::Tcg => Ok(Self::Tcg),
+            Self::Auto => Ok(if kvm_fault().is_none() { Self::Kvm } else { Self::Tcg }),
+            Self::Kvm => match kvm_fault() {
+                None => Ok(Self::Kvm),
+                Some(fault) => Err(Error::Missing(format!("KVM cannot be used: {fault}; use --accel tcg or auto"))),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Tcg => "tcg",
+            Self::Kvm => "kvm",
+        })
+    }
+}
+
+/// Why KVM cannot be used here, or `None` when it can. A /dev/kvm that opens proves nothing: where the processor
+/// lacks vmx and svm it is an emulation, a thousand times slower than TCG.
+pub fn kvm_fault() -> Option<String> {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    if !flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm") {
+        return Some("the processor shows neither vmx nor svm".to_owned());
+    }
+    match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => None,
+        Err(error) => Some(format!("/dev/kvm does not open ({error})")),
+    }
+}
+
+/// Where the guest's Ethernet frames go.
+pub enum NetBackend {
+    /// A packet stream to the hub: each packet is a big-endian length of four bytes and its bytes.
+    Hub(UnixStream),
+}
+
+/// Everything about one QEMU process.
+pub struct VmConfig<'a> {
+    /// Name of the process in `ps`.
+    pub name: String,
+    /// The bootable ELF.
+    pub image: &'a Path,
+    /// The emulated machine.
+    pub machine: Machine,
+    /// Resolved: not `Auto`.
+    pub accelerator: Accelerator,
+    /// Guest memory; the shim's own is added.
+    pub guest_memory_mib: u32,
+    /// Ethernet address of the virtual NIC.
+    pub mac: [u8; 6],
+    /// QEMU's end of the control channel.
+    pub control: UnixStream,
+    /// QEMU's end of the replication link, for one of a pair.
+    pub link: Option<UnixStream>,
+    /// The virtual NIC's other side.
+    pub net: NetBackend,
+    /// Where the shim's debug output goes.
+    pub debug_log: PathBuf,
+    /// Where QEMU's own messages go.
+    pub qemu_log: PathBuf,
+    /// Further QEMU arguments, for experiments.
+    pub extra: &'a [String],
+}
+
+impl VmConfig<'_> {
+    /// QEMU's arguments. Devices come in a fixed order (control, link, net), each console on a serial bus of its own;
+    /// the kernel command line names the consoles in that order.
+    fn arguments(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.push_machine(&mut out);
+        self.push_devices(&mut out);
+        let debug = self.debug_log.display().to_string().replace(',', ",,");
+        push(&mut out, "-chardev", format!("file,id=debug,path={debug}"));
+        push(&mut out, "-device", "isa-debugcon,iobase=0xe9,chardev=debug");
+        push(&mut out, "-kernel", self.image.display());
+        push(&mut out, "-append", if self.link.is_some() { "pollux control=0 link=1" } else { "pollux control=0" });
+        out.extend(self.extra.iter().cloned());
+        out
+    }
+
+    fn push_machine(&self, out: &mut Vec<String>) {
+        let memory_mib = self.guest_memory_mib + SHIM_MEMORY_MIB;
+        push(out, "-name", format!("{},debug-threads=on", self.name.replace(',', ",,")));
+        push(
+            out,
+            "-machine",
+            match self.machine {
+                Machine::Microvm => "microvm,acpi=off,pit=off,rtc=off,memory-backend=ram",
+                Machine::Pc => "pc,memory-backend=ram",
+                Machine::Q35 => "q35,memory-backend=ram",
+            },
+        );
+        push(
+            out,
+            "-accel",
+            match self.accelerator {
+                Accelerator::Kvm => "kvm".to_owned(),
+                _ => format!("tcg,tb-size={TRANSLATION_CACHE_MIB}"),
+            },
+        );
+        // With one possible processor this QEMU's translator leaves out memory barriers, and a kick gets lost.
+        push(out, "-smp", "1,maxcpus=2");
+        push(out, "-m", format!("{memory_mib}M"));
+        // A page's first touch costs 11 us under emulation: have them all touched now.
+        push(out, "-object", format!("memory-backend-ram,id=ram,size={memory_mib}M,prealloc=on"));
+        for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+            out.push(flag.to_owned());
+        }
+        push(out, "-display", "none");
+        push(out, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        if self.machine == Machine::Microvm {
+            push(out, "-global", "virtio-mmio.force-legacy=false");
+        }
+    }
+
+    fn push_devices(&self, out: &mut Vec<String>) {
+        let (serial, nic) = match self.machine {
+            Machine::Microvm => ("virtio-serial-device", "virtio-net-device"),
+            Machine::Pc | Machine::Q35 => {
+                ("virtio-serial-pci,disable-legacy=on", "virtio-net-pci,romfile=,disable-legacy=on")
+            }
+        };
+        let consoles = [("control", Some(&self.control)), ("link", self.link.as_ref())];
+        for (name, stream) in consoles {
+            let Some(stream) = stream else { continue };
+            push(out, "-chardev", format!("socket,id={name},fd={}", stream.as_raw_fd()));
+            push(out, "-device", format!("{serial},id={name}-bus,max_ports=1"));
+            push(out, "-device", format!("virtconsole,chardev={name},bus={name}-bus.0"));
+        }
+        let NetBackend::Hub(stream) = &self.net;
+        push(out, "-netdev", format!("stream,id=net,addr.type=fd,addr.str={}", stream.as_raw_fd()));
+        let mac = self.mac.map(|byte| format!("{byte:02x}")).join(":");
+        push(out, "-device", format!("{nic},netdev=net,mac={mac}"));
+    }
+
+    /// The descriptors that QEMU inherits.
+    fn inherited(&self) -> Vec<RawFd> {
+        let NetBackend::Hub(net) = &self.net;
+        let streams = [Some(&self.control), self.link.as_ref(), Some(net)];
+        streams.into_iter().flatten().map(AsRawFd::as_raw_fd).collect()
+    }
+
+    /// Starts the process. Its ends of the sockets are closed here once it has them.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when QEMU is not installed, [`Error::Io`] for everything else.
+    pub fn spawn(self) -> Result<Vm> {
+        let log = File::create(&self.qemu_log).context(|| format!("cannot write {}", self.qemu_log.display()))?;
+        let inherited = self.inherited();
+        let supervisor = rustix::process::getpid();
+        let mut command = Command::new(PROGRAM);
+        command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+        // SAFETY: the closure runs between fork and exec in a process of one thread (the supervisor has one); it
+        // makes system calls only and neither allocates nor touches locks.
+        unsafe { command.pre_exec(move || prepare_child(&inherited, supervisor)) };
+        let child = command.spawn().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::Missing(format!(
+                "{PROGRAM} is not installed; `pollux doctor` prints the command that installs it"
+            )),
+            _ => Error::Io { what: format!("cannot start {PROGRAM}"), source: error },
+        })?;
+        let pid = Pid::from_child(&child);
+        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).context(|| "cannot watch the QEMU process")?;
+        Ok(Vm { child, pid, pidfd, exit: None })
+    }
+}
+
+fn push(out: &mut Vec<String>, option: &str, value: impl fmt::Display) {
+    out.push(option.to_owned());
+    out.push(value.to_string());
+}
+
+/// Runs in the child: dies with the supervisor, and keeps the sockets over exec.
+fn prepare_child(inherited: &[RawFd], supervisor: Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The supervisor may have died before the line above.
+    if rustix::process::getppid() != Some(supervisor) {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    for &fd in inherited {
+        // SAFETY: the descriptors belong to `VmConfig`, which lives in the parent until spawn has returned.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+    }
+    Ok(())
+}
+
+/// A running QEMU process, killed when dropped.
+#[derive(Debug)]
+pub struct Vm {
+    child: Child,
+    pid: Pid,
+    pidfd: OwnedFd,
+    exit: Option<ExitStatus>,
+}
+
+impl Vm {
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Becomes readable when the process ends.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Sends a signal; never to a process that merely got the same number. A process that is gone is not an error.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// How the process ended, if it has.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        if self.exit.is_none() {
+            self.exit = self.child.try_wait().ok().flatten();
+        }
+        self.exit
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        if self.exit_status().is_none() {
+            // A stopped process dies of this signal too.
+            let _ = self.signal(Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(machine: Machine, link: bool) -> Vec<String> {
+        let pair = || UnixStream::pair().expect("a socket pair");
+        let (control, net) = (pair(), pair());
+        let config = VmConfig {
+            name: "test".to_owned(),
+            image: Path::new("app.img"),
+            machine,
+            accelerator: Accelerator::Tcg,
+            guest_memory_mib: 16,
+            mac: [0x52, 0x54, 0, 0, 0, 1],
+            control: control.0,
+            link: link.then(|| pair().0),
+            net: NetBackend::Hub(net.0),
+            debug_log: "a,b.log".into(),
+            qemu_log: "q.log".into(),
+            extra: &[],
+        };
+        config.arguments()
+    }
+
+    #[test]
+    fn devices_come_in_one_order_on_every_machine() {
+        for machine in [Machine::Microvm, Machine::Pc, Machine::Q35] {
+            let all = arguments(machine, true).join(" ");
+            let at = |what: &str| all.find(what).unwrap_or_else(|| panic!("{what} is missing from {all}"));
+            assert!(at("id=control-bus") < at("id=link-bus") && at("id=link-bus") < at("virtio-net"));
+            assert!(all.contains("-smp 1,maxcpus=2"), "without it TCG loses kicks");
+            assert!(all.contains("-sandbox on"));
+            assert!(all.contains("path=a,,b.log"), "a comma in a path must not end an option");
+        }
+    }
+
+    #[test]
+    fn a_replica_without_a_peer_has_no_link() {
+        let all = arguments(Machine::Microvm, false).join(" ");
+        assert!(!all.contains("link"));
+    }
+}

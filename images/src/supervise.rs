@@ -1,0 +1,348 @@
+//! The supervisor: one process for each pair. It starts the two QEMUs, is the wire between them and the outside,
+//! arbitrates, and answers requests.
+//!
+//! One thread and one event loop do it all, because the processors belong to the replicas. A turn of the loop reads
+//! whatever is ready, then sends what that led to: bytes from fifty clients leave as one batch, and so do the replies.
+//!
+//! When the supervisor dies its QEMUs are killed by the kernel: without it there would be nobody to arbitrate, and no
+//! wire. The next `status` says so.
+
+mod arbiter;
+mod channel;
+mod console;
+pub mod forward;
+pub mod hub;
+mod members;
+pub mod port;
+mod replica;
+mod report;
+mod requests;
+pub mod spec;
+mod symbols;
+mod token;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use protocol::{Mode, ReplicaId};
+use serde::{Deserialize, Serialize};
+
+use self::arbiter::Arbiter;
+use self::console::Console;
+use self::forward::{Forwarder, Published, Tokens};
+use self::hub::Wire;
+use self::replica::Replica;
+use self::requests::Requests;
+use self::spec::{RunName, Spec};
+use self::token::Source;
+use crate::ctl::{EventStatus, GuestStoppedStatus, PairStatus};
+use crate::error::{Context, Error, Result};
+use crate::state::{State, StateDir};
+
+/// Events taken from the system at once.
+const EVENTS_A_TURN: usize = 1024;
+/// Things that happened, kept for `status`.
+const MAX_HAPPENINGS: usize = 256;
+/// How often one turn tries to send the rest of what did not fit into QEMU's socket.
+const SENDS_A_TURN: usize = 8;
+const NS_PER_MS: u64 = 1_000_000;
+
+/// What a supervisor tells the command that started it: one line, once.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The pair serves.
+    Serving(Box<PairStatus>),
+    /// It does not, and the supervisor has ended.
+    Failed {
+        /// Why.
+        text: String,
+        /// The exit code for it.
+        code: u8,
+    },
+}
+
+/// Runs a supervisor: the hidden subcommand. The [`Spec`] comes on standard input, the [`Outcome`] goes to standard
+/// output, the log to standard error.
+///
+/// # Errors
+/// Why the pair did not start; the outcome has been told then.
+pub fn main() -> Result<()> {
+    // Not a group leader, having been started by `up`; if it were, it is detached already.
+    let _ = rustix::process::setsid();
+    let mut text = String::new();
+    io::stdin().read_to_string(&mut text).context(|| "cannot read what to run")?;
+    let spec: Spec =
+        serde_json::from_str(&text).map_err(|error| Error::Usage(format!("not a supervisor's input: {error}")))?;
+    let result = Supervisor::start(spec).and_then(|mut supervisor| supervisor.run());
+    if let Err(error) = &result {
+        report::tell_starter(&Outcome::Failed { text: error.to_string(), code: error.exit_code() });
+    }
+    result
+}
+
+/// How far the start has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Replicas boot and pair.
+    Starting,
+    /// The guest's ports are tried.
+    Probing,
+    /// Clients are served.
+    Serving,
+    /// The end was asked for; since when.
+    Ending {
+        /// When processes are ended that have not stopped by themselves.
+        deadline_ns: u64,
+    },
+}
+
+/// A pair and everything around it.
+struct Supervisor {
+    spec: Spec,
+    dir: StateDir,
+    /// Held as long as we live.
+    _lock: File,
+    poll: Poll,
+    started: Instant,
+    phase: Phase,
+    start_ms: u64,
+    replicas: [Option<Replica>; 2],
+    /// Both ends of the replication link, duplicated: to cut it.
+    link: Option<[StdUnixStream; 2]>,
+    wire: Wire,
+    forwarder: Forwarder,
+    arbiter: Arbiter,
+    console: Console,
+    requests: Requests,
+    session: u64,
+    pair_id: u64,
+    entropy: [u8; 32],
+    happenings: VecDeque<EventStatus>,
+    ended: Vec<crate::ctl::EndedStatus>,
+    guest_stopped: Option<GuestStoppedStatus>,
+    /// What two replicas that do not match have said about it.
+    refusal: Option<String>,
+    /// The command that started us is still there.
+    starter_waits: bool,
+    /// Next time to tell the shims the wall clock.
+    clock_due_ns: u64,
+}
+
+impl Supervisor {
+    fn start(spec: Spec) -> Result<Self> {
+        let dir = StateDir::new(&spec.name)?;
+        dir.create()?;
+        let lock = dir.lock()?;
+        dir.clear();
+        let published = bind(&spec)?;
+        let started = Instant::now();
+        let poll = Poll::new().context(|| "cannot make an event loop")?;
+        let registry = || poll.registry().try_clone().context(|| "cannot make an event loop");
+        let requests = Requests::listen(&dir, registry()?)?;
+        let supervisor_pid = rustix::process::getpid().as_raw_nonzero().get();
+        dir.write(&State { supervisor_pid, app: spec.app.clone(), image: spec.image.clone() })?;
+        let mode = if spec.run == RunName::Pair { Mode::Paired } else { Mode::Solo };
+        let arbiter = Arbiter::create(dir.file("arbiter.json"), mode)?;
+        let console = Console::create(&dir.console_log()).context(|| "cannot write the console's log")?;
+        let [session, pair_id, seed] = random_words()?;
+        let tokens = Tokens { listeners: token::LISTENERS, pipes: token::PIPES };
+        let forwarder = Forwarder::new(registry()?, tokens, published, seed, spec.allow_host, 0)
+            .context(|| "cannot start the forwarder")?;
+        let record = arbiter.record();
+        let mut supervisor = Self {
+            wire: Wire::new(session, record.generation, record.active),
+            spec,
+            dir,
+            _lock: lock,
+            poll,
+            started,
+            phase: Phase::Starting,
+            start_ms: 0,
+            replicas: [None, None],
+            link: None,
+            forwarder,
+            arbiter,
+            console,
+            requests,
+            session,
+            pair_id,
+            entropy: random_bytes()?,
+            happenings: VecDeque::new(),
+            ended: Vec::new(),
+            guest_stopped: None,
+            refusal: None,
+            starter_waits: true,
+            clock_due_ns: 0,
+        };
+        supervisor.start_replicas()?;
+        supervisor.watch_starter();
+        Ok(supervisor)
+    }
+
+    fn start_replicas(&mut self) -> Result<()> {
+        let mut links = [None, None];
+        if self.spec.run == RunName::Pair {
+            let (zero, one) = replica::socket_pair()?;
+            let copy = |stream: &StdUnixStream| stream.try_clone().context(|| "cannot copy the link's socket");
+            self.link = Some([copy(&zero)?, copy(&one)?]);
+            links = [Some(zero), Some(one)];
+        }
+        for (id, link) in [ReplicaId::ZERO, ReplicaId::ONE].into_iter().zip(links).take(self.spec.run.replicas()) {
+            let replica = Replica::start(id, &self.spec, &self.dir, link, self.poll.registry())?;
+            self.happened(format!("replica {id} started as process {}", replica.vm.pid()));
+            self.replicas[id.index()] = Some(replica);
+        }
+        Ok(())
+    }
+
+    /// Notices when the command that waits for us goes away. What cannot be watched (a file) stays.
+    fn watch_starter(&mut self) {
+        let stdout = std::os::fd::AsRawFd::as_raw_fd(&io::stdout());
+        let _ = self.poll.registry().register(&mut SourceFd(&stdout), Token(token::STARTER), Interest::WRITABLE);
+    }
+
+    fn unwatch_starter(&mut self) {
+        self.starter_waits = false;
+        let stdout = std::os::fd::AsRawFd::as_raw_fd(&io::stdout());
+        let _ = self.poll.registry().deregister(&mut SourceFd(&stdout));
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let mut events = Events::with_capacity(EVENTS_A_TURN);
+        let mut due_ns = Some(0u64);
+        loop {
+            let timeout = due_ns.map(|due| Duration::from_nanos(due.saturating_sub(self.now_ns())));
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(Error::Io { what: "the event loop failed".to_owned(), source: error });
+                }
+                _ => {}
+            }
+            let now_ns = self.now_ns();
+            for event in &events {
+                self.dispatch(event, now_ns);
+            }
+            let data_due_ns = self.move_data(now_ns);
+            let members_due_ns = self.look_after_members(now_ns);
+            if self.advance_phase(now_ns)? {
+                return Ok(());
+            }
+            due_ns = [data_due_ns, members_due_ns, self.phase_due_ns()].into_iter().flatten().min();
+        }
+    }
+
+    fn dispatch(&mut self, event: &mio::event::Event, now_ns: u64) {
+        match token::source(event.token().0) {
+            Source::Pipe(index) => self.forwarder.socket_ready(index, event),
+            Source::Net(id) if event.is_readable() || event.is_read_closed() => self.read_port(id, now_ns),
+            // A port that has become writable is served at the end of the turn.
+            Source::Net(_) | Source::Unknown => {}
+            Source::Listener(index) => self.forwarder.listener_ready(index),
+            Source::Control(id) => self.control_ready(id, now_ns),
+            Source::Process(id) => self.process_ended(id, now_ns),
+            Source::Requests => self.requests.accept(),
+            Source::Client(index) => self.serve_client(index, now_ns),
+            Source::Starter if event.is_error() || event.is_write_closed() => self.starter_left(now_ns),
+            Source::Starter => {}
+        }
+    }
+
+    /// Takes what a replica's guest has sent.
+    fn read_port(&mut self, id: ReplicaId, now_ns: u64) {
+        let Some(replica) = &mut self.replicas[id.index()] else {
+            return;
+        };
+        let Some(port) = &mut replica.port else {
+            return;
+        };
+        let (wire, forwarder) = (&mut self.wire, &mut self.forwarder);
+        let result =
+            port.read(|packet| wire.take_packet(id, packet, |wire, frame| forwarder.receive(now_ns, frame, wire)));
+        if let Err(error) = result {
+            self.port_failed(id, &error);
+        }
+    }
+
+    fn port_failed(&mut self, id: ReplicaId, error: &io::Error) {
+        if let Some(replica) = &mut self.replicas[id.index()] {
+            replica.port = None;
+            // Its process has ended or is about to; its end is what counts.
+            self.happened(format!("network device of replica {id}: {error}"));
+        }
+    }
+
+    /// Runs the forwarder and sends what it has for the guest. Returns when to do so again at the latest.
+    fn move_data(&mut self, now_ns: u64) -> Option<u64> {
+        let accepting = matches!(self.phase, Phase::Serving);
+        for _ in 0..SENDS_A_TURN {
+            let due_ns = self.forwarder.run(now_ns, &mut self.wire, accepting);
+            let had_room = netstack::FrameSink::has_room(&self.wire);
+            self.flush_wire();
+            // Only when frames found no room before and would now is there a reason to go on at once.
+            if had_room || !netstack::FrameSink::has_room(&self.wire) {
+                return due_ns;
+            }
+        }
+        Some(now_ns)
+    }
+
+    fn flush_wire(&mut self) {
+        let id = self.wire.active();
+        let Some(Replica { port: Some(port), .. }) = &mut self.replicas[id.index()] else {
+            return;
+        };
+        if let Err(error) = self.wire.flush(port) {
+            self.port_failed(id, &error);
+        }
+    }
+
+    /// Writes a line to the log and to the list that `status` shows.
+    fn happened(&mut self, text: String) {
+        let at_ms = self.started.elapsed().as_secs_f64() * 1e3;
+        eprintln!("{at_ms:10.3} ms  {text}");
+        if self.happenings.len() == MAX_HAPPENINGS {
+            self.happenings.pop_front();
+        }
+        self.happenings.push_back(EventStatus { at_ms, text });
+    }
+}
+
+/// Listens on the published ports before anything is started: a port in use is the commonest failure.
+fn bind(spec: &Spec) -> Result<Vec<Published>> {
+    let mut published = Vec::with_capacity(spec.publish.len());
+    for port in &spec.publish {
+        let address = std::net::SocketAddr::new(port.address, port.host);
+        let failed = |source| Error::PortInUse { address: address.to_string(), source };
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        // Connections may wait in a longer queue than the standard library asks for.
+        let _ = rustix::net::listen(&listener, 1024);
+        published.push(Published::new(listener, port.guest).map_err(failed)?);
+    }
+    Ok(published)
+}
+
+fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let source = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    source.context(|| "cannot read /dev/urandom")?;
+    Ok(bytes)
+}
+
+fn random_words<const N: usize>() -> Result<[u64; N]> {
+    let mut words = [0; N];
+    for word in &mut words {
+        *word = u64::from_le_bytes(random_bytes()?);
+    }
+    Ok(words)
+}

@@ -1,0 +1,293 @@
+//! The life of the replicas: configuration, the arbiter's decisions, ends and failures.
+
+use std::net::Shutdown;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use protocol::control::{
+    ArbiterReply, ArbiterRequest, Config, Network, Promoted, Ready, Seed, Status, Stopped, StoppedReason, ToShim,
+    ToSupervisor,
+};
+use protocol::{ReplicaId, Role};
+
+use super::channel::ChannelError;
+use super::forward::{GATEWAY, GUEST, GUEST_MAC, MTU_BYTES, PREFIX_BITS};
+use super::{NS_PER_MS, Supervisor};
+use crate::ctl::EndedStatus;
+
+/// A replica that was told to stop is ended after this time, if it can run at all.
+const STOP_GRACE_NS: u64 = 1_000 * NS_PER_MS;
+/// How often the shims are told the wall clock.
+const CLOCK_INTERVAL_NS: u64 = 10_000 * NS_PER_MS;
+/// The only epoch source of this version: the guest waits or yields.
+const EPOCH_SOURCE_COOPERATIVE: u32 = 0;
+
+impl Supervisor {
+    /// A control channel is ready.
+    pub(super) fn control_ready(&mut self, id: ReplicaId, now_ns: u64) {
+        let inbox = self.replicas[id.index()].as_mut().and_then(|replica| replica.inbox.take());
+        let Some(mut inbox) = inbox else {
+            return;
+        };
+        let result = loop {
+            let channel = self.replicas[id.index()].as_mut().and_then(|replica| replica.channel.as_mut());
+            let Some(channel) = channel else {
+                return;
+            };
+            match channel.flush().and_then(|()| channel.receive(&mut inbox)) {
+                Ok(0) => break Ok(()),
+                Ok(bytes) => {
+                    if let Err(error) = inbox.take(bytes, |message| self.take_message(id, &message, now_ns)) {
+                        break Err(error);
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        match (result, &mut self.replicas[id.index()]) {
+            (Ok(()), Some(replica)) => replica.inbox = Some(inbox),
+            (Ok(()), None) => {}
+            (Err(error), _) => self.channel_failed(id, &error, now_ns),
+        }
+    }
+
+    /// A shim that cannot be talked to cannot be arbitrated either: its process is ended, and the end is dealt with as
+    /// any other.
+    fn channel_failed(&mut self, id: ReplicaId, error: &ChannelError, now_ns: u64) {
+        if let Some(replica) = &mut self.replicas[id.index()] {
+            replica.channel = None;
+            replica.kill_at_ns = Some(now_ns);
+            if replica.stopped.is_none() {
+                self.happened(format!("replica {id}: {error}"));
+            }
+        }
+    }
+
+    /// Tells a shim something, if there is one to be told.
+    pub(super) fn say(&mut self, id: ReplicaId, message: &ToShim<'_>) {
+        let channel = self.replicas[id.index()].as_mut().and_then(|replica| replica.channel.as_mut());
+        if let Some(Err(error)) = channel.map(|channel| channel.send(message)) {
+            let now_ns = self.now_ns();
+            self.channel_failed(id, &error, now_ns);
+        }
+    }
+
+    fn take_message(&mut self, id: ReplicaId, message: &ToSupervisor<'_>, now_ns: u64) {
+        match message {
+            ToSupervisor::Ready(ready) => self.configure(id, *ready),
+            ToSupervisor::Status(status) => self.note_status(id, *status),
+            ToSupervisor::ArbiterRequest(request) => self.arbitrate(id, *request, now_ns),
+            ToSupervisor::Console(output) => {
+                if let Err(error) = self.console.write(output.stream_offset_bytes, output.bytes) {
+                    self.happened(format!("cannot write the console's log: {error}"));
+                }
+            }
+            ToSupervisor::Log(log) => self.happened(format!("replica {id} [{}] {}", log.level, log.text)),
+            ToSupervisor::GuestStopped(stopped) => self.guest_stopped(id, stopped),
+            ToSupervisor::Promoted(promoted) => self.promoted(id, promoted),
+            ToSupervisor::Stopped(stopped) => self.stopped(id, stopped, now_ns),
+        }
+    }
+
+    /// A shim is up: it is told how to run.
+    fn configure(&mut self, id: ReplicaId, ready: Ready) {
+        let Some(replica) = &mut self.replicas[id.index()] else {
+            return;
+        };
+        if replica.ready.replace(ready).is_some() {
+            return self.happened(format!("replica {id} said twice that it is ready: ignored"));
+        }
+        self.happened(format!("replica {id} booted in {:.1} ms", ready.boot_ns as f64 / 1e6));
+        let arguments = self.spec.arguments.clone();
+        let config = ToShim::Config(self.config(id, &arguments));
+        self.say(id, &config);
+        if self.link.is_some() && self.replicas[id.peer().index()].is_none() {
+            self.say(id, &ToShim::PeerDead);
+        }
+    }
+
+    fn config<'a>(&self, id: ReplicaId, arguments: &'a str) -> Config<'a> {
+        let record = self.arbiter.record();
+        let tuning = &self.spec.tuning;
+        Config {
+            replica: id,
+            role: if id == ReplicaId::ZERO { Role::Primary } else { Role::Backup },
+            // The mode at the start, even if the peer has gone meanwhile: the replica learns of changes by asking.
+            mode: if self.link.is_some() { protocol::Mode::Paired } else { record.mode },
+            run_mode: self.spec.run.run_mode(),
+            discipline: self.spec.protocol.discipline(),
+            generation: 1,
+            session: self.session,
+            pair_id: self.pair_id,
+            epoch_source: EPOCH_SOURCE_COOPERATIVE,
+            epoch_length_instructions: 0,
+            realtime_ns: realtime_ns(),
+            entropy: Seed(self.entropy),
+            max_lag_ns: tuning.max_lag_ms * NS_PER_MS,
+            heartbeat_interval_ns: tuning.heartbeat_ms * NS_PER_MS,
+            failure_timeout_ns: tuning.failure_timeout_ms * NS_PER_MS,
+            pairing_timeout_ns: tuning.pairing_timeout_ms * NS_PER_MS,
+            status_interval_ns: tuning.status_interval_ms * NS_PER_MS,
+            max_outstanding_epochs: tuning.max_outstanding_epochs,
+            max_epoch_events_bytes: tuning.max_epoch_events_bytes,
+            max_outstanding_bytes: tuning.max_outstanding_bytes,
+            network: Network {
+                mac: GUEST_MAC,
+                address: GUEST.octets(),
+                prefix_bits: PREFIX_BITS,
+                gateway: GATEWAY.octets(),
+                mtu_bytes: MTU_BYTES as u16,
+                dhcp: false,
+                checksums: false,
+            },
+            arguments,
+        }
+    }
+
+    fn note_status(&mut self, id: ReplicaId, status: Status) {
+        if let Some(replica) = &mut self.replicas[id.index()] {
+            replica.status = Some(status);
+        }
+    }
+
+    /// The one place that decides who goes on. The answer leaves only when the record is on disk.
+    fn arbitrate(&mut self, id: ReplicaId, request: ArbiterRequest, now_ns: u64) {
+        // Who asks is known from the channel, whatever the message says.
+        let grant = match self.arbiter.ask(request.expect_generation, id) {
+            Ok(grant) => grant,
+            // No answer: the replica asks again.
+            Err(error) => return self.happened(format!("the arbiter cannot decide: {error}")),
+        };
+        let record = grant.record;
+        self.happened(format!(
+            "arbiter: replica {id} asks for generation {}: {} (generation {}, replica {} active, {})",
+            request.expect_generation.saturating_add(1),
+            if grant.granted { "granted" } else { "denied" },
+            record.generation,
+            record.active,
+            record.mode
+        ));
+        if grant.granted {
+            self.wire.switch(record.generation, record.active);
+        }
+        self.say(id, &ToShim::ArbiterReply(ArbiterReply::new(request.request_id, grant)));
+        if grant.granted {
+            self.supersede(id.peer(), now_ns);
+        }
+    }
+
+    /// Tells the loser, once, and ends it after a while in which it can say what it has to say.
+    fn supersede(&mut self, id: ReplicaId, now_ns: u64) {
+        let generation = self.arbiter.record().generation;
+        let Some(replica) = &mut self.replicas[id.index()] else {
+            return;
+        };
+        if !replica.superseded {
+            replica.superseded = true;
+            replica.kill_at_ns = Some(now_ns + STOP_GRACE_NS);
+            self.say(id, &ToShim::Superseded { generation });
+        }
+    }
+
+    fn promoted(&mut self, id: ReplicaId, promoted: &Promoted) {
+        self.happened(format!(
+            "replica {id} is promoted in generation {}: its first own epoch is {}, it needs frames from number {} on",
+            promoted.generation, promoted.epoch, promoted.next_input_frame
+        ));
+    }
+
+    /// A shim has stopped for good; its machine is of no more use.
+    fn stopped(&mut self, id: ReplicaId, stopped: &Stopped<'_>, now_ns: u64) {
+        self.happened(format!("replica {id} stopped ({}): {}", stopped.reason, stopped.text));
+        if stopped.reason == StoppedReason::Refused {
+            self.refusal = Some(stopped.text.to_owned());
+        }
+        if let Some(replica) = &mut self.replicas[id.index()] {
+            replica.stopped = Some(format!("{}: {}", stopped.reason, stopped.text));
+            replica.kill_at_ns = Some(now_ns);
+        }
+    }
+
+    /// A QEMU has ended, whoever ended it. The survivor is told at once.
+    pub(super) fn process_ended(&mut self, id: ReplicaId, now_ns: u64) {
+        let Some(replica) = &mut self.replicas[id.index()] else {
+            return;
+        };
+        let Some(exit) = replica.vm.exit_status() else {
+            return;
+        };
+        // What it said last may still lie in its sockets.
+        self.read_port(id, now_ns);
+        self.control_ready(id, now_ns);
+        let Some(replica) = self.replicas[id.index()].take() else {
+            return;
+        };
+        if let Some(ends) = &self.link {
+            // Its end of the link is open here too: without this the survivor could write to nobody.
+            let _ = ends[id.index()].shutdown(Shutdown::Both);
+            self.say(id.peer(), &ToShim::PeerDead);
+        }
+        let reason = replica.stopped.unwrap_or_else(|| format!("process ended by {exit}"));
+        let pid = replica.vm.pid();
+        self.happened(format!("replica {id} (process {pid}) has ended: {reason}"));
+        self.ended.push(EndedStatus { replica: id.get(), pid, reason });
+    }
+
+    /// Closes the replication link as a broken cable would.
+    pub(super) fn cut_link(&mut self) -> Result<(), String> {
+        let Some(ends) = &self.link else {
+            return Err("there is no replication link: this is not a pair".to_owned());
+        };
+        for end in ends {
+            // One that is closed already is as good.
+            let _ = end.shutdown(Shutdown::Both);
+        }
+        self.happened("the replication link was cut on request".to_owned());
+        for id in [ReplicaId::ZERO, ReplicaId::ONE] {
+            self.say(id, &ToShim::LinkCut);
+        }
+        Ok(())
+    }
+
+    /// Ends those whose time has come and tells the clock. Returns when to call again.
+    pub(super) fn look_after_members(&mut self, now_ns: u64) -> Option<u64> {
+        let mut due_ns = None;
+        for id in [ReplicaId::ZERO, ReplicaId::ONE] {
+            let Some(replica) = &mut self.replicas[id.index()] else { continue };
+            let Some(mut at_ns) = replica.kill_at_ns else { continue };
+            if at_ns <= now_ns && replica.superseded && replica.stopped.is_none() && replica.is_frozen() {
+                // A frozen process does no harm. Thawed, it reads that it is superseded and stops by itself.
+                at_ns = now_ns + STOP_GRACE_NS;
+                replica.kill_at_ns = Some(at_ns);
+            }
+            if at_ns <= now_ns {
+                replica.kill_at_ns = None;
+                if let Err(error) = replica.vm.signal(rustix::process::Signal::KILL) {
+                    self.happened(format!("replica {id} cannot be ended: {error}"));
+                }
+            } else {
+                due_ns = Some(due_ns.map_or(at_ns, |due: u64| due.min(at_ns)));
+            }
+        }
+        self.tell_clock(now_ns);
+        due_ns
+    }
+
+    /// The wall clock may be adjusted while the pair runs. It rides on whatever wakes the loop: an idle pair does not
+    /// need it.
+    fn tell_clock(&mut self, now_ns: u64) {
+        if now_ns < self.clock_due_ns {
+            return;
+        }
+        self.clock_due_ns = now_ns + CLOCK_INTERVAL_NS;
+        for id in [ReplicaId::ZERO, ReplicaId::ONE] {
+            let configured = self.replicas[id.index()].as_ref().is_some_and(|replica| replica.ready.is_some());
+            if configured {
+                self.say(id, &ToShim::Time { realtime_ns: realtime_ns() });
+            }
+        }
+    }
+}
+
+fn realtime_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}

@@ -1,0 +1,312 @@
+//! What the supervisor tells: to the command that waits for the start, to `status`, and about the guest's end.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use protocol::control::GuestStopped;
+use protocol::{Mode, ReplicaId};
+
+use super::replica::Replica;
+use super::spec::{ProtocolName, RunName};
+use super::symbols;
+use super::{NS_PER_MS, Outcome, Phase, Supervisor};
+use crate::ctl::{GuestStoppedStatus, PairStatus, PublishStatus, ReplicaStatus, RoleName, to_line};
+use crate::error::{Error, Result};
+
+/// Lines of a log shown when a start fails.
+const TAIL_LINES: usize = 12;
+/// What was asked to stop is ended after this time.
+const END_GRACE_NS: u64 = 700 * NS_PER_MS;
+
+/// Tells the command that started us how it went. It may have gone away.
+pub fn tell_starter(outcome: &Outcome) {
+    if let Ok(line) = to_line(outcome) {
+        let mut stdout = std::io::stdout();
+        let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
+    }
+}
+
+impl Supervisor {
+    /// Goes on from starting to probing to serving, or gives up. Returns whether all is over.
+    pub(super) fn advance_phase(&mut self, now_ns: u64) -> Result<bool> {
+        match self.phase {
+            Phase::Serving => Ok(false),
+            Phase::Ending { deadline_ns } => {
+                let gone = self.replicas.iter().flatten().all(|replica| replica.stopped.is_some());
+                if gone || now_ns >= deadline_ns {
+                    self.finish();
+                    return Ok(true);
+                }
+                Ok(false)
+            }
+            Phase::Starting | Phase::Probing => self.advance_start(now_ns),
+        }
+    }
+
+    fn advance_start(&mut self, now_ns: u64) -> Result<bool> {
+        if let Some(fault) = self.start_fault(now_ns) {
+            self.happened(format!("the start has failed: {fault}"));
+            let error = Error::Start(fault);
+            self.dir.clear();
+            return Err(error);
+        }
+        if self.phase == Phase::Starting && self.members_run() {
+            self.phase = Phase::Probing;
+            self.forwarder.start_probes();
+            self.move_data(now_ns);
+        }
+        if self.phase == Phase::Probing && self.forwarder.unanswered_ports().is_empty() {
+            self.phase = Phase::Serving;
+            self.start_ms = now_ns / NS_PER_MS;
+            self.happened(format!("serving after {} ms", self.start_ms));
+            self.move_data(now_ns);
+            self.unwatch_starter();
+            tell_starter(&Outcome::Serving(Box::new(self.status(now_ns))));
+            detach_stdout();
+        }
+        Ok(false)
+    }
+
+    /// Whether every replica that is left does what it should: the active one runs, and its peer with it.
+    fn members_run(&self) -> bool {
+        let record = self.arbiter.record();
+        let active = self.replicas[record.active.index()].as_ref();
+        let passive = self.replicas[record.active.peer().index()].as_ref();
+        let runs = active.is_some_and(Replica::is_running);
+        match (self.spec.run, record.mode) {
+            (RunName::Pair, Mode::Paired) => runs && passive.is_some_and(Replica::is_running),
+            _ => runs,
+        }
+    }
+
+    /// Why the start cannot succeed any more.
+    fn start_fault(&self, now_ns: u64) -> Option<String> {
+        let timeout_ns = self.spec.tuning.start_timeout_ms * NS_PER_MS;
+        if let Some(refusal) = &self.refusal {
+            return Some(format!("the two replicas do not match: {refusal}"));
+        }
+        if let Some(stopped) = &self.guest_stopped {
+            return Some(format!("the guest stopped ({} {}):\n{}", stopped.kind, stopped.code, stopped.report));
+        }
+        if self.replicas.iter().all(Option::is_none) {
+            let reasons: Vec<_> =
+                self.ended.iter().map(|ended| format!("replica {}: {}", ended.replica, ended.reason)).collect();
+            return Some(format!("no virtual machine runs any more: {}{}", reasons.join("; "), self.log_tails()));
+        }
+        (now_ns >= timeout_ns).then(|| {
+            format!(
+                "after {} ms {}; see {}{}",
+                self.spec.tuning.start_timeout_ms,
+                self.what_is_missing(),
+                self.dir.supervisor_log().display(),
+                self.log_tails()
+            )
+        })
+    }
+
+    fn what_is_missing(&self) -> String {
+        if self.phase == Phase::Probing {
+            let ports: Vec<_> = self.forwarder.unanswered_ports().iter().map(u16::to_string).collect();
+            return format!("the guest does not accept connections on port {}", ports.join(", "));
+        }
+        let states: Vec<_> = (self.replicas.iter().flatten())
+            .map(|replica| match replica.state_name() {
+                "starting" => format!("the shim of replica {} has not said a word", replica.id),
+                state => format!("replica {} is still {state}", replica.id),
+            })
+            .collect();
+        states.join(" and ")
+    }
+
+    /// The last lines of what QEMU and the shims wrote.
+    fn log_tails(&self) -> String {
+        let mut out = String::new();
+        for replica in 0..self.spec.run.replicas() {
+            for path in [self.dir.qemu_log(replica), self.dir.debug_log(replica)] {
+                let text = tail(&path, TAIL_LINES);
+                if !text.is_empty() {
+                    out.push_str(&format!("\n--- end of {}:\n{text}", path.display()));
+                }
+            }
+        }
+        out
+    }
+
+    /// When [`advance_phase`](Self::advance_phase) has something to do at the latest.
+    pub(super) fn phase_due_ns(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Serving => None,
+            Phase::Ending { deadline_ns } => Some(deadline_ns),
+            Phase::Starting | Phase::Probing => Some(self.spec.tuning.start_timeout_ms * NS_PER_MS),
+        }
+    }
+
+    /// The command that waits for the start has gone away: nobody wants the pair.
+    pub(super) fn starter_left(&mut self, now_ns: u64) {
+        if self.starter_waits {
+            self.unwatch_starter();
+            self.happened("the command that started this pair has gone away before it served".to_owned());
+            self.begin_end(now_ns);
+        }
+    }
+
+    /// Asks the shims to stop.
+    pub(super) fn begin_end(&mut self, now_ns: u64) {
+        self.phase = Phase::Ending { deadline_ns: now_ns + END_GRACE_NS };
+        for id in [ReplicaId::ZERO, ReplicaId::ONE] {
+            self.say(id, &protocol::control::ToShim::Shutdown);
+        }
+    }
+
+    /// Ends the processes and removes what says that the pair is up.
+    fn finish(&mut self) {
+        self.replicas = [None, None];
+        self.happened("the pair was taken down".to_owned());
+        self.dir.clear();
+        self.requests.farewell();
+    }
+
+    /// The guest has ended by itself. Both replicas must say the same.
+    pub(super) fn guest_stopped(&mut self, id: ReplicaId, stopped: &GuestStopped<'_>) {
+        let report = symbols::annotate(stopped.report, self.spec.guest_elf.as_deref());
+        let told = GuestStoppedStatus {
+            kind: stopped.kind.name().to_owned(),
+            code: stopped.code,
+            epoch: stopped.epoch,
+            report,
+            replicas: vec![id.get()],
+        };
+        match &mut self.guest_stopped {
+            Some(first) if first.same_end(&told) => {
+                first.replicas.push(id.get());
+                self.happened(format!("replica {id} reports the same end of the guest"));
+            }
+            Some(_) => self.happened(format!("replica {id} reports ANOTHER end of the guest:\n{}", told.report)),
+            None => {
+                let text = format!(
+                    "[the guest stopped in epoch {}: {} {}]\n{}",
+                    told.epoch,
+                    told.kind,
+                    told.code,
+                    told.report.trim_end()
+                );
+                self.happened(format!("replica {id}: {text}"));
+                if let Err(error) = self.console.remark(&text) {
+                    self.happened(format!("cannot write the console's log: {error}"));
+                }
+                self.guest_stopped = Some(told);
+            }
+        }
+    }
+
+    /// What `status` shows.
+    pub(super) fn status(&self, now_ns: u64) -> PairStatus {
+        let record = self.arbiter.record();
+        let order = [record.active, record.active.peer()];
+        let replicas = order.iter().filter_map(|id| {
+            let replica = self.replicas[id.index()].as_ref()?;
+            let role = if *id == record.active { RoleName::Primary } else { RoleName::Backup };
+            Some(replica_status(replica, role))
+        });
+        let mode = if self.spec.run == RunName::Bare { "bare" } else { record.mode.name() };
+        PairStatus {
+            name: self.spec.name.clone(),
+            app: self.spec.app.clone(),
+            image_id: self.spec.image_id.clone(),
+            generation: record.generation,
+            mode: mode.to_owned(),
+            protocol: match self.spec.protocol {
+                ProtocolName::Original => "original",
+                ProtocolName::Revised => "revised",
+            }
+            .to_owned(),
+            serving: self.phase == Phase::Serving && self.replicas[record.active.index()].is_some(),
+            start_ms: self.start_ms,
+            uptime_s: now_ns as f64 / 1e9,
+            publish: self.publish_status(),
+            replicas: replicas.collect(),
+            ended: self.ended.clone(),
+            guest_stopped: self.guest_stopped.clone(),
+            hub: self.hub_counters(),
+            events: self.happenings.iter().cloned().collect(),
+            supervisor_pid: rustix::process::getpid().as_raw_nonzero().get(),
+        }
+    }
+
+    fn publish_status(&self) -> Vec<PublishStatus> {
+        let published = self.forwarder.published().iter();
+        let status = published.map(|port| PublishStatus {
+            address: port.host.ip().to_string(),
+            host: port.host.port(),
+            guest: port.guest_port,
+        });
+        status.collect()
+    }
+
+    fn hub_counters(&self) -> BTreeMap<String, u64> {
+        let (wire, forward) = (&self.wire.counters, &self.forwarder.counters);
+        let stack = self.forwarder.stack.stats();
+        let named = [
+            ("frames_in", wire.frames_in),
+            ("batches_in", wire.batches_in),
+            ("frames_out", wire.frames_out),
+            ("batches_out", wire.batches_out),
+            ("duplicates_dropped", wire.duplicates),
+            ("frames_out_lost", wire.lost_out),
+            ("frames_in_lost", wire.lost_in),
+            ("frames_in_resent", wire.resent),
+            ("foreign_packets", wire.foreign),
+            ("connections_open", self.forwarder.open_pipes() as u64),
+            ("connections_accepted", forward.accepted),
+            ("connections_refused", forward.refused),
+            ("connections_reset", forward.reset),
+            ("connections_outbound", forward.outbound),
+            ("connections_outbound_refused", forward.outbound_refused),
+            ("stack_timed_out", stack.timed_out),
+            ("stack_replies_dropped", stack.replies_dropped),
+        ];
+        named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+impl GuestStoppedStatus {
+    fn same_end(&self, other: &Self) -> bool {
+        (&self.kind, self.code, self.epoch, &self.report) == (&other.kind, other.code, other.epoch, &other.report)
+    }
+}
+
+fn replica_status(replica: &Replica, role: RoleName) -> ReplicaStatus {
+    let status = replica.status.as_ref();
+    let of = |field: fn(&protocol::control::Status) -> u64| status.map_or(0, field);
+    let counters = status.map(|status| status.counters.iter().map(|(name, value)| (name.to_owned(), value)).collect());
+    ReplicaStatus {
+        role,
+        pid: replica.vm.pid(),
+        state: replica.state_name().to_owned(),
+        epoch: of(|status| status.epoch),
+        lag_epochs: of(|status| status.lag_epochs),
+        lag_us: of(|status| status.lag_ns / 1000),
+        link_rtt_us: of(|status| status.link_rtt_ns / 1000),
+        uptime_s: of(|status| status.uptime_ns) as f64 / 1e9,
+        replica: replica.id.get(),
+        boot_ms: replica.ready.map_or(0.0, |ready| ready.boot_ns as f64 / 1e6),
+        counters: counters.unwrap_or_default(),
+    }
+}
+
+/// The last lines of a text file; empty when it cannot be read.
+fn tail(path: &Path, lines: usize) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let all: Vec<_> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Lets go of the pipe to the command that started us, so that whoever reads it sees its end.
+fn detach_stdout() {
+    if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+        // Kept open, the pipe would only delay its reader.
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
+}

@@ -1,0 +1,190 @@
+//! What a supervisor is told to run.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use protocol::{Discipline, RunMode};
+use serde::{Deserialize, Serialize};
+
+use crate::qemu::{Accelerator, Machine};
+
+/// A published port as the command line names it: `[ADDRESS:]HOSTPORT:GUESTPORT`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publish {
+    /// The address to listen on.
+    pub address: IpAddr,
+    /// The host's port; 0 lets the system choose.
+    pub host: u16,
+    /// The guest's port.
+    pub guest: u16,
+}
+
+impl FromStr for Publish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("expected [ADDRESS:]HOSTPORT:GUESTPORT, such as 6379:6379, got {text:?}");
+        let (front, guest) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let (address, host) = match front.rsplit_once(':') {
+            Some((address, host)) => (address.trim_matches(['[', ']']).parse().map_err(|_| wrong())?, host),
+            None => (IpAddr::from([127, 0, 0, 1]), front),
+        };
+        let host = host.parse().map_err(|_| wrong())?;
+        let guest = guest.parse().map_err(|_| wrong())?;
+        if guest == 0 { Err(wrong()) } else { Ok(Self { address, host, guest }) }
+    }
+}
+
+/// Which variant of rule P2 is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ProtocolName {
+    /// At every epoch's end the primary waits for all acknowledgements (Bressoud and Schneider's first protocol).
+    Original,
+    /// The primary does not wait; outputs do (output commit).
+    Revised,
+}
+
+impl ProtocolName {
+    /// The protocol crate's name for it.
+    pub fn discipline(self) -> Discipline {
+        match self {
+            Self::Original => Discipline::Original,
+            Self::Revised => Discipline::Revised,
+        }
+    }
+}
+
+/// How the image is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunName {
+    /// One virtual machine, without epochs and log.
+    Bare,
+    /// One virtual machine with epochs.
+    Solo,
+    /// Two virtual machines in lockstep.
+    Pair,
+}
+
+impl RunName {
+    /// The protocol crate's name for it.
+    pub fn run_mode(self) -> RunMode {
+        match self {
+            Self::Bare => RunMode::Bare,
+            Self::Solo => RunMode::Solo,
+            Self::Pair => RunMode::Pair,
+        }
+    }
+
+    /// How many virtual machines it takes.
+    pub fn replicas(self) -> usize {
+        if self == Self::Pair { 2 } else { 1 }
+    }
+}
+
+/// Times and bounds of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tuning {
+    /// The primary slows down rather than let the backup fall further behind.
+    pub max_lag_ms: u64,
+    /// Something is sent on the link at least this often.
+    pub heartbeat_ms: u64,
+    /// Silence for so long is a failure.
+    pub failure_timeout_ms: u64,
+    /// The peer's first word may take so long.
+    pub pairing_timeout_ms: u64,
+    /// A shim tells its status at least this often.
+    pub status_interval_ms: u64,
+    /// A start that takes longer has failed.
+    pub start_timeout_ms: u64,
+    /// Epochs that the backup may have yet to run.
+    pub max_outstanding_epochs: u32,
+    /// Event bytes of those epochs.
+    pub max_outstanding_bytes: u64,
+    /// Event bytes of one epoch: they must fit into the guest's ring.
+    pub max_epoch_events_bytes: u32,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            max_lag_ms: 20,
+            heartbeat_ms: 20,
+            failure_timeout_ms: 250,
+            pairing_timeout_ms: 5_000,
+            status_interval_ms: 100,
+            start_timeout_ms: 20_000,
+            max_outstanding_epochs: 4096,
+            max_outstanding_bytes: 4 * 1024 * 1024,
+            max_epoch_events_bytes: hypercall::layout::RING_BYTES / 2,
+        }
+    }
+}
+
+/// What makes the second replica differ from the first: for tests of the refusal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupOverrides {
+    /// Another image.
+    pub image: Option<PathBuf>,
+    /// Another size of guest memory.
+    pub memory_mib: Option<u32>,
+    /// Further QEMU arguments, such as another processor.
+    pub qemu_args: Vec<String>,
+}
+
+/// Everything a supervisor needs to know; it comes to it as JSON on its standard input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The pair's name.
+    pub name: String,
+    /// The app's name.
+    pub app: String,
+    /// The image.
+    pub image: PathBuf,
+    /// SHA-256 of it.
+    pub image_id: String,
+    /// The guest with symbols, for reports.
+    pub guest_elf: Option<PathBuf>,
+    /// How to run it.
+    pub run: RunName,
+    /// Which protocol.
+    pub protocol: ProtocolName,
+    /// Guest memory.
+    pub memory_mib: u32,
+    /// Resolved: not `auto`.
+    pub accelerator: Accelerator,
+    /// The emulated machine.
+    pub machine: Machine,
+    /// Published ports.
+    pub publish: Vec<Publish>,
+    /// Whether the guest reaches the host's loopback at the gateway's address.
+    pub allow_host: bool,
+    /// The program's arguments.
+    pub arguments: String,
+    /// Times and bounds.
+    pub tuning: Tuning,
+    /// Further QEMU arguments for both replicas.
+    pub qemu_args: Vec<String>,
+    /// How the second replica differs.
+    pub backup: BackupOverrides,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_ports_are_read() {
+        let parse = |text: &str| text.parse::<Publish>();
+        let local = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(parse("6379:80"), Ok(Publish { address: local, host: 6379, guest: 80 }));
+        assert_eq!(parse("0.0.0.0:1:2"), Ok(Publish { address: [0, 0, 0, 0].into(), host: 1, guest: 2 }));
+        assert_eq!(parse("[::1]:1:2").map(|publish| publish.address.to_string()), Ok("::1".to_owned()));
+        for wrong in ["", "80", "80:", ":80", "1:0", "65536:1", "1:65536", "x:1", "1.2.3:1:2"] {
+            assert!(parse(wrong).is_err(), "{wrong:?} passes");
+        }
+    }
+}

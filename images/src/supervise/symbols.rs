@@ -1,0 +1,77 @@
+//! Names for the addresses in a guest's report.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use addr2line::Loader;
+use hypercall::layout::GUEST_BASE;
+
+/// Addresses this far above the guest's base can be code.
+const CODE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Puts function, file and line behind each line of `report` that holds addresses of guest code. Without symbols the
+/// report is as it was.
+pub fn annotate(report: &str, guest_elf: Option<&Path>) -> String {
+    let Some(loader) = guest_elf.and_then(|path| Loader::new(path).ok()) else {
+        return report.to_owned();
+    };
+    let mut out = String::with_capacity(report.len() * 2);
+    for line in report.lines() {
+        out.push_str(line);
+        out.push('\n');
+        for address in addresses(line) {
+            describe(&loader, address, &mut out);
+        }
+    }
+    out
+}
+
+/// Numbers in a line that can be addresses of guest code.
+fn addresses(line: &str) -> impl Iterator<Item = u64> {
+    line.split(|character: char| !character.is_ascii_alphanumeric())
+        .filter_map(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
+        .filter(|address| (GUEST_BASE..GUEST_BASE + CODE_LIMIT_BYTES).contains(address))
+}
+
+/// One line for each function at the address: the innermost first, then those it was inlined into.
+fn describe(loader: &Loader, address: u64, out: &mut String) {
+    let Ok(mut frames) = loader.find_frames(address) else {
+        return;
+    };
+    let mut found = false;
+    while let Ok(Some(frame)) = frames.next() {
+        let function =
+            frame.function.as_ref().and_then(|function| function.demangle().ok().map(|name| name.to_string()));
+        let place =
+            frame.location.map(|place| format!(" at {}:{}", place.file.unwrap_or("?"), place.line.unwrap_or(0)));
+        if function.is_some() || place.is_some() {
+            found = true;
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "      {}{}", function.as_deref().unwrap_or("?"), place.unwrap_or_default());
+        }
+    }
+    if !found && let Some(symbol) = loader.find_symbol(address) {
+        let _ = writeln!(out, "      {:#}", rustc_demangle(symbol));
+    }
+}
+
+fn rustc_demangle(symbol: &str) -> String {
+    addr2line::demangle_auto(symbol.into(), None).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_guest_code_are_looked_up() {
+        let line = "rip=0x40001234 rsp=0x7fff rax=0x40000000, 0xffffffffffffffff 40002222 0xzz #3 0x4000abcd";
+        assert_eq!(addresses(line).collect::<Vec<_>>(), [0x4000_1234, 0x4000_0000, 0x4000_abcd]);
+    }
+
+    #[test]
+    fn a_report_without_symbols_is_left_alone() {
+        assert_eq!(annotate("a\nb", None), "a\nb");
+        assert_eq!(annotate("a\nb", Some(Path::new("/nonexistent"))), "a\nb");
+    }
+}
