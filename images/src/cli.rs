@@ -1,21 +1,31 @@
 //! The command line: what it accepts and which function does it.
 
+mod manage;
+mod up;
+
 use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
 use crate::build::{self, Workspace};
-use crate::error::{Error, Result};
+use crate::ctl::{self, RoleName, SignalName};
+use crate::error::{Context, Result};
+use crate::supervise;
 
 /// The exit codes, for `--help`.
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 the system refused something · 2 wrong usage · 3 unknown app · \
 4 build failed · 5 not an image · 6 port in use · 7 no such pair · 8 name in use · 9 did not start · \
-10 something is missing (see `pollux doctor`) · 11 supervisor gone · 12 request refused · 13 a check failed";
+10 something is missing (see `pollux doctor`) · 11 supervisor gone · 12 request refused · 13 a check failed\n\n\
+A pair's files (logs, sockets) lie in $POLLUX_STATE_DIR, else $XDG_RUNTIME_DIR/pollux-UID, else /tmp/pollux-UID.";
 
-/// Turns a Rust program into a bootable image and runs it as a pair of virtual machines in lockstep.
+/// Turns a Rust program into a bootable image and runs it as a pair of virtual machines in lockstep: when one dies,
+/// the other carries on with the same connections and nothing lost.
 #[derive(Parser)]
-#[command(name = "pollux", version, after_help = EXIT_CODES)]
+#[command(name = "pollux", version, after_help = EXIT_CODES, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -25,6 +35,24 @@ struct Cli {
 enum Command {
     /// Build the bootable image of an app.
     Build(BuildArgs),
+    /// Build and start an app; returns when it serves.
+    Up(Box<up::UpArgs>),
+    /// Show how a pair is doing.
+    Status(QueryArgs),
+    /// Send a signal to the QEMU process of a replica.
+    Kill(KillArgs),
+    /// Show the console of the guest.
+    Logs(manage::LogsArgs),
+    /// Stop a pair.
+    Down(NameArgs),
+    /// List the pairs that run.
+    List(JsonArgs),
+    /// Inject a fault other than a signal, for tests.
+    #[command(hide = true)]
+    Fault(FaultArgs),
+    /// The process that watches a pair; started by `up`.
+    #[command(hide = true)]
+    Supervise,
 }
 
 #[derive(Args)]
@@ -36,14 +64,71 @@ struct BuildArgs {
     json: bool,
 }
 
+/// Which pair.
+#[derive(Args)]
+struct NameArgs {
+    /// Which pair; without it the one named "default", or the only one that runs.
+    #[arg(long)]
+    name: Option<String>,
+}
+
+#[derive(Args)]
+struct QueryArgs {
+    #[command(flatten)]
+    pair: NameArgs,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct JsonArgs {
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct KillArgs {
+    /// Which replica, by what it does now.
+    role: RoleName,
+    /// Which signal.
+    #[arg(long, ignore_case = true, default_value = "KILL")]
+    signal: SignalName,
+    #[command(flatten)]
+    pair: NameArgs,
+}
+
+#[derive(Args)]
+struct FaultArgs {
+    #[command(subcommand)]
+    fault: Fault,
+    #[command(flatten)]
+    pair: NameArgs,
+}
+
+#[derive(Subcommand)]
+enum Fault {
+    /// Close the replication link.
+    CutLink,
+    /// Type a line at the guest's console.
+    ConsoleInput {
+        /// The line.
+        text: String,
+    },
+}
+
 /// Runs the command with these arguments (the first is the program's name) and returns its exit code. Errors are
 /// printed to stderr.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = Cli::parse_from(arguments);
+    let supervises = matches!(cli.command, Command::Supervise);
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pollux: {error}");
+            if !supervises {
+                eprintln!("pollux: {error}");
+            }
             ExitCode::from(error.exit_code())
         }
     }
@@ -52,15 +137,43 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Build(args) => build_command(&args),
+        Command::Up(args) => up::up(&args),
+        Command::Status(args) => manage::status(args.pair.name.as_deref(), args.json),
+        Command::Kill(args) => manage::kill(args.pair.name.as_deref(), args.role, args.signal),
+        Command::Logs(args) => manage::logs(&args),
+        Command::Down(args) => manage::down(args.name.as_deref()),
+        Command::List(args) => manage::list(args.json),
+        Command::Fault(args) => fault(&args),
+        Command::Supervise => supervise::main(),
     }
 }
 
 fn build_command(args: &BuildArgs) -> Result<()> {
     let image = build::build(&Workspace::find()?, &args.app, args.json)?;
     if args.json {
-        println!("{}", serde_json::to_string(&image).map_err(|error| Error::Usage(error.to_string()))?);
-    } else {
-        println!("{}: {} bytes, id {}", image.image.display(), image.image_bytes, &image.image_id[..16]);
+        return print_json(&image);
     }
-    Ok(())
+    print(&format!("{}: {} bytes, id {}\n", image.image.display(), image.image_bytes, &image.image_id[..16]))
+}
+
+fn fault(args: &FaultArgs) -> Result<()> {
+    let request = match &args.fault {
+        Fault::CutLink => ctl::Request::CutLink,
+        Fault::ConsoleInput { text } => ctl::Request::ConsoleInput { text: format!("{text}\n") },
+    };
+    ctl::Client::connect(args.pair.name.as_deref())?.ask(&request).map(drop)
+}
+
+/// Prints to stdout. A reader that has gone away (`pollux status | head`) is not an error worth a panic.
+fn print(text: &str) -> Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context(|| "cannot write to stdout")
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    print(&ctl::to_line(value)?)
+}
+
+/// The path of this very program, to start a supervisor.
+fn own_program() -> Result<PathBuf> {
+    std::env::current_exe().context(|| "cannot find the path of this program")
 }

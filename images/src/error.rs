@@ -35,6 +35,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The same, as a supervisor has told it.
+    #[error("{0}")]
+    PortTaken(String),
     /// No pair runs under that name.
     #[error("no pair named {name:?} is running{}; `pollux up APP --name {name}` starts one", others(.running))]
     NoSuchPair {
@@ -99,7 +102,7 @@ impl Error {
             Self::Build(BuildError::UnknownApp { .. }) => 3,
             Self::Build(_) => 4,
             Self::Image { .. } => 5,
-            Self::PortInUse { .. } => 6,
+            Self::PortInUse { .. } | Self::PortTaken(_) => 6,
             Self::NoSuchPair { .. } => 7,
             Self::NameInUse { .. } => 8,
             Self::Start(_) => 9,

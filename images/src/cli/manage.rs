@@ -1,0 +1,163 @@
+//! The commands about a pair that runs: status, kill, logs, down, list.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+
+use clap::Args;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::inotify;
+
+use super::{NameArgs, print, print_json};
+use crate::ctl::{Client, PairStatus, ReplicaStatus, Request, Response, RoleName, SignalName};
+use crate::error::{Context, Error, Result};
+use crate::state;
+
+pub(super) fn status(name: Option<&str>, json: bool) -> Result<()> {
+    let status = Client::connect(name)?.status()?;
+    if json { print_json(&status) } else { print(&describe(&status)) }
+}
+
+fn describe(status: &PairStatus) -> String {
+    let serving = if status.serving { "serving" } else { "NOT serving" };
+    let mut out = format!(
+        "{} ({}): {}, {}, {} protocol, generation {}, up {:.0} s\n",
+        status.name, status.app, serving, status.mode, status.protocol, status.generation, status.uptime_s
+    );
+    for port in &status.publish {
+        out.push_str(&format!("  {}:{} -> guest port {}\n", port.address, port.host, port.guest));
+    }
+    for replica in &status.replicas {
+        out.push_str(&describe_replica(replica));
+    }
+    for ended in &status.ended {
+        out.push_str(&format!("  replica {} (process {}) has ended: {}\n", ended.replica, ended.pid, ended.reason));
+    }
+    if let Some(stopped) = &status.guest_stopped {
+        out.push_str(&format!("  the guest stopped in epoch {}: {} {}\n", stopped.epoch, stopped.kind, stopped.code));
+        for line in stopped.report.lines() {
+            out.push_str(&format!("    {line}\n"));
+        }
+    }
+    out
+}
+
+fn describe_replica(replica: &ReplicaStatus) -> String {
+    let role = match replica.role {
+        RoleName::Primary => "primary",
+        RoleName::Backup => "backup",
+    };
+    format!(
+        "  {role:7} process {:7}  {:12} epoch {:10}  lag {} epochs ({} us)  link {} us  up {:.0} s\n",
+        replica.pid,
+        replica.state,
+        replica.epoch,
+        replica.lag_epochs,
+        replica.lag_us,
+        replica.link_rtt_us,
+        replica.uptime_s
+    )
+}
+
+pub(super) fn kill(name: Option<&str>, role: RoleName, signal: SignalName) -> Result<()> {
+    match Client::connect(name)?.ask(&Request::Kill { role, signal })? {
+        Response::Killed { pid } => print(&format!("{}\n", pid)),
+        other => Err(Error::Refused(format!("the supervisor answered {other:?}"))),
+    }
+}
+
+pub(super) fn down(name: Option<&str>) -> Result<()> {
+    match Client::connect(name) {
+        Ok(mut client) => client.ask(&Request::Down).map(drop),
+        // Nothing runs; what is left of it is removed, and the user is told why it had ended.
+        Err(error @ Error::SupervisorGone { .. }) => {
+            if let Error::SupervisorGone { name, .. } = &error {
+                state::StateDir::new(name)?.clear();
+            }
+            Err(error)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn list(json: bool) -> Result<()> {
+    let names = state::running();
+    if json { print_json(&names) } else { print(&names.iter().map(|name| format!("{name}\n")).collect::<String>()) }
+}
+
+/// What `logs` accepts.
+#[derive(Args)]
+pub struct LogsArgs {
+    #[command(flatten)]
+    pair: NameArgs,
+    /// Go on showing what is written, until the pair is taken down.
+    #[arg(short, long)]
+    follow: bool,
+    /// Show the supervisor's own log instead: what happened to the pair.
+    #[arg(long)]
+    supervisor: bool,
+}
+
+pub(super) fn logs(args: &LogsArgs) -> Result<()> {
+    // The logs of a pair that is gone are still worth reading.
+    let client = Client::connect(args.pair.name.as_deref());
+    let dir = match (&client, &args.pair.name) {
+        (Ok(client), _) => client.dir.clone(),
+        (Err(_), name) => state::StateDir::new(name.as_deref().unwrap_or(state::DEFAULT_NAME))?,
+    };
+    let path = if args.supervisor { dir.supervisor_log() } else { dir.console_log() };
+    let file = match (File::open(&path), client.as_ref()) {
+        (Ok(file), _) => file,
+        (Err(_), Err(_)) => return client.map(drop),
+        (Err(source), Ok(_)) => return Err(Error::Io { what: format!("cannot read {}", path.display()), source }),
+    };
+    match client {
+        Ok(client) if args.follow => follow(file, &path, &client),
+        Ok(_) => copy(&file),
+        Err(error) => {
+            copy(&file)?;
+            match error {
+                Error::SupervisorGone { .. } => Err(error),
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+/// Prints from where the file was last read to its end.
+fn copy(mut file: &File) -> Result<()> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).context(|| "cannot read the log")?;
+    let mut stdout = std::io::stdout();
+    stdout.write_all(&bytes).and_then(|()| stdout.flush()).context(|| "cannot write to stdout")
+}
+
+/// Prints what is written until the supervisor ends.
+fn follow(file: File, path: &std::path::Path, client: &Client) -> Result<()> {
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).context(|| "cannot watch the log")?;
+    inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY).context(|| "cannot watch the log")?;
+    loop {
+        copy(&file)?;
+        let mut both = [
+            PollFd::new(&watch, PollFlags::IN),
+            PollFd::from_borrowed_fd(client.stream().as_fd(), PollFlags::IN | PollFlags::RDHUP),
+        ];
+        match poll(&mut both, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::Io { what: "cannot wait for the log".to_owned(), source: error.into() }),
+        }
+        let (written, ended) = (!both[0].revents().is_empty(), !both[1].revents().is_empty());
+        if written {
+            let mut events = [0; 4096];
+            // Only that something was written matters, not what.
+            rustix::io::read(&watch, &mut events).context(|| "cannot watch the log")?;
+        }
+        if ended {
+            copy(&file)?;
+            return match Client::connect(Some(&client.dir.name)) {
+                Err(error @ Error::SupervisorGone { .. }) => Err(error),
+                _ => Ok(()),
+            };
+        }
+    }
+}
