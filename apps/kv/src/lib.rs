@@ -7,6 +7,7 @@ pub mod base;
 pub mod commands;
 pub mod resp;
 mod server;
+pub mod service;
 mod session;
 pub mod store;
 

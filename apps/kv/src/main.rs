@@ -1,0 +1,5 @@
+//! The bootable image of [`kv`].
+#![no_std]
+#![no_main]
+
+runtime::main!(kv::service::main);

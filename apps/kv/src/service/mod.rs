@@ -1,0 +1,189 @@
+//! The store as a network service: a task for each connection, one for housekeeping.
+//!
+//! What is on the wire and in the store is the rest of this crate; this module moves bytes between the two. A
+//! connection's commands run in place, from the socket's receive buffer, and its replies go out with the epoch.
+
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::string::ToString;
+use core::cell::RefCell;
+use core::fmt;
+
+use runtime::net::{self, StartError, TcpListener, TcpStream};
+use runtime::time::{Duration, SystemTime, sleep};
+use runtime::{JoinHandle, env, println, random, spawn, yield_now};
+
+use crate::{Server, Session, TooManyClients};
+
+mod memory;
+mod settings;
+
+pub use settings::{Settings, SettingsError};
+
+/// Expired keys that housekeeping removes before it lets others run.
+const EXPIRE_BUDGET: usize = 100;
+/// Between two rounds of housekeeping. A key that has expired is never seen, removed or not, so this only bounds how
+/// long its memory stays taken.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// Connections that may be open beyond the limit of clients, so that those too many are told why they are closed.
+const REFUSED_CONNECTIONS: usize = 16;
+
+/// Why the store did not start, or stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// An argument is wrong.
+    Settings(SettingsError),
+    /// The shim gave no seeds.
+    Random(random::Error),
+    /// The network did not start.
+    Start(StartError),
+    /// The port cannot be listened on.
+    Listen {
+        /// The port.
+        port: u16,
+        /// Why.
+        error: net::Error,
+    },
+    /// Connections cannot be accepted any more.
+    Accept(net::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Settings(error) => error.fmt(f),
+            Self::Random(error) => error.fmt(f),
+            Self::Start(error) => error.fmt(f),
+            Self::Listen { port, error } => write!(f, "cannot listen on port {port}: {error}"),
+            Self::Accept(error) => write!(f, "cannot accept connections any more: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// What all tasks share.
+struct Shared {
+    server: RefCell<Server>,
+    /// The tasks of connections, by the connections' numbers, for CLIENT KILL.
+    tasks: RefCell<BTreeMap<u64, JoinHandle<()>>>,
+}
+
+/// Serves the store until the machine stops.
+///
+/// Arguments (see [`runtime::env`]): `port=6379`, `maxmemory=BYTES`, `maxclients=N`, `rx=BYTES` and `tx=BYTES` (the
+/// buffers of a connection); sizes may end in `kb`, `mb` or `gb`.
+///
+/// # Errors
+/// When it cannot start; see [`Error`].
+pub async fn main() -> Result<(), Error> {
+    let settings = Settings::parse(env::words(), env::heap_bytes()).map_err(Error::Settings)?;
+    let mut options = settings.net_options();
+    options.max_connections = Some(settings.max_clients + REFUSED_CONNECTIONS);
+    net::start(&options).map_err(Error::Start)?;
+    let config = settings.config(random::number().map_err(Error::Random)?, random::number().map_err(Error::Random)?);
+    let shared =
+        Rc::new(Shared { server: RefCell::new(Server::new(config, now_ms())), tasks: RefCell::new(BTreeMap::new()) });
+    let port = settings.port;
+    let listener = TcpListener::bind(port).map_err(|error| Error::Listen { port, error })?;
+    spawn(keep_house(Rc::clone(&shared)));
+    println!("kv: ready on port {port}");
+    loop {
+        let stream = listener.accept().await.map_err(Error::Accept)?;
+        shared.admit(stream);
+    }
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().unix_millis() as i64
+}
+
+/// Removes expired keys while nobody asks for them.
+async fn keep_house(shared: Rc<Shared>) {
+    loop {
+        let now_ms = now_ms();
+        let next_ms = shared.server.borrow_mut().tick(now_ms, EXPIRE_BUDGET);
+        if next_ms.is_some_and(|next_ms| next_ms <= now_ms) {
+            yield_now().await;
+        } else {
+            sleep(HOUSEKEEPING).await;
+        }
+    }
+}
+
+impl Shared {
+    /// Starts a task for a connection.
+    fn admit(self: &Rc<Self>, stream: TcpStream) {
+        let address = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
+        let session = Session::open(&mut self.server.borrow_mut(), now_ms(), &address);
+        match session {
+            Ok(session) => {
+                let id = session.id();
+                let client = Client { shared: Rc::clone(self), session: Some(session) };
+                let task = spawn(serve(client, stream));
+                self.tasks.borrow_mut().insert(id, task);
+            }
+            Err(TooManyClients) => {
+                spawn(async move {
+                    // Whoever has gone already has no use for the reason.
+                    let _ = stream.write_all(TooManyClients::REPLY).await;
+                });
+            }
+        }
+    }
+
+    /// Ends the connections that CLIENT KILL has named. One that is named by its own command ends by itself, once it
+    /// has its reply.
+    fn end_killed(&self, own_id: u64) {
+        loop {
+            let killed = self.server.borrow_mut().take_killed();
+            let Some(id) = killed else { return };
+            if id != own_id {
+                let task = self.tasks.borrow_mut().remove(&id);
+                if let Some(task) = task {
+                    task.abort();
+                }
+            }
+        }
+    }
+}
+
+/// A connection's state in the store; dropping it, however the task ends, takes it off the server's register.
+struct Client {
+    shared: Rc<Shared>,
+    session: Option<Session>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.shared.tasks.borrow_mut().remove(&session.id());
+            session.close(&mut self.shared.server.borrow_mut());
+        }
+    }
+}
+
+/// Serves one connection to its end. How a connection breaks off makes no difference to the store.
+async fn serve(mut client: Client, stream: TcpStream) {
+    let Client { shared, session: Some(session) } = &mut client else { return };
+    let _ = converse(shared, session, &stream).await;
+}
+
+async fn converse(shared: &Shared, session: &mut Session, stream: &TcpStream) -> Result<(), net::Error> {
+    loop {
+        let fed = stream.read_with(|input| {
+            let mut server = shared.server.borrow_mut();
+            memory::watch(&mut server);
+            (session.feed(&mut server, now_ms(), input), ())
+        });
+        let peer_has_finished = fed.await?.is_none();
+        shared.end_killed(session.id());
+        while !session.output().is_empty() {
+            let written = stream.write(session.output()).await?;
+            session.advance_output(written);
+        }
+        if peer_has_finished || session.wants_close() {
+            return Ok(());
+        }
+    }
+}
