@@ -12,6 +12,12 @@ pub struct Chunked<T> {
     len: usize,
 }
 
+impl<T> Default for Chunked<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> Chunked<T> {
     /// An empty vector; it allocates nothing.
     pub const fn new() -> Self {
@@ -20,6 +26,7 @@ impl<T> Chunked<T> {
 
     /// Number of items.
     #[inline]
+    #[allow(clippy::len_without_is_empty, reason = "the table above has it")]
     pub fn len(&self) -> usize {
         self.len
     }

@@ -78,6 +78,12 @@ pub struct DecimalBuf {
     len: usize,
 }
 
+impl Default for DecimalBuf {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl DecimalBuf {
     /// An empty text.
     pub const fn new() -> Self {
@@ -210,7 +216,7 @@ pub fn decimal_add(a: &[u8], b: &[u8], out: &mut DecimalBuf) -> bool {
     let mut fraction = magnitude % SCALE.unsigned_abs();
     if fraction != 0 {
         let mut width = FRACTION_DIGITS;
-        while fraction % 10 == 0 {
+        while fraction.is_multiple_of(10) {
             fraction /= 10;
             width -= 1;
         }

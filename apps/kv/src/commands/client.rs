@@ -3,36 +3,14 @@
 use super::context::{Ctx, ReplyMode};
 use super::error::{Error, SYNTAX};
 use super::introspect::help;
+use super::subcommands;
 use crate::base::{Digits, SmallBytes, parse_i64, same_ignoring_case, write_i64};
 use crate::server::ClientInfo;
 use alloc::vec::Vec;
 
-const SUBCOMMANDS: [(&str, usize, usize); 13] = [
-    // Name, fewest and most arguments with CLIENT and the name counted.
-    ("id", 2, 2),
-    ("setname", 3, 3),
-    ("getname", 2, 2),
-    ("list", 2, usize::MAX),
-    ("info", 2, 2),
-    ("setinfo", 4, 4),
-    ("no-evict", 3, 3),
-    ("no-touch", 3, 3),
-    ("kill", 3, usize::MAX),
-    ("reply", 3, 3),
-    ("help", 2, 2),
-    ("unpause", 2, 2),
-    ("getredir", 2, 2),
-];
-
 /// `CLIENT ID | SETNAME | GETNAME | LIST | INFO | SETINFO | NO-EVICT | NO-TOUCH | KILL | REPLY | UNPAUSE | GETREDIR | HELP`
 pub fn client(ctx: &mut Ctx<'_>) -> Result<(), Error> {
-    let sub = ctx.args.at(1);
-    let known = SUBCOMMANDS.iter().find(|(name, ..)| same_ignoring_case(sub, name));
-    let &(name, fewest, most) = known.ok_or(Error::UnknownSubcommand)?;
-    if !(fewest..=most).contains(&ctx.args.len()) {
-        return Err(Error::SubcommandArity(name));
-    }
-    match name {
+    match subcommands::resolve(subcommands::CLIENT, ctx.args)? {
         "id" => ctx.out.integer(ctx.peer.id as i64),
         "setname" => {
             set_name(ctx, ctx.args.at(2))?;

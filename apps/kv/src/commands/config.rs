@@ -3,6 +3,7 @@
 use super::context::Ctx;
 use super::error::Error;
 use super::introspect::help;
+use super::subcommands;
 use crate::base::{Digits, glob_match, same_ignoring_case, write_u64};
 use alloc::vec::Vec;
 
@@ -91,38 +92,30 @@ fn number(config: &Config, name: &str) -> u64 {
 
 /// `CONFIG GET pattern [pattern ...] | SET parameter value [parameter value ...] | RESETSTAT | HELP`
 pub fn config(ctx: &mut Ctx<'_>) -> Result<(), Error> {
-    let sub = ctx.args.at(1);
-    match () {
-        () if same_ignoring_case(sub, "get") && ctx.args.len() >= 3 => get(ctx),
-        () if same_ignoring_case(sub, "get") => return Err(Error::SubcommandArity("get")),
-        () if same_ignoring_case(sub, "set") && ctx.args.len() >= 4 => return set(ctx),
-        () if same_ignoring_case(sub, "set") => return Err(Error::SubcommandArity("set")),
-        () if same_ignoring_case(sub, "resetstat") && ctx.args.len() == 2 => {
+    match subcommands::resolve(subcommands::CONFIG, ctx.args)? {
+        "get" => get(ctx),
+        "set" => return set(ctx),
+        "resetstat" => {
             ctx.server.reset_stats();
             ctx.out.ok();
         }
-        () if same_ignoring_case(sub, "resetstat") => return Err(Error::SubcommandArity("resetstat")),
-        () if same_ignoring_case(sub, "rewrite") => {
-            return Err(Error::Text("ERR The server is running without a config file"));
-        }
-        () if same_ignoring_case(sub, "help") => help(
-            ctx,
-            &[
-                "CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                "GET <pattern>",
-                "    Return parameters matching the glob-like <pattern> and their values.",
-                "SET <directive> <value>",
-                "    Set the configuration <directive> to <value>.",
-                "RESETSTAT",
-                "    Reset statistics reported by the INFO command.",
-                "HELP",
-                "    Print this help.",
-            ],
-        ),
-        () => return Err(Error::UnknownSubcommand),
+        "rewrite" => return Err(Error::Text("ERR The server is running without a config file")),
+        _ => help(ctx, &HELP),
     }
     Ok(())
 }
+
+const HELP: [&str; 9] = [
+    "CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "GET <pattern>",
+    "    Return parameters matching the glob-like <pattern> and their values.",
+    "SET <directive> <value>",
+    "    Set the configuration <directive> to <value>.",
+    "RESETSTAT",
+    "    Reset statistics reported by the INFO command.",
+    "HELP",
+    "    Print this help.",
+];
 
 fn get(ctx: &mut Ctx<'_>) {
     let patterns = ctx.args.from(2);

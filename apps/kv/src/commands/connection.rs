@@ -59,14 +59,19 @@ pub fn auth(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     }
 }
 
+const NO_PROTOCOL: Error = Error::Text("NOPROTO unsupported protocol version");
+
 /// `HELLO [2 [AUTH username password] [SETNAME name]]`
 pub fn hello(ctx: &mut Ctx<'_>) -> Result<(), Error> {
+    let mut wanted = 2;
     if ctx.args.len() > 1 {
         let version =
             parse_i64(ctx.args.at(1)).ok_or(Error::Text("ERR Protocol version is not an integer or out of range"))?;
-        if version != 2 {
-            return Err(Error::Text("NOPROTO unsupported protocol version"));
+        if !(2..=3).contains(&version) {
+            return Err(NO_PROTOCOL);
         }
+        // Version 3 is known but not spoken; its options are still checked first.
+        wanted = version;
     }
     let mut at = 2;
     let mut name = None;
@@ -81,8 +86,12 @@ pub fn hello(ctx: &mut Ctx<'_>) -> Result<(), Error> {
             name = Some(ctx.args.at(at + 1));
             at += 2;
         } else {
-            return Err(Error::Text("ERR Syntax error in HELLO"));
+            ctx.out.error(&[b"ERR Syntax error in HELLO option '", ctx.args.at(at), b"'"]);
+            return Ok(());
         }
+    }
+    if wanted != 2 {
+        return Err(NO_PROTOCOL);
     }
     if let Some(name) = name {
         super::client::set_name(ctx, name)?;

@@ -2,6 +2,7 @@
 
 use super::context::Ctx;
 use super::error::Error;
+use super::subcommands;
 use super::table::{COMMANDS, Command, lookup};
 use crate::base::{glob_match, parse_i64, same_ignoring_case};
 use crate::resp::{Args, Output};
@@ -19,15 +20,14 @@ pub fn command(ctx: &mut Ctx<'_>) -> Result<(), Error> {
         COMMANDS.iter().for_each(|command| describe(command, ctx.out));
         return Ok(());
     }
-    let (sub, names) = (ctx.args.at(1), ctx.args.from(2));
-    match () {
-        () if same_ignoring_case(sub, "count") && names.len() == 0 => ctx.out.count(COMMANDS.len()),
-        () if same_ignoring_case(sub, "count") => return Err(Error::SubcommandArity("count")),
-        () if same_ignoring_case(sub, "info") && names.len() == 0 => {
+    let names = ctx.args.from(2);
+    match subcommands::resolve(subcommands::COMMAND, ctx.args)? {
+        "count" => ctx.out.count(COMMANDS.len()),
+        "info" if names.len() == 0 => {
             ctx.out.array(COMMANDS.len());
             COMMANDS.iter().for_each(|command| describe(command, ctx.out));
         }
-        () if same_ignoring_case(sub, "info") => {
+        "info" => {
             ctx.out.array(names.len());
             for name in names.iter() {
                 match lookup(name) {
@@ -36,34 +36,31 @@ pub fn command(ctx: &mut Ctx<'_>) -> Result<(), Error> {
                 }
             }
         }
-        () if same_ignoring_case(sub, "docs") => docs(names, ctx.out),
-        () if same_ignoring_case(sub, "list") => return list(names, ctx.out),
-        () if same_ignoring_case(sub, "getkeys") && names.len() > 0 => return get_keys(names, ctx.out),
-        () if same_ignoring_case(sub, "getkeys") => return Err(Error::SubcommandArity("getkeys")),
-        () if same_ignoring_case(sub, "help") => help(
-            ctx,
-            &[
-                "COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                "(no subcommand)",
-                "    Return details about all commands.",
-                "COUNT",
-                "    Return the total number of commands.",
-                "LIST [FILTERBY (ACLCAT <cat>|PATTERN <pattern>)]",
-                "    Return a list of all commands.",
-                "INFO [<command-name> ...]",
-                "    Return details about multiple commands.",
-                "DOCS [<command-name> ...]",
-                "    Return documentation details about multiple commands.",
-                "GETKEYS <full-command>",
-                "    Return the keys from a full command.",
-                "HELP",
-                "    Print this help.",
-            ],
-        ),
-        () => return Err(Error::UnknownSubcommand),
+        "docs" => docs(names, ctx.out),
+        "list" => return list(names, ctx.out),
+        "getkeys" => return get_keys(names, ctx.out),
+        _ => help(ctx, &HELP),
     }
     Ok(())
 }
+
+const HELP: [&str; 15] = [
+    "COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "(no subcommand)",
+    "    Return details about all commands.",
+    "COUNT",
+    "    Return the total number of commands.",
+    "LIST [FILTERBY (ACLCAT <cat>|PATTERN <pattern>)]",
+    "    Return a list of all commands.",
+    "INFO [<command-name> ...]",
+    "    Return details about multiple commands.",
+    "DOCS [<command-name> ...]",
+    "    Return documentation details about multiple commands.",
+    "GETKEYS <full-command>",
+    "    Return the keys from a full command.",
+    "HELP",
+    "    Print this help.",
+];
 
 /// The ten fields of COMMAND INFO.
 fn describe(command: &Command, out: &mut Output) {

@@ -3,6 +3,7 @@
 use super::connection::database;
 use super::context::Ctx;
 use super::error::{Error, NO_SUCH_KEY, NOT_INTEGER, SYNTAX};
+use super::subcommands;
 use crate::base::{glob_match, same_ignoring_case};
 use crate::server::DATABASES;
 use crate::store::Value;
@@ -202,26 +203,11 @@ pub fn flushall(ctx: &mut Ctx<'_>) -> Result<(), Error> {
 
 /// `OBJECT ENCODING | REFCOUNT | IDLETIME | FREQ key`, `OBJECT HELP`
 pub fn object(ctx: &mut Ctx<'_>) -> Result<(), Error> {
-    let (now_ms, sub, key) = (ctx.now_ms, ctx.args.at(1), ctx.args.at(2));
-    if same_ignoring_case(sub, "help") && ctx.args.len() == 2 {
-        super::introspect::help(
-            ctx,
-            &[
-                "OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                "ENCODING <key>",
-                "    Return the kind of internal representation redis would use.",
-                "REFCOUNT <key>",
-                "    Return 1.",
-                "HELP",
-                "    Print this help.",
-            ],
-        );
+    let (now_ms, key) = (ctx.now_ms, ctx.args.at(2));
+    let name = subcommands::resolve(subcommands::OBJECT, ctx.args)?;
+    if name == "help" {
+        super::introspect::help(ctx, &OBJECT_HELP);
         return Ok(());
-    }
-    let name = ["encoding", "refcount", "idletime", "freq"].into_iter().find(|name| same_ignoring_case(sub, name));
-    let name = name.ok_or(Error::UnknownSubcommand)?;
-    if ctx.args.len() != 3 {
-        return Err(Error::SubcommandArity(name));
     }
     let (db, out) = ctx.parts();
     match (db.get(now_ms, key), name) {
@@ -239,3 +225,13 @@ pub fn object(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     }
     Ok(())
 }
+
+const OBJECT_HELP: [&str; 7] = [
+    "OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "ENCODING <key>",
+    "    Return the kind of internal representation redis would use.",
+    "REFCOUNT <key>",
+    "    Return 1.",
+    "HELP",
+    "    Print this help.",
+];

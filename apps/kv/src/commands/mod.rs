@@ -21,6 +21,7 @@ mod set_algebra;
 mod sets;
 mod strings;
 mod strings_multi;
+mod subcommands;
 mod table;
 mod transactions;
 mod zset_algebra;

@@ -46,6 +46,8 @@ fn dispatch(ctx: &mut Ctx<'_>) -> Option<&'static Command> {
     };
     if !command.takes(ctx.args.len()) {
         reject(ctx, command, Error::Arity);
+    } else if let Err(error) = command.check_subcommand(ctx.args) {
+        reject(ctx, command, error);
     } else if command.denies_oom() && ctx.server.is_out_of_memory() {
         reject(ctx, command, OUT_OF_MEMORY);
     } else if ctx.peer.multi.is_some() && !command.is_immediate() {

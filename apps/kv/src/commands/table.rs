@@ -2,10 +2,12 @@
 
 use super::context::Ctx;
 use super::error::Error;
+use super::subcommands::{self, Subcommand};
 use super::{
     bits, client, config, connection, expire, hashes, info, introspect, keys, lists, lists_move, scan, set_algebra,
     sets, strings, strings_multi, transactions, zset_algebra, zset_range, zsets,
 };
+use crate::resp::Args;
 
 /// What runs a command.
 pub(super) type Handler = fn(&mut Ctx<'_>) -> Result<(), Error>;
@@ -44,6 +46,7 @@ pub struct Command {
     /// The kind of command, as COMMAND DOCS groups them.
     pub group: &'static str,
     pub(super) handler: Handler,
+    subcommands: &'static [Subcommand],
 }
 
 impl Command {
@@ -52,6 +55,15 @@ impl Command {
     pub fn takes(&self, count: usize) -> bool {
         let arity = usize::from(self.arity.unsigned_abs());
         if self.arity < 0 { count >= arity } else { count == arity }
+    }
+
+    /// Fails if it is a family of subcommands and `args` name none of them or have too few or too many for it.
+    #[inline]
+    pub(super) fn check_subcommand(&self, args: Args<'_>) -> Result<(), Error> {
+        if self.subcommands.is_empty() || args.len() < 2 {
+            return Ok(());
+        }
+        subcommands::resolve(self.subcommands, args).map(|_| ())
     }
 
     /// Whether it may change data.
@@ -102,7 +114,12 @@ impl Command {
 }
 
 const fn row(name: &'static str, arity: i8, flags: u16, keys: Keys, group: &'static str, handler: Handler) -> Command {
-    Command { name, arity, flags, keys, group, handler }
+    Command { name, arity, flags, keys, group, handler, subcommands: &[] }
+}
+
+const fn family(mut command: Command, subcommands: &'static [Subcommand]) -> Command {
+    command.subcommands = subcommands;
+    command
 }
 
 /// All commands.
@@ -115,10 +132,10 @@ pub static COMMANDS: [Command; 147] = [
     row("auth", -2, FAST, NONE, "connection", connection::auth),
     row("hello", -1, FAST, NONE, "connection", connection::hello),
     row("reset", 1, FAST | NOW, NONE, "connection", connection::reset),
-    row("client", -2, NO_FLAGS, NONE, "connection", client::client),
-    row("config", -2, ADMIN, NONE, "server", config::config),
+    family(row("client", -2, NO_FLAGS, NONE, "connection", client::client), subcommands::CLIENT),
+    family(row("config", -2, ADMIN, NONE, "server", config::config), subcommands::CONFIG),
     row("info", -1, NO_FLAGS, NONE, "server", info::info),
-    row("command", -1, NO_FLAGS, NONE, "server", introspect::command),
+    family(row("command", -1, NO_FLAGS, NONE, "server", introspect::command), subcommands::COMMAND),
     row("dbsize", 1, READ | FAST, NONE, "server", keys::dbsize),
     row("flushdb", -1, WRITE, NONE, "server", keys::flushdb),
     row("flushall", -1, WRITE | GLOBAL, NONE, "server", keys::flushall),
@@ -146,7 +163,7 @@ pub static COMMANDS: [Command; 147] = [
     row("randomkey", 1, READ, NONE, "generic", keys::randomkey),
     row("copy", -3, WRITE | OOM | GLOBAL, TWO, "generic", keys::copy),
     row("move", 3, WRITE | FAST | GLOBAL, ONE, "generic", keys::move_key),
-    row("object", -2, READ, (2, 2, 1), "generic", keys::object),
+    family(row("object", -2, READ, (2, 2, 1), "generic", keys::object), subcommands::OBJECT),
     row("set", -3, WRITE | OOM, ONE, "string", strings::set),
     row("setnx", 3, WRITE | OOM | FAST, ONE, "string", strings::setnx),
     row("setex", 4, WRITE | OOM, ONE, "string", strings::setex),

@@ -96,7 +96,7 @@ struct Query<'a> {
     scores: bool,
 }
 
-fn parse<'a>(ctx: &Ctx<'a>, operation: Operation, count_at: usize, storing: bool) -> Result<Query<'a>, Error> {
+fn parse<'a>(ctx: &mut Ctx<'a>, operation: Operation, count_at: usize, storing: bool) -> Result<Query<'a>, Error> {
     let args = ctx.args;
     let count = parse_i64(args.at(count_at)).ok_or(super::error::NOT_INTEGER)?;
     let count = usize::try_from(count).unwrap_or(0);
@@ -107,6 +107,8 @@ fn parse<'a>(ctx: &Ctx<'a>, operation: Operation, count_at: usize, storing: bool
         return Err(SYNTAX);
     }
     let keys = args.from(count_at + 1).take(count);
+    // A wrong type comes before a wrong option, as in redis.
+    operands(ctx.server.db(ctx.peer.db), ctx.now_ms, keys)?;
     let mut query = Query { operation, keys, weights: Vec::new(), aggregate: Aggregate::Sum, scores: false };
     let combining = operation != Operation::Difference;
     let mut at = count_at + 1 + count;

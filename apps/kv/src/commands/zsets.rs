@@ -92,7 +92,7 @@ fn add(ctx: &mut Ctx<'_>, options: &AddOptions, first: usize) -> Result<(), Erro
     if options.nx && options.xx {
         return Err(Error::Text("ERR XX and NX options at the same time are not compatible"));
     }
-    if options.gt && options.nx || options.lt && options.nx || options.gt && options.lt {
+    if [options.nx, options.gt, options.lt].into_iter().filter(|&set| set).count() > 1 {
         return Err(Error::Text("ERR GT, LT, and/or NX options at the same time are not compatible"));
     }
     if options.increment && pairs.len() > 2 {

@@ -8,6 +8,7 @@ const CHUNK_ITEMS: usize = 128;
 type Chunk = VecDeque<SmallBytes>;
 
 /// A list. Ends are O(1), a position in the middle O(length / 128), which is how redis's quicklist does it too.
+#[derive(Default)]
 pub struct List {
     /// None of them empty.
     chunks: VecDeque<Chunk>,

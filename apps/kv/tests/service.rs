@@ -1,0 +1,200 @@
+//! Runs the whole program, network included, on a fake shim against clients with a stack of their own.
+
+use std::cell::RefCell;
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::rc::Rc;
+
+use kv::service::{Error, main};
+use netstack::Error as NetError;
+use runtime::host::dialogue::{Dialogue, Dialogues};
+use runtime::host::peer::Peer;
+use runtime::host::{End, Outcome, Setup, run};
+use runtime::random::Rng;
+
+type World = Rc<RefCell<Peer<Dialogues>>>;
+
+fn clients(port: u16, said: Vec<Vec<u8>>) -> World {
+    let connections = said.len();
+    let remote = SocketAddrV4::new(Ipv4Addr::new(10, 0, 2, 15), port);
+    let driver = Dialogues { remote, all: said.into_iter().map(Dialogue::new).collect() };
+    Rc::new(RefCell::new(Peer::new(driver, connections + 1)))
+}
+
+fn go(setup: &Setup, world: &World) -> Outcome<Result<(), Error>> {
+    run(setup, world, main)
+}
+
+fn with_arguments(arguments: &str) -> Setup {
+    Setup { arguments: arguments.into(), ..Setup::default() }
+}
+
+fn heard(world: &World, connection: usize) -> String {
+    String::from_utf8_lossy(&world.borrow().driver.all[connection].heard).into_owned()
+}
+
+/// A command as clients send it.
+fn command(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+#[test]
+fn commands_are_answered_and_the_console_says_when() {
+    let world = clients(6379, vec![b"PING\r\nSET a 1\r\nINCR a\r\nGET a\r\nNONSENSE\r\n".to_vec()]);
+    let outcome = go(&Setup::default(), &world);
+    assert_eq!((outcome.end, &outcome.console[..]), (End::Stopped, &b"kv: ready on port 6379\n"[..]));
+    let answer = heard(&world, 0);
+    assert!(answer.starts_with("+PONG\r\n+OK\r\n:2\r\n$1\r\n2\r\n-ERR unknown command"), "{answer}");
+}
+
+#[test]
+fn pipelines_from_many_connections_are_answered_in_order_and_counted_exactly_once() {
+    let (connections, increments) = (60, 300);
+    let mut said = Vec::new();
+    for connection in 0..connections {
+        let mut bytes = Vec::new();
+        for step in 0..increments {
+            bytes.extend(command(&[b"INCR", b"total"]));
+            bytes.extend(command(&[b"INCR", format!("own:{connection}").as_bytes()]));
+            bytes.extend(command(&[b"SET", format!("k:{connection}:{step}").as_bytes(), &vec![b'x'; step]]));
+        }
+        said.push(bytes);
+    }
+    let world = clients(6379, said);
+    assert_eq!(go(&Setup::default(), &world).end, End::Stopped);
+    let mut totals = Vec::new();
+    for connection in 0..connections {
+        let answer = heard(&world, connection);
+        let lines: Vec<&str> = answer.split("\r\n").collect();
+        assert_eq!(lines.len(), 3 * increments + 1);
+        for (step, replies) in lines.chunks_exact(3).enumerate() {
+            totals.push(replies[0].strip_prefix(':').and_then(|n| n.parse::<usize>().ok()).expect("a number"));
+            assert_eq!((replies[1], replies[2]), (format!(":{}", step + 1).as_str(), "+OK"));
+        }
+    }
+    totals.sort_unstable();
+    assert!(totals.into_iter().eq(1..=connections * increments), "every increment is seen once");
+}
+
+#[test]
+fn two_runs_are_equal_to_the_byte() {
+    let seed = 0x6b76;
+    println!("seed {seed:#x}");
+    let once = || {
+        let mut rng = Rng::from_seed(seed);
+        let said = (0..20).map(|_| {
+            let mut bytes = Vec::new();
+            for _ in 0..100 {
+                let key = format!("key:{}", rng.below(50));
+                let words: &[&[u8]] = match rng.below(7) {
+                    0 => &[b"SET", key.as_bytes(), b"value"],
+                    1 => &[b"SADD", b"set", key.as_bytes()],
+                    2 => &[b"SPOP", b"set"],
+                    3 => &[b"RANDOMKEY"],
+                    4 => &[b"SCAN", b"0"],
+                    5 => &[b"INFO"],
+                    _ => &[b"SET", key.as_bytes(), b"1", b"PX", b"1"],
+                };
+                bytes.extend(command(words));
+            }
+            bytes
+        });
+        let world = clients(6379, said.collect());
+        let outcome = go(&Setup::default(), &world);
+        (outcome, (0..20).map(|connection| heard(&world, connection)).collect::<Vec<_>>())
+    };
+    assert_eq!(once(), once());
+}
+
+#[test]
+fn large_values_and_replies_pass_through_small_buffers() {
+    let value = vec![b'v'; 300_000];
+    let mut said = command(&[b"SET", b"big", &value]);
+    for _ in 0..5 {
+        said.extend(command(&[b"GET", b"big"]));
+    }
+    let world = clients(6379, vec![said]);
+    assert_eq!(go(&with_arguments("rx=1kb tx=1kb"), &world).end, End::Stopped);
+    let answer = heard(&world, 0);
+    assert_eq!(answer.len(), "+OK\r\n".len() + 5 * ("$300000\r\n\r\n".len() + value.len()));
+    assert!(answer.ends_with("vvv\r\n"));
+}
+
+#[test]
+fn clients_beyond_the_limit_are_told() {
+    // Nobody closes before all have connected: a half-closed client is still a client until it has its answer, and
+    // all SYNs arrive in the same epoch.
+    let world = clients(7000, vec![b"PING\r\n".to_vec(); 12]);
+    assert_eq!(go(&with_arguments("maxclients=5 port=7000"), &world).end, End::Stopped);
+    let told = (0..12).filter(|&connection| heard(&world, connection) == "-ERR max number of clients reached\r\n");
+    let (told, served) = (told.count(), (0..12).filter(|&connection| heard(&world, connection) == "+PONG\r\n").count());
+    assert_eq!((told, served), (7, 5));
+}
+
+#[test]
+fn a_flood_of_connections_leaves_the_store_serving() {
+    let mut said = vec![b"PING\r\n".to_vec(); 10_000];
+    said.push(b"PING\r\n".to_vec());
+    let world = clients(6379, said);
+    assert_eq!(go(&Setup::default(), &world).end, End::Stopped);
+    let world = world.borrow();
+    let count = |wanted: &dyn Fn(&Dialogue) -> bool| world.driver.all.iter().filter(|d| wanted(d)).count();
+    let served = count(&|d| d.heard == b"+PONG\r\n");
+    let told = count(&|d| d.heard.starts_with(b"-ERR max number"));
+    let refused = count(&|d| d.end == Some(Err(NetError::Refused)));
+    assert_eq!(served + told + refused, 10_001, "{served} served, {told} told, {refused} refused");
+    assert!(served > 100, "{served} served");
+}
+
+#[test]
+fn client_kill_ends_another_connection() {
+    let killer = b"CLIENT KILL ID 1\r\nCLIENT LIST\r\n".to_vec();
+    // The victim waits with a command cut short, so that it cannot end by itself.
+    let world = clients(6379, vec![b"*2\r\n$3\r\nGET\r\n$100\r\nabc".to_vec(), killer]);
+    world.borrow_mut().driver.all[0].said.truncate(20);
+    assert_eq!(go(&Setup::default(), &world).end, End::Stopped);
+    let answer = heard(&world, 1);
+    assert!(answer.starts_with(":1\r\n") || answer.starts_with("-ERR No such client"), "{answer}");
+    assert!(!answer.contains("id=1 "), "{answer}");
+}
+
+#[test]
+fn a_protocol_error_is_answered_and_ends_the_connection() {
+    let world = clients(6379, vec![b"*1\r\n:nonsense\r\nPING\r\n".to_vec(), b"PING\r\n".to_vec()]);
+    assert_eq!(go(&Setup::default(), &world).end, End::Stopped);
+    assert_eq!(heard(&world, 0), "-ERR Protocol error: expected '$', got ':'\r\n");
+    assert_eq!(heard(&world, 1), "+PONG\r\n");
+}
+
+#[test]
+fn memory_limit_is_an_error_and_not_the_end() {
+    let mut said = Vec::new();
+    for step in 0..3000 {
+        said.extend(command(&[b"SET", format!("key:{step}").as_bytes(), &[b'x'; 1000]]));
+    }
+    said.extend(command(&[b"GET", b"key:1"]));
+    said.extend(command(&[b"FLUSHALL"]));
+    said.extend(command(&[b"SET", b"again", b"1"]));
+    let world = clients(6379, vec![said]);
+    assert_eq!(go(&with_arguments("maxmemory=1mb"), &world).end, End::Stopped);
+    let answer = heard(&world, 0);
+    let refused = answer.matches("-OOM command not allowed when used memory > 'maxmemory'.\r\n").count();
+    assert!((1500..2500).contains(&refused), "{refused} of 3000 refused");
+    let mut end = String::new();
+    write!(end, "$1000\r\n{}\r\n+OK\r\n+OK\r\n", "x".repeat(1000)).expect("writing to a string");
+    assert!(answer.ends_with(&end));
+}
+
+#[test]
+fn wrong_arguments_end_the_program_with_a_message() {
+    let world = clients(6379, vec![b"PING\r\n".to_vec()]);
+    let outcome = go(&with_arguments("port=elephant"), &world);
+    let End::Returned(Err(error)) = outcome.end else { panic!("the program ran: {:?}", outcome.end) };
+    assert_eq!(error.to_string(), "`port=elephant`: expected a port from 1 to 65535");
+}
