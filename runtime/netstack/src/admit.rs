@@ -358,6 +358,7 @@ impl Stack {
         socket.set_ack_delay(ack_delay_ms.map(|ms| Duration::from_micros(ms_to_us(ms) as u64)));
         socket.set_congestion_control(match congestion {
             Congestion::None => CongestionControl::None,
+            #[cfg(feature = "reno")]
             Congestion::Reno => CongestionControl::Reno,
         });
         conn

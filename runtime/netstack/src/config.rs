@@ -17,6 +17,7 @@ pub enum Congestion {
     /// Only the peer's window limits: right for a link that does not lose frames, such as the hub.
     None,
     /// Reno (RFC 5681): right for a bridge into a real network.
+    #[cfg(feature = "reno")]
     Reno,
 }
 

@@ -80,6 +80,34 @@ pub(crate) struct Port<'a, S> {
     pub(crate) capabilities: &'a DeviceCapabilities,
     /// Set when smoltcp was given a token to send with.
     pub(crate) offered: bool,
+    /// What the last frame sent says about the rest.
+    pub(crate) rest: Rest,
+}
+
+/// What a frame that smoltcp sent tells about what it has left to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// Nothing: the frame is a TCP segment with the end of the queued data (smoltcp sets PSH exactly then).
+    Nothing,
+    /// Probably more: the frame is a TCP segment with data.
+    Data,
+    /// The frame tells nothing.
+    Unknown,
+}
+
+impl Rest {
+    fn of(frame: &[u8]) -> Self {
+        const ETHERTYPE: usize = 12;
+        const PROTOCOL: usize = ETHERNET_BYTES + 9;
+        const FLAGS: usize = ETHERNET_BYTES + 20 + 13;
+        const HEADERS_BYTES: usize = ETHERNET_BYTES + 20 + 20;
+        const PSH: u8 = 8;
+        // smoltcp sends IPv4 headers without options; only SYNs and acknowledgements have TCP options.
+        if frame.len() <= HEADERS_BYTES || frame[ETHERTYPE..][..2] != [8, 0] || frame[PROTOCOL] != 6 {
+            return Self::Unknown;
+        }
+        if frame[FLAGS] & PSH != 0 { Self::Nothing } else { Self::Data }
+    }
 }
 
 impl<'a, S> Port<'a, S> {
@@ -89,7 +117,7 @@ impl<'a, S> Port<'a, S> {
         spill: &'a mut Spill,
         capabilities: &'a DeviceCapabilities,
     ) -> Self {
-        Self { frame, sink, spill, capabilities, offered: false }
+        Self { frame, sink, spill, capabilities, offered: false, rest: Rest::Unknown }
     }
 }
 
@@ -107,12 +135,21 @@ impl RxToken for Rx<'_> {
 pub(crate) struct Tx<'a, S> {
     sink: &'a mut S,
     spill: &'a mut Spill,
+    rest: &'a mut Rest,
 }
 
 impl<S: FrameSink> TxToken for Tx<'_, S> {
     #[inline]
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        if self.spill.is_empty() && self.sink.has_room() { self.sink.transmit(len, f) } else { self.spill.push(len, f) }
+        if self.spill.is_empty() && self.sink.has_room() {
+            self.sink.transmit(len, |frame| {
+                let result = f(frame);
+                *self.rest = Rest::of(frame);
+                result
+            })
+        } else {
+            self.spill.push(len, f)
+        }
     }
 }
 
@@ -129,7 +166,7 @@ impl<S: FrameSink> Device for Port<'_, S> {
     #[inline]
     fn receive(&mut self, _timestamp: Instant) -> Option<(Rx<'_>, Tx<'_, S>)> {
         let frame = self.frame.take()?;
-        Some((Rx(frame), Tx { sink: self.sink, spill: self.spill }))
+        Some((Rx(frame), Tx { sink: self.sink, spill: self.spill, rest: &mut self.rest }))
     }
 
     #[inline]
@@ -138,7 +175,7 @@ impl<S: FrameSink> Device for Port<'_, S> {
             return None;
         }
         self.offered = true;
-        Some(Tx { sink: self.sink, spill: self.spill })
+        Some(Tx { sink: self.sink, spill: self.spill, rest: &mut self.rest })
     }
 
     #[inline]

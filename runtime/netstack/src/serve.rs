@@ -6,7 +6,7 @@ use smoltcp::socket::tcp::State;
 use smoltcp::time::Instant;
 
 use crate::conn::{Conn, Fate, Stage};
-use crate::device::{FrameSink, Port, Spill};
+use crate::device::{FrameSink, Port, Rest, Spill};
 use crate::event::{Readiness, Source};
 use crate::quirks::bare_fin;
 use crate::slot::Body;
@@ -23,6 +23,9 @@ const STUCK_RETRY_US: i64 = 10_000;
 /// How long a connection stays in TIME-WAIT, in microseconds: as long as smoltcp's own timer, which must not come
 /// first, because it would clear what the program has not read yet.
 const TIME_WAIT_US: i64 = 10_000_000;
+
+/// smoltcp's least retransmission timeout, in microseconds. Looking earlier than needed is harmless.
+const LEAST_RTO_US: i64 = 1_000_000;
 
 /// How sending from one socket ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,7 @@ fn drain<S: FrameSink>(
     mut egress_first: bool,
     (sink, spill, capabilities): (&mut S, &mut Spill, &DeviceCapabilities),
 ) -> Egress {
+    let now_us = now.total_micros();
     let due_us = |due: Option<Instant>| due.map_or(NEVER_US, |at| at.total_micros());
     loop {
         if !egress_first {
@@ -51,23 +55,27 @@ fn drain<S: FrameSink>(
                 return Egress::Idle { due_us: due_us(due) };
             }
         }
-        egress_first = false;
         // smoltcp must not meet a full sink: see `quirks`.
         if !spill.is_empty() || !sink.has_room() {
             return Egress::SinkFull;
         }
         let mut port = Port::new(None, &mut *sink, &mut *spill, capabilities);
-        let sent = iface.poll_egress(now, &mut port, set) == PollResult::SocketStateChanged;
-        if sent {
+        if iface.poll_egress(now, &mut port, set) == PollResult::SocketStateChanged {
+            match port.rest {
+                // The usual end, one answer sent whole, without the cost of asking for the deadline: it is that of
+                // the retransmission, or an earlier one that is registered already.
+                Rest::Nothing => return Egress::Idle { due_us: now_us + LEAST_RTO_US },
+                Rest::Data => egress_first = true,
+                Rest::Unknown => egress_first = false,
+            }
             continue;
         }
         let offered = port.offered;
-        let due = due_us(iface.poll_at(now, set)).max(now.total_micros() + 1);
+        let due = due_us(iface.poll_at(now, set)).max(now_us + 1);
         if offered {
             return Egress::AwaitsNeighbor { due_us: due };
         }
-        let stuck = due == now.total_micros() + 1;
-        return Egress::Idle { due_us: if stuck { now.total_micros() + STUCK_RETRY_US } else { due } };
+        return Egress::Idle { due_us: if due == now_us + 1 { now_us + STUCK_RETRY_US } else { due } };
     }
 }
 

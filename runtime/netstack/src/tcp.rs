@@ -106,7 +106,7 @@ impl Stack {
     /// [`shutdown`](Self::shutdown), or how the connection ended.
     pub fn send(&mut self, id: ConnId, data: &[u8]) -> Result<usize, Error> {
         let sent = self.send_conn(id, |conn| {
-            let sent = conn.socket_mut().send_slice(data).unwrap_or(0);
+            let sent = enqueue(conn, data);
             conn.want_write |= sent < data.len();
             (sent > 0).then_some(sent)
         });
@@ -321,4 +321,22 @@ impl Stack {
             _ => Err(Error::NotConnected),
         }
     }
+}
+
+/// Copies `data` into the send buffer, at most to its end and then from its start, and returns how much.
+#[inline]
+fn enqueue(conn: &mut Conn, data: &[u8]) -> usize {
+    let mut sent = 0;
+    while sent < data.len() {
+        let part = conn.socket_mut().send(|room| {
+            let part = room.len().min(data.len() - sent);
+            room[..part].copy_from_slice(&data[sent..][..part]);
+            (part, part)
+        });
+        match part {
+            Ok(0) | Err(_) => break,
+            Ok(part) => sent += part,
+        }
+    }
+    sent
 }
