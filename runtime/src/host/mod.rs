@@ -35,6 +35,7 @@ use std::vec::Vec;
 use hypercall::layout::{BootInfo, NET_CHECKSUM_OFFLOAD, NetConfig};
 
 pub(crate) mod calls;
+pub mod dialogue;
 mod memory;
 pub mod peer;
 mod shim;

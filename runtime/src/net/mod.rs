@@ -21,7 +21,7 @@ use core::cell::RefCell;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::task::{Context, Poll};
 
-pub use netstack::{Congestion, Error, Ipv4Cidr, Stats};
+pub use netstack::{Error, Ipv4Cidr, Stats};
 
 mod options;
 mod rings;

@@ -4,7 +4,7 @@ use core::fmt;
 use core::net::Ipv4Addr;
 
 use hypercall::layout::{BootInfo, NET_CHECKSUM_OFFLOAD, NET_DHCP};
-use netstack::{Config, ConfigError, Congestion, Ipv4Cidr};
+use netstack::{Config, ConfigError, Ipv4Cidr};
 
 use crate::random;
 use crate::time::Duration;
@@ -32,8 +32,6 @@ pub struct Options {
     pub idle_timeout: Option<Duration>,
     /// How long an acknowledgement may wait for an answer to ride on.
     pub ack_delay: Option<Duration>,
-    /// Congestion control; `None` chooses it by the kind of network.
-    pub congestion: Option<Congestion>,
 }
 
 impl Default for Options {
@@ -45,7 +43,6 @@ impl Default for Options {
             keep_alive: Some(Duration::from_secs(60)),
             idle_timeout: None,
             ack_delay: Some(Duration::from_millis(10)),
-            congestion: None,
         }
     }
 }
@@ -126,7 +123,10 @@ impl Options {
         config.keep_alive_ms = self.keep_alive.map(millis);
         config.idle_timeout_ms = self.idle_timeout.map(millis);
         config.ack_delay_ms = self.ack_delay.map(millis);
-        config.congestion = self.congestion.unwrap_or(if in_memory { Congestion::None } else { Congestion::Reno });
+        #[cfg(feature = "reno")]
+        if !in_memory {
+            config.congestion = netstack::Congestion::Reno;
+        }
         Ok(config)
     }
 }

@@ -10,7 +10,7 @@ use core::cell::RefCell;
 use core::fmt;
 
 use runtime::net::{self, StartError, TcpListener, TcpStream};
-use runtime::time::{Duration, SystemTime, sleep};
+use runtime::time::{Duration, SystemTime, sleep, timeout};
 use runtime::{JoinHandle, env, println, random, spawn, yield_now};
 
 use crate::{Server, Session, TooManyClients};
@@ -25,6 +25,8 @@ const EXPIRE_BUDGET: usize = 100;
 /// Between two rounds of housekeeping. A key that has expired is never seen, removed or not, so this only bounds how
 /// long its memory stays taken.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// How long a connection that the store ends waits for its peer to finish.
+const HANG_UP: Duration = Duration::from_secs(1);
 /// Connections that may be open beyond the limit of clients, so that those too many are told why they are closed.
 const REFUSED_CONNECTIONS: usize = 16;
 
@@ -79,13 +81,17 @@ struct Shared {
 pub async fn main() -> Result<(), Error> {
     let settings = Settings::parse(env::words(), env::heap_bytes()).map_err(Error::Settings)?;
     let mut options = settings.net_options();
-    options.max_connections = Some(settings.max_clients + REFUSED_CONNECTIONS);
+    let most_connections = settings.max_clients + REFUSED_CONNECTIONS;
+    options.max_connections = Some(most_connections);
     net::start(&options).map_err(Error::Start)?;
     let config = settings.config(random::number().map_err(Error::Random)?, random::number().map_err(Error::Random)?);
     let shared =
         Rc::new(Shared { server: RefCell::new(Server::new(config, now_ms())), tasks: RefCell::new(BTreeMap::new()) });
     let port = settings.port;
-    let listener = TcpListener::bind(port).map_err(|error| Error::Listen { port, error })?;
+    // With a backlog as large as the limit of connections, whoever comes beyond it is refused at once; with a smaller
+    // one a burst would wait for its SYNs to be repeated.
+    let listener = TcpListener::bind_with_backlog(port, most_connections);
+    let listener = listener.map_err(|error| Error::Listen { port, error })?;
     spawn(keep_house(Rc::clone(&shared)));
     println!("kv: ready on port {port}");
     loop {
@@ -125,8 +131,9 @@ impl Shared {
             }
             Err(TooManyClients) => {
                 spawn(async move {
-                    // Whoever has gone already has no use for the reason.
-                    let _ = stream.write_all(TooManyClients::REPLY).await;
+                    if stream.write_all(TooManyClients::REPLY).await.is_ok() {
+                        hang_up(&stream).await;
+                    }
                 });
             }
         }
@@ -182,8 +189,23 @@ async fn converse(shared: &Shared, session: &mut Session, stream: &TcpStream) ->
             let written = stream.write(session.output()).await?;
             session.advance_output(written);
         }
-        if peer_has_finished || session.wants_close() {
+        if peer_has_finished {
+            return Ok(());
+        }
+        if session.wants_close() {
+            hang_up(stream).await;
             return Ok(());
         }
     }
+}
+
+/// Ends a connection whose peer may still be talking: closing it with unread data would reset it, and the last reply
+/// would be lost with it. So the peer is told that this was all and is listened to until it has finished, for a while.
+async fn hang_up(stream: &TcpStream) {
+    if stream.shutdown().is_err() {
+        return;
+    }
+    let hear_out = async { while let Ok(Some(())) = stream.read_with(|data| (data.len(), ())).await {} };
+    // Late or not, this is the end.
+    let _ = timeout(HANG_UP, hear_out).await;
 }
