@@ -72,6 +72,16 @@ pub fn parse_f64(text: &[u8]) -> Option<f64> {
     if value.is_nan() || (value.is_infinite() && digits) { None } else { Some(value) }
 }
 
+/// Parses one end of a range of scores as redis does, which is more lenient there: nothing at all is 0, leading spaces do
+/// not count, and what overflows is infinite.
+pub fn parse_score_bound(text: &[u8]) -> Option<f64> {
+    if text.is_empty() {
+        return Some(0.0);
+    }
+    let value: f64 = core::str::from_utf8(text.trim_ascii_start()).ok()?.parse().ok()?;
+    (!value.is_nan()).then_some(value)
+}
+
 /// A short text on the stack that numbers are formatted into.
 pub struct DecimalBuf {
     bytes: [u8; 400],
@@ -225,7 +235,7 @@ pub fn decimal_add(a: &[u8], b: &[u8], out: &mut DecimalBuf) -> bool {
     true
 }
 
-/// Parses `-ddd.ddd` of at most 18 digits before and 17 after the point into units of 10^-17.
+/// Parses `-ddd.ddd` of at most 20 digits before and 17 after the point into units of 10^-17.
 fn parse_decimal(text: &[u8]) -> Option<i128> {
     let (negative, text) = match text {
         [b'-', rest @ ..] => (true, rest),
@@ -243,7 +253,7 @@ fn parse_decimal(text: &[u8]) -> Option<i128> {
             }
             _ => return None,
         }
-        if digits > 18 + fraction.unwrap_or(0) || fraction > Some(FRACTION_DIGITS) {
+        if digits > 20 + fraction.unwrap_or(0) || fraction > Some(FRACTION_DIGITS) {
             return None;
         }
     }
@@ -332,6 +342,13 @@ mod tests {
     }
 
     #[test]
+    fn score_bounds_are_lenient() {
+        for (text, expected) in [("", Some(0.0)), (" 1", Some(1.0)), ("1e999", Some(f64::INFINITY)), ("nan", None), ("1 ", None)] {
+            assert_eq!(parse_score_bound(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn decimals_add_exactly() {
         for (a, b, expected) in [
             ("0.1", "0.2", "0.3"),
@@ -345,7 +362,7 @@ mod tests {
             assert!(decimal_add(a.as_bytes(), b.as_bytes(), &mut out));
             assert_eq!(String::from_utf8_lossy(out.as_slice()), expected);
         }
-        for odd in ["5e3", "", ".", "1.2.3", "1234567890123456789", "0.123456789012345678"] {
+        for odd in ["5e3", "", ".", "1.2.3", "123456789012345678901", "0.123456789012345678"] {
             assert!(!decimal_add(odd.as_bytes(), b"1", &mut DecimalBuf::new()), "{odd}");
         }
     }

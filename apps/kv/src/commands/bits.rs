@@ -2,7 +2,7 @@
 
 use super::context::Ctx;
 use super::error::{Error, SYNTAX};
-use super::lists::clamp;
+use super::strings::byte_range;
 use crate::base::{parse_i64, same_ignoring_case};
 use crate::store::Str;
 
@@ -52,6 +52,11 @@ pub fn getbit(ctx: &mut Ctx<'_>) -> Result<(), Error> {
 /// `BITCOUNT key [start end [BYTE | BIT]]`
 pub fn bitcount(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let (now_ms, key) = (ctx.now_ms, ctx.key());
+    // A missing key comes before a wrong option, as in redis.
+    if ctx.db().read::<Str>(now_ms, key)?.is_none() {
+        ctx.out.integer(0);
+        return Ok(());
+    }
     let range = match ctx.args.len() {
         2 => None,
         4 | 5 => Some((ctx.integer(2)?, ctx.integer(3)?)),
@@ -67,8 +72,7 @@ pub fn bitcount(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let units = if by_bit { text.len() * 8 } else { text.len() };
     let part = match range {
         None => Some((0, units)),
-        Some((start, end)) if start < 0 && end < 0 && start > end => None,
-        Some((start, end)) => clamp(start, end, units),
+        Some((start, end)) => byte_range(start, end, units),
     };
     let (from, count) = part.unwrap_or((0, 0));
     out.count(if by_bit {

@@ -95,7 +95,7 @@ impl<'a> Ctx<'a> {
 
     /// Argument `index` as a number that is not negative.
     pub fn positive(&self, index: usize) -> Result<usize, Error> {
-        usize::try_from(self.integer(index)?).map_err(|_| NOT_POSITIVE)
+        parse_i64(self.args.at(index)).and_then(|count| usize::try_from(count).ok()).ok_or(NOT_POSITIVE)
     }
 
     /// Argument `index` as a double.

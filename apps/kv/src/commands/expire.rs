@@ -125,9 +125,9 @@ fn remaining(ctx: &mut Ctx<'_>, unit: Unit) -> Result<(), Error> {
     ctx.out.integer(match (at_ms, unit) {
         (None, _) => -2,
         (Some(NEVER_MS), _) => -1,
-        (Some(at_ms), Unit::Seconds) => (at_ms - now_ms + 500) / 1000,
+        (Some(at_ms), Unit::Seconds) => (at_ms - now_ms).saturating_add(500) / 1000,
         (Some(at_ms), Unit::Millis) => at_ms - now_ms,
-        (Some(at_ms), Unit::AtSeconds) => (at_ms + 500) / 1000,
+        (Some(at_ms), Unit::AtSeconds) => at_ms.saturating_add(500) / 1000,
         (Some(at_ms), Unit::AtMillis) => at_ms,
     });
     Ok(())

@@ -10,7 +10,7 @@ pub fn clamp(start: i64, end: i64, len: usize) -> Option<(usize, usize)> {
     let len = len as i64;
     let start = if start < 0 { start.saturating_add(len).max(0) } else { start };
     let end = if end < 0 { end.saturating_add(len) } else { end }.min(len - 1);
-    (start <= end && start < len).then_some((start as usize, (end - start + 1) as usize))
+    (start <= end && start < len).then(|| (start as usize, (end - start + 1) as usize))
 }
 
 /// The index that a possibly negative one means in a list of `len` elements.
@@ -220,6 +220,7 @@ mod tests {
             (i64::MIN, i64::MAX, 1, Some((0, 1))),
             (0, 0, 0, None),
             (i64::MIN, i64::MIN, 3, None),
+            (5, i64::MIN, 3, None),
         ] {
             assert_eq!(clamp(start, end, len), expected, "{start} {end} {len}");
         }

@@ -4,7 +4,7 @@ use super::context::Ctx;
 use super::error::{Error, NOT_INTEGER, SYNTAX};
 use crate::base::{Digits, glob_match, parse_i64, same_ignoring_case, write_u64};
 use crate::resp::Output;
-use crate::store::{Field, Hash, Member, Set, Zset};
+use crate::store::{Field, Hash, Kind, Member, Set, Zset};
 
 struct Options<'a> {
     cursor: u64,
@@ -100,18 +100,27 @@ pub fn scan(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// The options of a scan in a collection; nothing if that is not there, which is answered. The order of the checks is
+/// that of redis: cursor, key, options.
+fn options_of<'a, K: Kind>(ctx: &mut Ctx<'a>) -> Result<Option<Options<'a>>, Error> {
+    let (now_ms, key) = (ctx.now_ms, ctx.key());
+    cursor(ctx.args.at(2))?;
+    if ctx.db().read::<K>(now_ms, key)?.is_none() {
+        ctx.out.raw(NOTHING);
+        return Ok(None);
+    }
+    options(ctx, 2, false).map(Some)
+}
+
 /// The reply for a key that is not there.
 const NOTHING: &[u8] = b"*2\r\n$1\r\n0\r\n*0\r\n";
 
 /// `SSCAN key cursor [MATCH pattern] [COUNT count]`
 pub fn sscan(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let (now_ms, key) = (ctx.now_ms, ctx.key());
-    let options = options(ctx, 2, false)?;
+    let Some(options) = options_of::<Set>(ctx)? else { return Ok(()) };
     let (db, out) = ctx.parts();
-    let Some(set) = db.read::<Set>(now_ms, key)? else {
-        out.raw(NOTHING);
-        return Ok(());
-    };
+    let Some(set) = db.read::<Set>(now_ms, key)? else { return Ok(()) };
     reply(out, |out| {
         let mut written = 0;
         let mut visit = |member: &[u8]| {
@@ -139,12 +148,9 @@ pub fn sscan(ctx: &mut Ctx<'_>) -> Result<(), Error> {
 /// `HSCAN key cursor [MATCH pattern] [COUNT count]`
 pub fn hscan(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let (now_ms, key) = (ctx.now_ms, ctx.key());
-    let options = options(ctx, 2, false)?;
+    let Some(options) = options_of::<Hash>(ctx)? else { return Ok(()) };
     let (db, out) = ctx.parts();
-    let Some(hash) = db.read::<Hash>(now_ms, key)? else {
-        out.raw(NOTHING);
-        return Ok(());
-    };
+    let Some(hash) = db.read::<Hash>(now_ms, key)? else { return Ok(()) };
     reply(out, |out| {
         let mut written = 0;
         let mut visit = |field: &Field| {
@@ -173,12 +179,9 @@ pub fn hscan(ctx: &mut Ctx<'_>) -> Result<(), Error> {
 /// `ZSCAN key cursor [MATCH pattern] [COUNT count]`
 pub fn zscan(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let (now_ms, key) = (ctx.now_ms, ctx.key());
-    let options = options(ctx, 2, false)?;
+    let Some(options) = options_of::<Zset>(ctx)? else { return Ok(()) };
     let (db, out) = ctx.parts();
-    let Some(zset) = db.read::<Zset>(now_ms, key)? else {
-        out.raw(NOTHING);
-        return Ok(());
-    };
+    let Some(zset) = db.read::<Zset>(now_ms, key)? else { return Ok(()) };
     reply(out, |out| {
         let mut written = 0;
         let mut visit = |member: &Member| {

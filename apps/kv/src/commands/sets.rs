@@ -107,7 +107,7 @@ pub fn srandmember(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let (now_ms, key) = (ctx.now_ms, ctx.key());
     let count = match ctx.args.len() {
         2 => None,
-        3 => Some(random_count(ctx)?),
+        3 => Some(random_count(ctx, false)?),
         _ => return Err(super::error::SYNTAX),
     };
     let Ctx { server, peer, out, .. } = ctx;
@@ -127,10 +127,16 @@ pub fn srandmember(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The count argument of a random choice, the second after the command's name.
-pub fn random_count(ctx: &Ctx<'_>) -> Result<Choice, Error> {
+/// The count argument of a random choice, the second after the command's name; `pairs` if every choice is written with
+/// a value.
+pub fn random_count(ctx: &Ctx<'_>, pairs: bool) -> Result<Choice, Error> {
     let count = ctx.integer(2)?;
-    if !(-(i64::MAX / 2)..=i64::MAX / 2).contains(&count) {
+    if count == i64::MIN {
+        return Err(Error::Text(
+            "ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807",
+        ));
+    }
+    if pairs && count.unsigned_abs() > i64::MAX.unsigned_abs() / 2 {
         return Err(OUT_OF_RANGE);
     }
     Ok(Choice::from_count(count))

@@ -257,6 +257,16 @@ pub fn setrange(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// The first index and the count that the bounds of a range of bytes or bits mean. Unlike those of lists, an end before
+/// the first one means the first one.
+pub fn byte_range(start: i64, end: i64, len: usize) -> Option<(usize, usize)> {
+    if start < 0 && end < 0 && start > end {
+        return None;
+    }
+    let end = if end < 0 { end.saturating_add(len as i64).max(0) } else { end };
+    super::lists::clamp(start, end, len)
+}
+
 /// `GETRANGE key start end`
 pub fn getrange(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let (now_ms, key) = (ctx.now_ms, ctx.key());
@@ -264,7 +274,7 @@ pub fn getrange(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let (db, out) = ctx.parts();
     let mut digits = [0; 20];
     let text = db.read::<Str>(now_ms, key)?.map_or(&[][..], |value| value.text(&mut digits));
-    let part = if start < 0 && end < 0 && start > end { None } else { super::lists::clamp(start, end, text.len()) };
+    let part = byte_range(start, end, text.len());
     out.bulk(part.and_then(|(from, count)| text.get(from..from + count)).unwrap_or(&[]));
     Ok(())
 }

@@ -3,7 +3,7 @@
 use super::context::Ctx;
 use super::error::{Error, NOT_INTEGER, SYNTAX};
 use super::lists::clamp;
-use crate::base::{parse_f64, parse_i64, same_ignoring_case};
+use crate::base::{parse_i64, parse_score_bound, same_ignoring_case};
 use crate::store::{Kind, Member, NEVER_MS, Zset, ordinal};
 
 /// One end of a range of scores.
@@ -19,7 +19,7 @@ impl Bound {
             [b'(', rest @ ..] => (true, rest),
             _ => (false, text),
         };
-        let score = parse_f64(number).ok_or(Error::Text("ERR min or max is not a float"))?;
+        let score = parse_score_bound(number).ok_or(Error::Text("ERR min or max is not a float"))?;
         Ok(Self { order: ordinal(score), exclusive })
     }
 

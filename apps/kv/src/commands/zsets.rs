@@ -236,8 +236,8 @@ pub fn zrandmember(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let (now_ms, key) = (ctx.now_ms, ctx.key());
     let choice = match ctx.args.len() {
         2 => None,
-        3 => Some(random_count(ctx)?),
-        4 if same_ignoring_case(ctx.args.at(3), "withscores") => Some(random_count(ctx)?),
+        3 => Some(random_count(ctx, false)?),
+        4 if same_ignoring_case(ctx.args.at(3), "withscores") => Some(random_count(ctx, true)?),
         _ => return Err(SYNTAX),
     };
     let with_scores = ctx.args.len() == 4;

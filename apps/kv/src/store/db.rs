@@ -230,8 +230,10 @@ impl Db {
 
     /// Removes the record at an index.
     pub fn remove(&mut self, at: u32) -> Option<Record> {
-        self.set_expiry(at, NEVER_MS);
-        self.records.remove(at).map(|(record, _)| record)
+        let hash = self.records.hash_at(at);
+        let (record, _) = self.records.remove(at)?;
+        self.reschedule(hash, record.expire_at_ms, NEVER_MS);
+        Some(record)
     }
 
     /// Removes `key`; nothing if it was not there.

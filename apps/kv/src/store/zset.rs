@@ -100,6 +100,8 @@ impl Zset {
 
     /// Gives a member a score, which must not be NaN; true if the member is new.
     pub fn set(&mut self, name: &[u8], score: f64) -> bool {
+        // Redis keeps a negative zero in large sorted sets only; one zero is enough.
+        let score = if score == 0.0 { 0.0 } else { score };
         let hash = self.members.hash(name);
         if let Some(at) = self.members.find_hashed(hash, name) {
             self.move_to(at, score);
