@@ -74,8 +74,8 @@ fn normal(name: &[u8], reply: Reply) -> Reply {
         // Time goes on between the two.
         ("TTL" | "PTTL", Reply::Integer(left)) if left > 0 => Reply::Integer(1),
         ("EXPIRETIME" | "PEXPIRETIME", Reply::Integer(at)) if at % 500 != 0 && at > 0 => Reply::Integer(1),
-        // Redis shares small integers and says so; there is nothing to share here.
-        ("OBJECT", Reply::Integer(0x7fff_ffff)) => Reply::Integer(1),
+        // Redis shares some values and counts who does; there is nothing to share here.
+        ("OBJECT", Reply::Integer(_)) => Reply::Integer(1),
         (_, reply) => reply,
     }
 }
@@ -150,6 +150,13 @@ fn step(pair: &mut Pair, server: &mut Server, args: &[Vec<u8>]) -> (Reply, Reply
         let theirs = full_scan(&args, |args| ask(&mut pair.theirs, args));
         return (full_scan(&args, |args| pair.ask_ours(server, args)), theirs);
     }
+    if name == b"DBSIZE" {
+        // When a key that has expired is removed is nobody's promise; a look at it removes it.
+        let keys = (0..7).map(|n| format!("key:{n}")).chain((0..2).map(|n| format!("names:{n}")));
+        let look = [words("EXISTS"), keys.map(String::into_bytes).collect()].concat();
+        assert_eq!(pair.both(server, &look).0, ask(&mut pair.theirs, &look));
+        return pair.both(server, &args);
+    }
     if name.ends_with(b"INCRBYFLOAT") {
         return float_sum(pair, server, &args);
     }
@@ -219,12 +226,15 @@ fn run(redis: &Redis, seed: u64, commands: u64) {
     for number in 0..commands {
         let client = generator.rng.below(2);
         let args = generator.next(in_multi[client]);
+        let queued: Vec<_> = pairs[client].queued.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
         let (ours, theirs) = step(&mut pairs[client], &mut server, &args);
         let text: Vec<_> = args.iter().map(|arg| String::from_utf8_lossy(arg)).collect();
         history.push(format!("{number} client {client}: {text:?} {ours:?}"));
         if ours != theirs {
             let key = text.get(1).map_or("", |key| key);
             let same_key: Vec<_> = history.iter().filter(|line| line.contains(key)).rev().take(12).collect();
+            let differing = ours.items().iter().zip(theirs.items()).enumerate().find(|(_, (a, b))| a != b);
+            println!("first element that differs: {differing:?}; queued: {queued:?}");
             println!("what this key saw before, last first: {same_key:#?}");
         }
         assert_eq!(ours, theirs, "seed {seed}, command {number} of client {client}: {text:?} (left ours, right redis)");

@@ -52,7 +52,7 @@ pub fn getbit(ctx: &mut Ctx<'_>) -> Result<(), Error> {
 /// `BITCOUNT key [start end [BYTE | BIT]]`
 pub fn bitcount(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let (now_ms, key) = (ctx.now_ms, ctx.key());
-    // A missing key comes before a wrong option, as in redis.
+    // A missing key, and a range that is empty by its signs, come before a wrong option, as in redis.
     if ctx.db().read::<Str>(now_ms, key)?.is_none() {
         ctx.out.integer(0);
         return Ok(());
@@ -62,6 +62,10 @@ pub fn bitcount(ctx: &mut Ctx<'_>) -> Result<(), Error> {
         4 | 5 => Some((ctx.integer(2)?, ctx.integer(3)?)),
         _ => return Err(SYNTAX),
     };
+    if range.is_some_and(|(start, end)| start < 0 && end < 0 && start > end) {
+        ctx.out.integer(0);
+        return Ok(());
+    }
     let by_bit = ctx.args.len() == 5 && same_ignoring_case(ctx.args.at(4), "bit");
     if ctx.args.len() == 5 && !by_bit && !same_ignoring_case(ctx.args.at(4), "byte") {
         return Err(SYNTAX);

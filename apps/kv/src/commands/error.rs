@@ -22,6 +22,12 @@ pub enum Error {
     Text(&'static str),
 }
 
+/// What redis shows of text from a client in an error: at most `limit` bytes, and nothing from a zero byte on.
+pub fn shown(text: &[u8], limit: usize) -> &[u8] {
+    let text = text.get(..limit).unwrap_or(text);
+    text.split(|&c| c == 0).next().unwrap_or(text)
+}
+
 impl From<WrongType> for Error {
     fn from(_: WrongType) -> Self {
         Self::WrongType
@@ -65,9 +71,10 @@ impl Error {
                 b"' command",
             ]),
             Self::UnknownSubcommand => {
-                let shown = argument.get(..128).unwrap_or(argument);
                 out.raw(b"-ERR unknown subcommand '");
-                shown.iter().for_each(|&c| out.raw(&[if c == b'\r' || c == b'\n' { b' ' } else { c }]));
+                for &c in shown(argument, 128) {
+                    out.raw(&[if c == b'\r' || c == b'\n' { b' ' } else { c }]);
+                }
                 out.raw(b"'. Try ");
                 command.bytes().for_each(|c| out.raw(&[c.to_ascii_uppercase()]));
                 out.raw(b" HELP.\r\n");

@@ -1,7 +1,7 @@
 //! From arguments to reply: lookup, the checks that all commands share, transactions, and the account of memory.
 
 use super::context::{Ctx, Peer, ReplyMode};
-use super::error::{Error, OUT_OF_MEMORY};
+use super::error::{Error, OUT_OF_MEMORY, shown};
 use super::table::{Command, lookup};
 use super::transactions;
 use crate::base::same_ignoring_case;
@@ -93,21 +93,21 @@ fn unknown(ctx: &mut Ctx<'_>) {
         ctx.peer.closing = true;
         return;
     }
-    let mut shown = [0u8; 256];
+    let mut beginning = [0u8; 256];
     let mut len = 0;
     for arg in ctx.args.from(1).iter() {
         if len >= 128 {
             break;
         }
-        let arg = arg.get(..128 - len).unwrap_or(arg);
+        let arg = shown(arg, 128 - len);
         for &byte in b"'".iter().chain(arg).chain(b"' ") {
-            if let Some(place) = shown.get_mut(len) {
+            if let Some(place) = beginning.get_mut(len) {
                 *place = byte;
                 len += 1;
             }
         }
     }
-    let name = name.get(..128).unwrap_or(name);
-    let shown = shown.get(..len).unwrap_or(&[]);
-    ctx.out.error(&[b"ERR unknown command '", name, b"', with args beginning with: ", shown]);
+    let name = shown(name, 128);
+    let beginning = beginning.get(..len).unwrap_or(&[]);
+    ctx.out.error(&[b"ERR unknown command '", name, b"', with args beginning with: ", beginning]);
 }

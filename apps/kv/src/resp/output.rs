@@ -201,11 +201,18 @@ impl Output {
         self.bulk(text.as_slice());
     }
 
-    /// An error line; line breaks in it become spaces.
+    /// An error line; line breaks in it become spaces, at its end nothing.
     pub fn error(&mut self, parts: &[&[u8]]) {
         self.raw(b"-");
+        let mut breaks = 0;
         for &byte in parts.iter().copied().flatten() {
-            self.raw(&[if byte == b'\r' || byte == b'\n' { b' ' } else { byte }]);
+            if byte == b'\r' || byte == b'\n' {
+                breaks += 1;
+                continue;
+            }
+            (0..breaks).for_each(|_| self.raw(b" "));
+            breaks = 0;
+            self.raw(&[byte]);
         }
         self.raw(b"\r\n");
     }
@@ -224,7 +231,7 @@ mod tests {
         out.integer(-12);
         out.integer(7);
         out.null();
-        out.error(&[b"ERR a", b"\nb"]);
+        out.error(&[b"ERR a", b"\nb\r\n"]);
         out.bulk_double(1.5);
         assert_eq!(
             out.pending(),
