@@ -208,9 +208,6 @@ impl Replica {
                 self.peer.link_open = false;
                 self.peer.finished = true;
                 self.note_release_claim(self.backup.received_through);
-                if let Failover::Suspected { .. } = self.failover {
-                    self.failover = Failover::None;
-                }
                 self.backup_advance(now_ns, out);
             }
         }

@@ -128,6 +128,18 @@ fn impossible_messages_to_a_primary_fail_the_link() {
 }
 
 #[test]
+fn only_an_echo_of_what_was_sent_measures_the_round_trip() {
+    for (echo_ns, rtt_ns) in [(START_NS - 7, 7), (START_NS, 0), (START_NS + 1, 99), (u64::MAX, 99), (0, 99)] {
+        let mut pair = Pair::revised();
+        pair.primary.now_ns = START_NS;
+        let ack = |echo_ns| Ack { received_through: 0, executed_through: 0, echo_ns };
+        pair.primary.take(&[Owned::Small(Message::Ack(ack(START_NS - 99)))]);
+        pair.primary.take(&[Owned::Small(Message::Ack(ack(echo_ns)))]);
+        assert_eq!(pair.primary.replica.status(START_NS).link_rtt_ns, rtt_ns, "echo {echo_ns}");
+    }
+}
+
+#[test]
 fn a_peer_that_sends_more_than_agreed_overflows() {
     let mut pair = Pair::unpaired(Discipline::Revised);
     pair.primary = Node::new(Config { max_outstanding_epochs: 100, ..config(Role::Primary) });
