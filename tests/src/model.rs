@@ -1,0 +1,1 @@
+//! A model checker's view of promotion.

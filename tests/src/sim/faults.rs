@@ -1,0 +1,272 @@
+//! What goes wrong in a run, drawn from its seed.
+//!
+//! Faults are budgeted: a run gets so many that a correct pair survives them, or, in a small part of the runs, one more,
+//! and then only safety is asked for. The judge of that is the state at the end, not the plan ([`super::world`]).
+
+use protocol::{Discipline, ReplicaId};
+
+use super::rng::Rng;
+
+/// One thing that goes wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// The replica's machine is gone.
+    Crash,
+    /// The replica's process is stopped for this long.
+    Pause {
+        /// How long.
+        for_ns: u64,
+    },
+    /// The link is cut in both directions, with what was in flight.
+    Cut,
+    /// What the replica sends is held up for this long.
+    Stall {
+        /// How long.
+        for_ns: u64,
+    },
+    /// Both directions are held up for this long.
+    Partition {
+        /// How long.
+        for_ns: u64,
+    },
+    /// Bytes that the replica has sent are changed on their way.
+    Garbage,
+    /// Bytes that the replica has sent come twice.
+    Repeat,
+    /// A bit of the replica's guest flips.
+    FlipBit,
+}
+
+/// Which replica a fault hits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Victim {
+    /// This one, whatever its role.
+    Replica(ReplicaId),
+    /// Whoever brings the moment about.
+    Actor,
+    /// The peer of whoever brings the moment about.
+    Peer,
+}
+
+/// What a replica does, as far as faults wait for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// It sends its hello.
+    Hello,
+    /// The primary sends a record.
+    EpochStart,
+    /// The backup sends an acknowledgement.
+    Ack,
+    /// It begins to run an epoch.
+    RunEpoch,
+    /// It lets outputs go.
+    Release,
+    /// The backup forgets outputs.
+    Discard,
+    /// It asks the arbiter.
+    AskArbiter,
+    /// It is promoted.
+    Promote,
+    /// It goes solo.
+    GoSolo,
+    /// It sends the last message.
+    Goodbye,
+    /// It closes the link.
+    CloseLink,
+    /// Its guest has ended.
+    GuestStopped,
+}
+
+/// When a fault strikes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trigger {
+    /// At this step of the simulation.
+    Step(u64),
+    /// Right after a moment has come for the `count`-th time, counted from 0.
+    On {
+        /// The moment.
+        moment: Moment,
+        /// How many times it is let pass.
+        count: u64,
+    },
+    /// So long after the fault before this one.
+    AfterPrevious {
+        /// How long.
+        delay_ns: u64,
+    },
+}
+
+/// A fault, its victim and its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Planned {
+    /// When.
+    pub trigger: Trigger,
+    /// To whom.
+    pub victim: Victim,
+    /// What.
+    pub fault: Fault,
+}
+
+/// Everything about a run that the seed decides before it starts.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which variant of rule P2.
+    pub discipline: Discipline,
+    /// Outputs spend time in a device's queue, and the replica is told when they have left.
+    pub confirms_releases: bool,
+    /// What each replica's clock shows at the start.
+    pub clock_offset_ns: [u64; 2],
+    /// By how much each replica's clock is too fast, in parts per million.
+    pub clock_skew_ppm: [i64; 2],
+    /// The least and the greatest delay of the link.
+    pub link_delay_ns: (u64, u64),
+    /// The least and the greatest delay of the control channel.
+    pub control_delay_ns: (u64, u64),
+    /// The least and the greatest time that an ordinary epoch takes.
+    pub epoch_ns: (u64, u64),
+    /// How often an epoch takes up to 6 ms instead.
+    pub long_epoch_percent: u64,
+    /// The slow replica, whose epochs take four times as long, if there is one.
+    pub slow: Option<ReplicaId>,
+    /// The least and the greatest time between two requests of the client.
+    pub request_gap_ns: (u64, u64),
+    /// How many requests the client sends.
+    pub requests: u64,
+    /// The guest exits after so many requests.
+    pub exit_after_requests: Option<u64>,
+    /// How often the guest wakes by itself.
+    pub timer_period_ns: u64,
+    /// Bound on the lag.
+    pub max_lag_ns: u64,
+    /// Bound on epochs outstanding.
+    pub max_outstanding_epochs: u32,
+    /// The least and the greatest time until the supervisor tells of a death.
+    pub death_notice_ns: (u64, u64),
+    /// How often an answer of the arbiter comes twice, comes late, and is lost with its request.
+    pub answer_repeat_percent: u64,
+    /// See above.
+    pub answer_late_percent: u64,
+    /// See above.
+    pub answer_lost_percent: u64,
+    /// How often the supervisor tells the loser of a race at once.
+    pub tells_loser_percent: u64,
+    /// How often a peer notices at once that the other side has closed the link.
+    pub close_noticed_percent: u64,
+    /// How often messages that come while an epoch runs wait for its end.
+    pub lazy_percent: u64,
+    /// What goes wrong.
+    pub faults: Vec<Planned>,
+    /// The guests differ at the end of some epoch; no other fault is planned then.
+    pub diverges: bool,
+}
+
+const MICROSECOND_NS: u64 = 1_000;
+const MILLISECOND_NS: u64 = 1_000_000;
+
+/// Replica 0, the primary of a new pair, and 1.
+const BOTH: [ReplicaId; 2] = [ReplicaId::ZERO, ReplicaId::ONE];
+
+impl Settings {
+    /// Draws the settings of a run.
+    #[must_use]
+    pub fn draw(rng: &mut Rng) -> Self {
+        let discipline = if rng.chance(25) { Discipline::Original } else { Discipline::Revised };
+        let link_us = rng.pick(&[(20, 60), (50, 200), (100, 1500)]);
+        let epoch_us = rng.pick(&[(10, 60), (30, 300), (100, 1000)]);
+        let gap_us = rng.pick(&[(20, 100), (50, 500), (500, 3000)]);
+        let faults = draw_faults(rng);
+        let diverges = faults.iter().any(|planned| planned.fault == Fault::FlipBit);
+        Self {
+            discipline,
+            confirms_releases: rng.chance(60),
+            clock_offset_ns: [rng.below(1 << 50), rng.below(1 << 50)],
+            clock_skew_ppm: [rng.below(2001) as i64 - 1000, rng.below(2001) as i64 - 1000],
+            link_delay_ns: microseconds(link_us),
+            control_delay_ns: (20 * MICROSECOND_NS, rng.pick(&[100, 2000]) * MICROSECOND_NS),
+            epoch_ns: microseconds(epoch_us),
+            long_epoch_percent: rng.pick(&[0, 0, 1, 5]),
+            slow: rng.chance(20).then(|| rng.pick(&BOTH)),
+            request_gap_ns: microseconds(gap_us),
+            requests: rng.between(10, 60),
+            exit_after_requests: rng.chance(20).then(|| rng.between(1, 30)),
+            timer_period_ns: rng.between(1, 5) * MILLISECOND_NS,
+            max_lag_ns: rng.between(2, 8) * MILLISECOND_NS,
+            max_outstanding_epochs: rng.pick(&[2, 8, 64]),
+            death_notice_ns: (20 * MICROSECOND_NS, rng.pick(&[100, 1000, 60_000]) * MICROSECOND_NS),
+            answer_repeat_percent: rng.pick(&[0, 20]),
+            answer_late_percent: rng.pick(&[0, 20]),
+            answer_lost_percent: rng.pick(&[0, 0, 30]),
+            tells_loser_percent: rng.pick(&[0, 50, 100]),
+            close_noticed_percent: rng.pick(&[0, 50, 100]),
+            lazy_percent: rng.pick(&[0, 0, 50]),
+            faults,
+            diverges,
+        }
+    }
+}
+
+const fn microseconds((low, high): (u64, u64)) -> (u64, u64) {
+    (low * MICROSECOND_NS, high * MICROSECOND_NS)
+}
+
+fn draw_faults(rng: &mut Rng) -> Vec<Planned> {
+    match rng.below(20) {
+        0 => Vec::new(),
+        1 | 2 => vec![Planned { trigger: draw_trigger(rng), victim: draw_victim(rng), fault: Fault::FlipBit }],
+        3..13 => vec![draw_fault(rng)],
+        13..18 => {
+            let first = draw_fault(rng);
+            let mut second = draw_fault(rng);
+            if rng.chance(60) {
+                second.trigger = Trigger::AfterPrevious { delay_ns: rng.between(0, 3000) * MICROSECOND_NS };
+            }
+            vec![first, second]
+        }
+        _ => (0..4).map(|_| draw_fault(rng)).collect(),
+    }
+}
+
+fn draw_fault(rng: &mut Rng) -> Planned {
+    let short_or_long_ns = |rng: &mut Rng| {
+        let greatest = rng.pick(&[2_000, 8_000, 40_000]);
+        rng.between(100, greatest) * MICROSECOND_NS
+    };
+    let fault = match rng.below(16) {
+        0..6 => Fault::Crash,
+        6..9 => Fault::Pause { for_ns: short_or_long_ns(rng) },
+        9..11 => Fault::Cut,
+        11 => Fault::Stall { for_ns: short_or_long_ns(rng) },
+        12 => Fault::Partition { for_ns: short_or_long_ns(rng) },
+        13 | 14 => Fault::Garbage,
+        _ => Fault::Repeat,
+    };
+    Planned { trigger: draw_trigger(rng), victim: draw_victim(rng), fault }
+}
+
+fn draw_victim(rng: &mut Rng) -> Victim {
+    match rng.below(4) {
+        0 => Victim::Actor,
+        1 => Victim::Peer,
+        _ => Victim::Replica(rng.pick(&BOTH)),
+    }
+}
+
+fn draw_trigger(rng: &mut Rng) -> Trigger {
+    const OFTEN: [Moment; 4] = [Moment::EpochStart, Moment::Ack, Moment::RunEpoch, Moment::Release];
+    const RARE: [Moment; 8] = [
+        Moment::Hello,
+        Moment::Discard,
+        Moment::AskArbiter,
+        Moment::Promote,
+        Moment::GoSolo,
+        Moment::Goodbye,
+        Moment::CloseLink,
+        Moment::GuestStopped,
+    ];
+    match rng.below(10) {
+        0..3 => Trigger::Step(rng.below(30)),
+        3..6 => Trigger::Step(rng.below(1500)),
+        6..8 => Trigger::On { moment: rng.pick(&OFTEN), count: rng.below(60) },
+        _ => Trigger::On { moment: rng.pick(&RARE), count: rng.below(2) },
+    }
+}

@@ -1,0 +1,107 @@
+//! The toy guest: a deterministic machine whose every output depends on all that it has seen.
+
+use protocol::Clocks;
+use protocol::digest::Digest64;
+use protocol::event::{Event, EventReader};
+
+use super::rng::mix;
+
+/// First word of an output that answers no request.
+pub const TIMER_OUTPUT: u64 = u64::MAX;
+/// First word of the output that a guest writes when it exits.
+pub const EXIT_OUTPUT: u64 = u64::MAX - 1;
+
+/// What an epoch came to.
+#[derive(Clone, Debug)]
+pub struct EpochResult {
+    /// Digest of the epoch: state and outputs.
+    pub digest: u64,
+    /// The outputs, in order.
+    pub outputs: Vec<Vec<u8>>,
+    /// The guest has ended.
+    pub stopped: bool,
+}
+
+/// The guest. Two of them that see the same events and clocks are equal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Guest {
+    state: u64,
+    timer_at_ns: u64,
+    timer_period_ns: u64,
+    requests_taken: u64,
+    exit_after_requests: Option<u64>,
+    stopped: bool,
+}
+
+impl Guest {
+    /// A guest that has not run. It exits after some requests if it is told so, and wakes itself at the period.
+    #[must_use]
+    pub const fn new(exit_after_requests: Option<u64>, timer_period_ns: u64) -> Self {
+        Self { state: 1, timer_at_ns: 0, timer_period_ns, requests_taken: 0, exit_after_requests, stopped: false }
+    }
+
+    /// When the guest wants to run although nothing has happened, on its own monotonic clock.
+    #[must_use]
+    pub const fn timer_at_ns(&self) -> u64 {
+        self.timer_at_ns
+    }
+
+    /// Whether the guest has ended.
+    #[must_use]
+    pub const fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// A cosmic ray.
+    pub const fn flip_bit(&mut self, bit: u32) {
+        self.state ^= 1 << (bit % 64);
+    }
+
+    /// Runs one epoch.
+    ///
+    /// # Panics
+    /// If the events are malformed: the codec has let something through.
+    pub fn run(&mut self, clocks: Clocks, events: &[u8]) -> EpochResult {
+        let mut outputs = Vec::new();
+        self.absorb(clocks.monotonic_ns);
+        self.absorb(clocks.realtime_ns);
+        for event in EventReader::new(events) {
+            match event.expect("events were validated when they were read") {
+                Event::Frame(frame) => self.request(frame, &mut outputs),
+                Event::ConsoleInput(bytes) => self.absorb(bytes.len() as u64),
+                Event::Reseed(seed) => self.absorb(u64::from(seed[0])),
+                Event::Uncertain(uncertain) => self.absorb(uncertain.operation),
+            }
+        }
+        if !self.stopped && clocks.monotonic_ns >= self.timer_at_ns {
+            self.timer_at_ns = clocks.monotonic_ns + self.timer_period_ns;
+            outputs.push(self.output(TIMER_OUTPUT));
+        }
+        let mut digest = Digest64::new(self.state);
+        outputs.iter().for_each(|output| digest.write_bytes(output));
+        EpochResult { digest: digest.finish(), outputs, stopped: self.stopped }
+    }
+
+    fn request(&mut self, frame: &[u8], outputs: &mut Vec<Vec<u8>>) {
+        if self.stopped {
+            return;
+        }
+        let id = frame.first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+        self.absorb(id);
+        self.requests_taken += 1;
+        outputs.push(self.output(id));
+        if self.exit_after_requests == Some(self.requests_taken) {
+            outputs.push(self.output(EXIT_OUTPUT));
+            self.stopped = true;
+        }
+    }
+
+    fn absorb(&mut self, word: u64) {
+        self.state = mix(self.state ^ word).wrapping_add(word);
+    }
+
+    /// An output that nobody else could have written: it shows the guest's whole past.
+    fn output(&self, id: u64) -> Vec<u8> {
+        [id, self.requests_taken, self.state].map(u64::to_le_bytes).concat()
+    }
+}

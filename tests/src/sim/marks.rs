@@ -1,0 +1,117 @@
+//! Coverage marks: a simulation that claims to exercise a rare path proves that the path was taken.
+
+macro_rules! marks {
+    ($($(#[$doc:meta])* $name:ident;)+) => {
+        /// A rare path.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum Mark {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Mark {
+            /// All marks.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+        }
+    };
+}
+
+marks! {
+    /// A backup was promoted before it had run an epoch.
+    PromotedInPairing;
+    /// A primary went solo before it had run an epoch.
+    SoloInPairing;
+    /// A backup was promoted in the middle of the log.
+    Promoted;
+    /// A primary went solo in the middle of the log.
+    WentSolo;
+    /// The grant came while the log was not consumed.
+    GrantedWithLog;
+    /// The arbiter denied a request.
+    GrantDenied;
+    /// An answer of the arbiter came that was no longer asked for.
+    AnswerTooLate;
+    /// A request was repeated.
+    RequestRepeated;
+    /// The link was cut and the primary went on.
+    CutPrimaryWon;
+    /// The link was cut and the backup went on.
+    CutBackupWon;
+    /// The peer was suspected because it was silent.
+    SuspectedBySilence;
+    /// The suspicion was found wrong.
+    SuspicionCleared;
+    /// A replica that had been paused found itself superseded.
+    SupersededAfterPause;
+    /// A replica was told by its peer that it is superseded.
+    SupersededByGoodbye;
+    /// A paused replica was continued and the pair went on.
+    PauseSurvived;
+    /// The gate was closed by the bound on the lag.
+    GateLag;
+    /// The gate was closed by the bound on what is outstanding.
+    GateOutstanding;
+    /// The gate was closed because acknowledgements were missing (original discipline).
+    GateAcks;
+    /// The gate was closed because the arbiter had not answered.
+    GateArbiter;
+    /// A promoted backup sent outputs again that the client had.
+    ResentKnownOutput;
+    /// A promoted backup sent outputs that the client had not.
+    ResentNewOutput;
+    /// Frames in flight at the primary's end were handed over by the hub.
+    FramesHandedOver;
+    /// A promoted replica's guest got its uncertain event.
+    UncertainDelivered;
+    /// Outputs were discarded because the primary had released them.
+    Discarded;
+    /// The link carried bytes that were noticed as corrupt.
+    CorruptLink;
+    /// Frames that came twice were noticed.
+    RepeatedFrames;
+    /// The replicas diverged and said so.
+    Diverged;
+    /// The guest ended and both replicas stopped.
+    GuestStoppedInPair;
+    /// The guest ended, the primary died, and the backup released what was held.
+    GuestStoppedAtPromotion;
+    /// A replica died between two commands of one batch.
+    DiedBetweenCommands;
+    /// Outputs died in the queue of a device and were sent again by the survivor.
+    OutputsDiedInDevice;
+    /// The supervisor told of a death after the replica had found out.
+    DeathToldLate;
+    /// A crash cut the link in the middle of a frame.
+    CutInsideFrame;
+    /// A pair without any fault served all requests.
+    NothingHappened;
+}
+
+/// A set of marks.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Marks(u64);
+
+impl Marks {
+    /// Adds one.
+    pub const fn set(&mut self, mark: Mark) {
+        self.0 |= 1 << mark as u8;
+    }
+
+    /// Whether it is there.
+    #[must_use]
+    pub const fn has(self, mark: Mark) -> bool {
+        self.0 & (1 << mark as u8) != 0
+    }
+
+    /// Adds all of another set.
+    pub const fn merge(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// Those that are not in the set.
+    pub fn missing(self) -> impl Iterator<Item = Mark> {
+        Mark::ALL.iter().copied().filter(move |mark| !self.has(*mark))
+    }
+}
+
+const _: () = assert!(Mark::ALL.len() <= 64);

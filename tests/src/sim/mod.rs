@@ -1,0 +1,78 @@
+//! A deterministic simulator of a whole pair.
+//!
+//! One seed decides everything: two replicas with clocks of their own that drift, a toy guest that is a function of its
+//! log, a link that delays, loses its tail when it breaks, repeats and corrupts (all bytes go through the real codec), a
+//! supervisor with the arbiter whose answers are late, lost and repeated, a hub that hands frames over, and a client
+//! that records what it sees. Faults strike between any two steps, and between any two commands of one step.
+//!
+//! | judge | what it asks |
+//! |---|---|
+//! | output commit | no released output depends on what the survivor lacks |
+//! | one active replica | each generation has one, and it is the arbiter's |
+//! | equal states | the guests' digests are equal epoch by epoch |
+//! | one history | the client saw the outputs of one linear history, in order, none missing, and sent no request twice |
+//! | lag | the primary never begins an epoch against its bounds, measured by what the backup has truly run |
+//! | liveness | when nothing goes wrong any more and a replica is left, every request is answered and the loser stops |
+//!
+//! A failing seed is replayed, with its trace, by `POLLUX_SEED=… cargo test -p pollux-tests simulation`.
+
+mod checker;
+mod faults;
+mod guest;
+mod hub;
+mod inject;
+mod marks;
+mod node;
+mod pipe;
+mod rng;
+mod shim;
+mod world;
+
+pub use checker::Verdict;
+pub use faults::{Fault, Moment, Planned, Settings, Trigger, Victim};
+pub use marks::{Mark, Marks};
+pub use rng::{Rng, mix};
+
+/// A bug put in on purpose: a judge that does not catch it judges nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Canary {
+    /// The primary's shim lets outputs go at the end of their epoch, without waiting for the acknowledgement.
+    ReleaseBeforeAck,
+    /// A shim takes every answer of the arbiter for a grant.
+    IgnoreDenial,
+    /// A promoted shim forgets the outputs that it holds.
+    ForgetHeldOutputs,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Report {
+    /// The judgement.
+    pub verdict: Verdict,
+    /// The rare paths that were taken.
+    pub marks: Marks,
+    /// How many things happened.
+    pub steps: u64,
+    /// What the seed decided.
+    pub settings: Settings,
+    /// The last lines of what happened, if that was asked for.
+    pub trace: Vec<String>,
+}
+
+/// Runs one seed.
+#[must_use]
+pub fn run(seed: u64) -> Report {
+    world::World::new(seed, None, false).run()
+}
+
+/// Runs one seed and writes down what happens.
+#[must_use]
+pub fn run_traced(seed: u64) -> Report {
+    world::World::new(seed, None, true).run()
+}
+
+/// Runs one seed with a bug.
+#[must_use]
+pub fn run_with_canary(seed: u64, canary: Canary) -> Report {
+    world::World::new(seed, Some(canary), false).run()
+}
