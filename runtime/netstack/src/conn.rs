@@ -87,6 +87,8 @@ pub(crate) struct Conn {
     pub(crate) seen: State,
     /// Set once the end is known; the socket may still owe the peer a reset.
     pub(crate) fate: Option<Fate>,
+    /// The peer's stream has arrived to its end.
+    pub(crate) peer_finished: bool,
     /// The socket has nothing more to do with the network.
     pub(crate) dead: bool,
     /// The last acknowledgement number seen while only a FIN was outstanding.
@@ -116,6 +118,7 @@ impl Conn {
             stage,
             seen: State::Closed,
             fate: None,
+            peer_finished: false,
             dead: false,
             fin_ack: None,
             finish_when_acked: false,
@@ -205,6 +208,9 @@ impl Conn {
 
     /// Why there is nothing to read.
     pub(crate) fn read_error(&self) -> Error {
+        if self.peer_finished {
+            return Error::Finished;
+        }
         if let Some(fate) = self.fate {
             return fate.error();
         }

@@ -129,9 +129,10 @@ impl Stack {
         }
     }
 
-    /// Shows the FIN of a segment again when the segment was shown and its FIN not taken: see
-    /// [`quirks`](crate::quirks).
-    pub(crate) fn insist_on_fin<S: FrameSink>(&mut self, index: u32, frame: &[u8], sink: &mut S) {
+    /// What a FIN needs beyond being shown to smoltcp.
+    pub(crate) fn after_fin<S: FrameSink>(&mut self, index: u32, frame: &[u8], sink: &mut S) {
+        self.restart_time_wait(index);
+        // Not taken, perhaps wrongly: see `quirks`.
         if self.slots.conn_mut(index).is_some_and(|conn| conn.awaits_fin())
             && let Some(bare) = bare_fin(frame, &self.capabilities.checksum)
         {
@@ -252,6 +253,7 @@ impl Stack {
             return;
         }
         let before = core::mem::replace(&mut conn.seen, state);
+        conn.peer_finished |= matches!(state, State::CloseWait | State::Closing | State::LastAck | State::TimeWait);
         if gone {
             let fate = match before {
                 State::LastAck | State::TimeWait => Fate::Done,
@@ -335,11 +337,21 @@ impl Stack {
         {
             self.time_wait.pop_front();
         }
-        if let Some(conn) = self.slots.conn_mut(index) {
-            conn.time_wait_until_us = self.now_us + TIME_WAIT_US;
+        if self.time_wait.len() >= 4 * self.config.max_time_wait.max(16) {
+            let slots = &self.slots;
+            self.time_wait.retain(|&(index, generation)| in_time_wait(slots.conn_if_current(index, generation)));
         }
+        self.restart_time_wait(index);
         self.time_wait_count += 1;
         self.time_wait.push_back((index, self.slots.generation(index)));
+    }
+
+    /// Lets a connection in TIME-WAIT stay in it for the full time: its peer has not heard our last acknowledgement.
+    fn restart_time_wait(&mut self, index: u32) {
+        let until_us = self.now_us + TIME_WAIT_US;
+        if let Some(conn) = self.slots.conn_mut(index).filter(|conn| conn.seen == State::TimeWait) {
+            conn.time_wait_until_us = until_us;
+        }
     }
 
     /// Keeps the count of connections in TIME-WAIT when one leaves the state it was in `before`.
@@ -378,4 +390,64 @@ impl Stack {
 
 fn in_time_wait(conn: Option<&Conn>) -> bool {
     conn.is_some_and(|conn| conn.seen == State::TimeWait && !conn.dead)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+    use core::net::{Ipv4Addr, SocketAddrV4};
+
+    use super::*;
+    use crate::config::Config;
+
+    struct Frames(Vec<Vec<u8>>);
+
+    impl FrameSink for Frames {
+        fn has_room(&self) -> bool {
+            true
+        }
+
+        fn transmit<R>(&mut self, len_bytes: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+            self.0.push(alloc::vec![0; len_bytes]);
+            fill(self.0.last_mut().expect("just pushed"))
+        }
+    }
+
+    fn stack(host: u8) -> Stack {
+        let ip = smoltcp::wire::Ipv4Cidr::new(Ipv4Addr::new(10, 0, 2, host), 24);
+        Stack::new(Config::new([2, 0, 0, 0, 0, host], Some(ip), None, host.into()), 0).expect("valid")
+    }
+
+    #[test]
+    fn short_connections_leave_no_trace() {
+        let (mut a, mut b) = (stack(1), stack(2));
+        let listener = a.listen(80, 4).expect("free");
+        let (mut to_a, mut to_b) = (Frames(Vec::new()), Frames(Vec::new()));
+        for round in 0..200u64 {
+            let now_ns = round * 1_000_000_000;
+            let id = b.connect(SocketAddrV4::new(Ipv4Addr::new(10, 0, 2, 1), 80)).expect("room");
+            let mut open = true;
+            for _ in 0..20 {
+                b.poll(now_ns, &mut to_a);
+                to_a.0.drain(..).for_each(|frame| a.receive(now_ns, &frame, &mut to_b));
+                if let Some(served) = a.accept(listener) {
+                    a.close(served).expect("open");
+                }
+                a.poll(now_ns, &mut to_b);
+                to_b.0.drain(..).for_each(|frame| b.receive(now_ns, &frame, &mut to_a));
+                if open && b.recv(id, &mut [0; 1]) == Ok(0) {
+                    b.close(id).expect("open");
+                    open = false;
+                }
+            }
+            assert!(!open, "round {round}");
+        }
+        // Ten seconds of TIME-WAIT at one connection a second; nothing else may pile up.
+        for stack in [&a, &b] {
+            assert!(stack.time_wait.len() <= 12, "{}", stack.time_wait.len());
+            assert!(stack.half_open.len() <= 1 && stack.dirty.is_empty() && stack.neighbor_waiters.is_empty());
+            assert!(stack.flows.len() == stack.connections && stack.connections <= 12);
+            assert!(stack.spare.len() <= SPARE_SOCKETS);
+        }
+    }
 }

@@ -141,7 +141,7 @@ impl Stack {
                 Some(index) if !(opens && self.gives_way(index)) => {
                     self.segment(index, frame, sink);
                     if finishes {
-                        self.insist_on_fin(index, frame, sink);
+                        self.after_fin(index, frame, sink);
                     }
                 }
                 _ if opens => self.admit(key, frame, sink),

@@ -293,3 +293,28 @@ fn configurations_that_cannot_work_are_refused() {
     refused(&|c| c.tcp_tx_bytes = 2 << 30);
     refused(&|c| c.max_connections = 0);
 }
+
+#[test]
+fn fragments_are_dropped_and_counted() {
+    let mut net = Net::new(11);
+    net.a.stack.bind(9, QUEUE).unwrap();
+    let b = net.b.stack.bind(0, QUEUE).unwrap();
+    net.b.stack.learn_neighbor(A_IP, A_MAC).unwrap();
+    net.b.stack.send_to(b, b"a part of something", SocketAddrV4::new(A_IP, 9)).unwrap();
+    net.b.stack.poll(0, &mut net.b.out);
+    let whole = net.b.out.frames.pop_front().unwrap();
+    for (high, low) in [(0x20, 0), (0, 1), (0x3f, 0xff)] {
+        let mut frame = whole.clone();
+        (frame[20], frame[21]) = (high, low);
+        net.a.stack.receive(0, &frame, &mut net.a.out);
+    }
+    assert_eq!(net.a.stack.stats().unusable_frames, 3);
+    assert!(!net.a.stack.has_events());
+    let mut frame = whole;
+    frame[20] = 0x40;
+    frame[24..26].fill(0);
+    let sum: u32 = frame[14..34].chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(c[1])).sum();
+    frame[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    net.a.stack.receive(0, &frame, &mut net.a.out);
+    assert!(net.a.stack.has_events(), "don't-fragment is no fragment");
+}

@@ -68,6 +68,10 @@ fn patient(mut config: Config) -> Config {
     config.user_timeout_ms = 3_600_000;
     config.close_timeout_ms = 3_600_000;
     config.half_open_timeout_ms = 600_000;
+    #[cfg(feature = "reno")]
+    if config.seed % 2 == 1 {
+        config.congestion = netstack::Congestion::Reno;
+    }
     config
 }
 

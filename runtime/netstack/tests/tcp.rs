@@ -373,3 +373,22 @@ fn unread_data_outlives_time_wait() {
     net.a.stack.close(a).unwrap();
     assert_eq!(net.a.stack.connections(), 0);
 }
+
+#[test]
+fn a_repeated_fin_prolongs_time_wait() {
+    let mut net = Net::new(21);
+    let listener = net.a.stack.listen(PORT, 8).unwrap();
+    let (a, b) = net.connect(listener, PORT);
+    net.b.stack.close(b).unwrap();
+    net.run(100, "no end", |net| net.a.stack.recv(a, &mut [0; 1]) == Ok(0));
+    // A's FIN leaves at 0, 1, 3, 7 and 15 s; the acknowledgements of all but the last are lost.
+    net.a_hears = false;
+    net.a.stack.shutdown(a).unwrap();
+    net.run_for(8_000);
+    assert_eq!(net.a.stack.end(a), None);
+    net.a_hears = true;
+    net.run_for(8_000);
+    assert_eq!(net.a.stack.end(a), Some(Error::Finished));
+    assert_eq!(net.b.stack.connections(), 1, "TIME-WAIT began again at 7 s");
+    net.run(20_000, "TIME-WAIT does not end", |net| net.b.stack.connections() == 0);
+}
