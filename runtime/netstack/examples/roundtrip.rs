@@ -19,6 +19,10 @@ const ANSWER: &[u8] = b"+OK\r\n";
 /// Frames between two rounds of the server, as an epoch would bundle them.
 const BATCH_FRAMES: usize = 64;
 
+/// Simulated time between two requests of a connection, in nanoseconds: short of a delayed acknowledgement, so that
+/// every request costs one frame each way however many connections there are.
+const THINK_NS: u64 = 5_000_000;
+
 /// Frames one after the other in one buffer, like the ring of a virtual machine.
 #[derive(Default)]
 struct Batch {
@@ -66,6 +70,7 @@ struct Bench {
     to_server: Batch,
     to_client: Batch,
     now_ns: u64,
+    step_ns: u64,
     in_server: Duration,
     served: usize,
 }
@@ -108,7 +113,7 @@ impl Bench {
     }
 
     fn exchange(&mut self, answered: &mut Vec<ConnId>) {
-        self.now_ns += 200_000;
+        self.now_ns += self.step_ns;
         self.client.poll(self.now_ns, &mut self.to_server);
         self.serve();
         self.collect(answered);
@@ -123,6 +128,7 @@ fn run(connections: usize, requests: usize) -> (f64, f64) {
         to_server: Batch::default(),
         to_client: Batch::default(),
         now_ns: 0,
+        step_ns: THINK_NS * BATCH_FRAMES.min(connections) as u64 / connections as u64,
         in_server: Duration::ZERO,
         served: 0,
     };
