@@ -185,56 +185,20 @@ impl Identity {
     /// Compares what must be equal, in the same order on both sides, so that both name the same field.
     pub fn compare(&self, other: &Self) -> Result<(), Mismatch> {
         let differ = |field, ours: u64, theirs: u64| {
-            if ours == theirs {
-                Ok(())
-            } else {
-                Err(Mismatch {
-                    field,
-                    ours,
-                    theirs,
-                })
-            }
+            if ours == theirs { Ok(()) } else { Err(Mismatch { field, ours, theirs }) }
         };
-        differ(
-            IdentityField::ProtocolVersion,
-            self.protocol_version.into(),
-            other.protocol_version.into(),
-        )?;
-        differ(
-            IdentityField::AbiVersion,
-            self.abi_version.into(),
-            other.abi_version.into(),
-        )?;
+        differ(IdentityField::ProtocolVersion, self.protocol_version.into(), other.protocol_version.into())?;
+        differ(IdentityField::AbiVersion, self.abi_version.into(), other.abi_version.into())?;
         compare_digests(IdentityField::Image, &self.image, &other.image)?;
-        differ(
-            IdentityField::GuestMemory,
-            self.guest_memory_bytes,
-            other.guest_memory_bytes,
-        )?;
+        differ(IdentityField::GuestMemory, self.guest_memory_bytes, other.guest_memory_bytes)?;
         compare_digests(IdentityField::Cpu, &self.cpu, &other.cpu)?;
-        compare_digests(
-            IdentityField::GuestConfig,
-            &self.guest_config,
-            &other.guest_config,
-        )?;
-        differ(
-            IdentityField::EpochSource,
-            self.epoch_source.into(),
-            other.epoch_source.into(),
-        )?;
-        differ(
-            IdentityField::Discipline,
-            self.discipline.code().into(),
-            other.discipline.code().into(),
-        )
+        compare_digests(IdentityField::GuestConfig, &self.guest_config, &other.guest_config)?;
+        differ(IdentityField::EpochSource, self.epoch_source.into(), other.epoch_source.into())?;
+        differ(IdentityField::Discipline, self.discipline.code().into(), other.discipline.code().into())
     }
 }
 
-fn compare_digests(
-    field: IdentityField,
-    ours: &[u8; 32],
-    theirs: &[u8; 32],
-) -> Result<(), Mismatch> {
+fn compare_digests(field: IdentityField, ours: &[u8; 32], theirs: &[u8; 32]) -> Result<(), Mismatch> {
     if ours == theirs {
         return Ok(());
     }
@@ -243,24 +207,14 @@ fn compare_digests(
         bytes.copy_from_slice(&digest[..8]);
         u64::from_be_bytes(bytes)
     };
-    Err(Mismatch {
-        field,
-        ours: head(ours),
-        theirs: head(theirs),
-    })
+    Err(Mismatch { field, ours: head(ours), theirs: head(theirs) })
 }
 
 impl Hello {
     /// Whether the sender of `self` and the sender of `other` can be paired.
     pub fn compare(&self, other: &Self) -> Result<(), Mismatch> {
         self.identity.compare(&other.identity)?;
-        let refuse = |field, ours: u64, theirs: u64| {
-            Err(Mismatch {
-                field,
-                ours,
-                theirs,
-            })
-        };
+        let refuse = |field, ours: u64, theirs: u64| Err(Mismatch { field, ours, theirs });
         if self.role == other.role {
             let role = self.role.code().into();
             return refuse(IdentityField::Role, role, role);
@@ -279,32 +233,20 @@ impl Hello {
 impl Mismatch {
     /// The same difference as the peer sees it.
     pub const fn swapped(self) -> Self {
-        Self {
-            field: self.field,
-            ours: self.theirs,
-            theirs: self.ours,
-        }
+        Self { field: self.field, ours: self.theirs, theirs: self.ours }
     }
 }
 
 impl Divergence {
     /// The same difference as the peer sees it.
     pub const fn swapped(self) -> Self {
-        Self {
-            epoch: self.epoch,
-            ours: self.theirs,
-            theirs: self.ours,
-        }
+        Self { epoch: self.epoch, ours: self.theirs, theirs: self.ours }
     }
 }
 
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "epoch {} differs: digest {:016x} here, {:016x} at the peer",
-            self.epoch, self.ours, self.theirs
-        )
+        write!(f, "epoch {} differs: digest {:016x} here, {:016x} at the peer", self.epoch, self.ours, self.theirs)
     }
 }
 
@@ -312,11 +254,7 @@ impl core::error::Error for Divergence {}
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            field,
-            ours,
-            theirs,
-        } = *self;
+        let Self { field, ours, theirs } = *self;
         match field {
             IdentityField::ProtocolVersion | IdentityField::AbiVersion => write!(
                 f,
@@ -345,20 +283,17 @@ impl fmt::Display for Mismatch {
             IdentityField::Discipline => write!(
                 f,
                 "protocol differs: {} here, {} at the peer; start both replicas with the same --protocol",
-                coded_name(ours, |code| Discipline::from_code(code)
-                    .map(Discipline::name)),
-                coded_name(theirs, |code| Discipline::from_code(code)
-                    .map(Discipline::name))
+                coded_name(ours, |code| Discipline::from_code(code).map(Discipline::name)),
+                coded_name(theirs, |code| Discipline::from_code(code).map(Discipline::name))
             ),
             IdentityField::Role => write!(
                 f,
                 "both replicas were started as {}; a pair needs one primary and one backup",
                 coded_name(ours, |code| Role::from_code(code).map(Role::name))
             ),
-            IdentityField::Replica => write!(
-                f,
-                "both replicas were started as number {ours}; a pair needs one 0 and one 1"
-            ),
+            IdentityField::Replica => {
+                write!(f, "both replicas were started as number {ours}; a pair needs one 0 and one 1")
+            }
             IdentityField::Generation => write!(
                 f,
                 "generation differs: {ours} here, {theirs} at the peer; one of them belongs to an earlier life of the pair: start both anew"
@@ -370,8 +305,5 @@ impl fmt::Display for Mismatch {
 impl core::error::Error for Mismatch {}
 
 fn coded_name(value: u64, name: impl Fn(u8) -> Option<&'static str>) -> &'static str {
-    u8::try_from(value)
-        .ok()
-        .and_then(name)
-        .unwrap_or("an unknown one")
+    u8::try_from(value).ok().and_then(name).unwrap_or("an unknown one")
 }

@@ -172,6 +172,8 @@ fn build<M: Machine>(
         gated_since_ns: None,
         counters: Counters::ZERO,
         end_told: false,
+        asked_for: 0,
+        last_heard_ns: now_ns,
     })
 }
 

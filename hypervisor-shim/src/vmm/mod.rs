@@ -87,6 +87,10 @@ struct Vmm<M: Machine> {
     gated_since_ns: Option<u64>,
     counters: Counters,
     end_told: bool,
+    /// The newest request to the arbiter whose reason was logged.
+    asked_for: u64,
+    /// When the link last brought something.
+    last_heard_ns: u64,
 }
 
 /// Runs a replica for ever.

@@ -182,6 +182,7 @@ impl<M: Machine> Vmm<M> {
         while let Some(port) = self.machine.link() {
             let Some(received) = self.link.take(port) else { return };
             let Some(mut reader) = self.link.take_reader() else { return };
+            self.last_heard_ns = self.machine.now_ns();
             let mut damage = None;
             let result = reader.feed::<protocol::frame::FrameError>(received.payload(), |frame| {
                 match Message::decode(frame.kind, frame.payload) {
@@ -237,6 +238,21 @@ impl<M: Machine> Vmm<M> {
     }
 
     fn ask_arbiter(&mut self, request_id: u64, expect_generation: u64) {
+        let now_ns = self.now_ns();
+        let status = self.replica.as_ref().map(|replica| replica.status(now_ns));
+        if let Some(status) = status
+            && self.asked_for != request_id
+        {
+            self.asked_for = request_id;
+            match (status.divergence, status.link_fault) {
+                (Some(divergence), _) => self.log(Level::Error, format_args!("{divergence}; asking to go on alone")),
+                (None, Some(fault)) => self.log(Level::Warn, format_args!("{fault}; asking to go on alone")),
+                (None, None) => {
+                    let silent_ms = now_ns.saturating_sub(self.last_heard_ns) / 1_000_000;
+                    self.log(Level::Warn, format_args!("peer not heard for {silent_ms} ms; asking to go on alone"));
+                }
+            }
+        }
         let request = ArbiterRequest { request_id, expect_generation, proposer: self.settings.replica };
         tell(&mut self.control, &ToSupervisor::ArbiterRequest(request));
         self.control.flush(self.machine.control());
@@ -246,6 +262,7 @@ impl<M: Machine> Vmm<M> {
         // The guest's clock goes on from the last record; before the first one this replica's own start counts.
         if promotion.clocks.monotonic_ns != 0 {
             self.offsets.monotonic_ns = promotion.clocks.monotonic_ns.wrapping_sub(promotion.clocks_received_ns);
+            self.offsets.realtime_ns = promotion.clocks.realtime_ns.wrapping_sub(promotion.clocks_received_ns);
         }
         self.drop_input();
         let (next_input_frame, epoch) = self.input_position();

@@ -19,8 +19,6 @@ use crate::machine::{BUFFER_BYTES, Port, Received};
 const QUEUE_SIZE: usize = 32;
 const RECEIVE_QUEUE: u16 = 0;
 const TRANSMIT_QUEUE: u16 = 1;
-/// With fewer buffers than this at the device it may have stopped reading and must be kicked.
-const FEW_BUFFERS: usize = 3;
 
 /// Memory and addresses for `virtio-drivers`: the shim's heap is identity mapped.
 #[derive(Debug)]
@@ -111,13 +109,19 @@ pub struct QueuePair<const HEADER: usize> {
     sent: u64,
     completed: u64,
     pool: Vec<Vec<u8>>,
-    posted: usize,
+    /// Buffers to be posted: half of all go to the device at once, with one kick. A device that has used up its
+    /// buffers always finds us with at least that many.
+    returned: Vec<Box<[u8]>>,
+    half: usize,
     vector: u8,
 }
 
 impl<const HEADER: usize> fmt::Debug for QueuePair<HEADER> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("QueuePair").field("posted", &self.posted).field("vector", &self.vector).finish_non_exhaustive()
+        f.debug_struct("QueuePair")
+            .field("returned", &self.returned.len())
+            .field("vector", &self.vector)
+            .finish_non_exhaustive()
     }
 }
 
@@ -142,7 +146,8 @@ impl<const HEADER: usize> QueuePair<HEADER> {
             sent: 0,
             completed: 0,
             pool: (0..buffers.transmit_count).map(|_| Vec::with_capacity(BUFFER_BYTES)).collect(),
-            posted: 0,
+            returned: Vec::new(),
+            half: (buffers.receive_count / 2).max(1),
             vector,
         };
         for _ in 0..buffers.receive_count {
@@ -164,7 +169,19 @@ impl<const HEADER: usize> QueuePair<HEADER> {
         // would be in use.
         if let Ok(token) = token {
             self.receiving[usize::from(token)] = Some(buffer);
-            self.posted += 1;
+        }
+    }
+
+    fn put_returned(&mut self, buffer: Box<[u8]>) {
+        self.returned.push(buffer);
+        if self.returned.len() < self.half {
+            return;
+        }
+        while let Some(buffer) = self.returned.pop() {
+            self.post(buffer);
+        }
+        if self.receive.should_notify() {
+            self.transport.notify(RECEIVE_QUEUE);
         }
     }
 
@@ -176,10 +193,9 @@ impl<const HEADER: usize> QueuePair<HEADER> {
             let Some(mut buffer) = self.receiving.get_mut(usize::from(token)).and_then(Option::take) else { return };
             // SAFETY: the buffer is the one that was added with this token.
             let written = unsafe { self.receive.pop_used(token, &[], &mut [&mut buffer]) };
-            self.posted -= 1;
             let length = written.map_or(0, |length| (length as usize).min(buffer.len()));
             if length < HEADER || length == 0 {
-                self.post(buffer);
+                self.put_returned(buffer);
             } else {
                 self.current = Some(Received { buffer, start: HEADER, end: length });
             }
@@ -215,11 +231,7 @@ impl<const HEADER: usize> Port for QueuePair<HEADER> {
     }
 
     fn give_back(&mut self, received: Received) {
-        let starved = self.posted < FEW_BUFFERS;
-        self.post(received.buffer);
-        if starved && self.receive.should_notify() {
-            self.transport.notify(RECEIVE_QUEUE);
-        }
+        self.put_returned(received.buffer);
     }
 
     fn sent(&self) -> u64 {

@@ -156,6 +156,11 @@ impl Replica {
         };
         if committed_through > active.released_through {
             if active.newest_output_epoch > active.released_through {
+                if active.confirmed_through >= active.commanded_through {
+                    // All that was commanded is confirmed, and what came after had no outputs: the claim may not fall
+                    // back behind it now that something is commanded again.
+                    active.confirmed_through = active.released_through;
+                }
                 active.commanded_through = committed_through;
                 out.push(Command::Release { through: committed_through });
             }

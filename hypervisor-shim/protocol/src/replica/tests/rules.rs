@@ -160,6 +160,36 @@ fn a_release_is_claimed_only_when_the_devices_have_confirmed_it() {
 }
 
 #[test]
+fn a_claim_never_falls_back_behind_epochs_that_had_no_outputs() {
+    let mut pair = Pair::unpaired(Discipline::Revised);
+    pair.primary = Node::new(Config { confirms_releases: true, ..config(Role::Primary) });
+    pair.exchange();
+    pair.epoch(b"");
+    let mut out = std::vec::Vec::new();
+    pair.primary.replica.confirm_released(pair.primary.now_ns, 1, &mut out);
+    for _ in 0..2 {
+        pair.primary.begin(b"");
+        pair.primary.end_quietly();
+        pair.exchange();
+        pair.backup.catch_up();
+        pair.exchange();
+    }
+    pair.primary.idle_ns(HEARTBEAT_NS);
+    pair.deliver_to_backup();
+    assert_eq!(pair.backup.discarded, 3, "nothing of the two quiet epochs is left to confirm");
+    // Commanded but not confirmed: the claim stays where it was.
+    pair.epoch(b"");
+    pair.primary.idle_ns(HEARTBEAT_NS);
+    pair.deliver_to_backup();
+    assert!(!pair.backup.link_closed, "{:?}", pair.backup.replica.status(pair.backup.now_ns).link_fault);
+    assert_eq!(pair.backup.discarded, 3);
+    pair.primary.replica.confirm_released(pair.primary.now_ns, 4, &mut out);
+    pair.primary.idle_ns(HEARTBEAT_NS);
+    pair.deliver_to_backup();
+    assert_eq!(pair.backup.discarded, 4);
+}
+
+#[test]
 fn one_acknowledgement_covers_all_that_came_and_goes_before_the_guest_runs() {
     let mut pair = Pair::revised();
     for _ in 0..3 {
