@@ -22,6 +22,8 @@ pub mod timers;
 pub(crate) mod waker;
 
 mod driver;
+#[cfg(test)]
+mod tests;
 
 pub use driver::block_on;
 pub use join::{Aborted, JoinHandle};
