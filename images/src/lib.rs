@@ -4,7 +4,9 @@ pub mod build;
 mod cli;
 pub mod ctl;
 pub mod error;
+pub mod load;
 pub mod qemu;
+pub mod resp;
 pub mod state;
 pub mod supervise;
 
