@@ -1,11 +1,11 @@
 //! The command line: what it accepts and which function does it.
 
 mod manage;
+mod measure;
 mod up;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -47,6 +47,14 @@ enum Command {
     Down(NameArgs),
     /// List the pairs that run.
     List(JsonArgs),
+    /// Show it: start a pair of the key-value store, kill its primary under load, check every write.
+    Demo(measure::DemoArgs),
+    /// Measure on this machine what the project promises.
+    Bench(measure::BenchArgs),
+    /// Set this machine up and run every test.
+    Test(measure::TestArgs),
+    /// Say what is missing on this machine, and the command that installs it.
+    Doctor(measure::DoctorArgs),
     /// Inject a fault other than a signal, for tests.
     #[command(hide = true)]
     Fault(FaultArgs),
@@ -143,6 +151,10 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Logs(args) => manage::logs(&args),
         Command::Down(args) => manage::down(args.name.as_deref()),
         Command::List(args) => manage::list(args.json),
+        Command::Demo(args) => measure::demo(&args),
+        Command::Bench(args) => measure::bench(&args),
+        Command::Test(args) => measure::test(&args),
+        Command::Doctor(args) => measure::doctor(&args),
         Command::Fault(args) => fault(&args),
         Command::Supervise => supervise::main(),
     }
@@ -171,9 +183,4 @@ fn print(text: &str) -> Result<()> {
 
 fn print_json(value: &impl Serialize) -> Result<()> {
     print(&ctl::to_line(value)?)
-}
-
-/// The path of this very program, to start a supervisor.
-fn own_program() -> Result<PathBuf> {
-    std::env::current_exe().context(|| "cannot find the path of this program")
 }

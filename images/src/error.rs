@@ -94,6 +94,16 @@ fn others(running: &[String]) -> String {
 }
 
 impl Error {
+    /// A supervisor's failure as if it had happened here: same text, same exit code.
+    pub fn from_supervisor(name: &str, text: String, code: u8) -> Self {
+        match code {
+            6 => Self::PortTaken(text),
+            8 => Self::NameInUse { name: name.to_owned() },
+            10 => Self::Missing(text),
+            _ => Self::Start(text),
+        }
+    }
+
     /// The process exit code: one number a kind of failure, listed in `pollux --help`. 2 is clap's.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -141,6 +141,9 @@ impl Supervisor {
         dir.create()?;
         let lock = dir.lock()?;
         dir.clear();
+        // The log is ours from here on; what an earlier pair of this name wrote is of no use. One that is not a file
+        // stays as it is.
+        let _ = rustix::fs::ftruncate(io::stderr(), 0);
         let published = bind(&spec)?;
         let started = Instant::now();
         let poll = Poll::new().context(|| "cannot make an event loop")?;

@@ -91,6 +91,11 @@ impl Workspace {
         self.pollux_target_dir().join("images")
     }
 
+    /// Where fuzz targets are built and keep what they find.
+    pub fn fuzz_dir(&self) -> PathBuf {
+        self.target_dir.join("fuzz")
+    }
+
     /// A target directory of its own: the profile and the flags of images never evict what host builds cached.
     fn pollux_target_dir(&self) -> PathBuf {
         self.target_dir.join("pollux")

@@ -1,20 +1,17 @@
 //! `pollux up`: builds, starts a supervisor, waits until the pair serves.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
 use clap::Args;
 
-use super::{own_program, print, print_json};
+use super::{print, print_json};
 use crate::build::{self, Image, Workspace};
 use crate::ctl::{PairStatus, RoleName};
 use crate::error::{Context, Error, Result};
 use crate::qemu::{Accelerator, MAX_GUEST_MEMORY_MIB, MIN_GUEST_MEMORY_MIB, Machine};
+use crate::running;
 use crate::state::{DEFAULT_NAME, StateDir};
-use crate::supervise::Outcome;
 use crate::supervise::spec::{BackupOverrides, ProtocolName, Publish, RunName, Spec, Tuning};
 
 /// What `up` accepts.
@@ -34,7 +31,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "HOSTPORT:GUESTPORT")]
     publish: Vec<Publish>,
     /// Memory of the guest in MiB.
-    #[arg(long, value_name = "M", default_value_t = 64,
+    #[arg(long, value_name = "M", default_value_t = running::DEFAULT_MEMORY_MIB,
           value_parser = clap::value_parser!(u32).range(MIN_GUEST_MEMORY_MIB as i64..=MAX_GUEST_MEMORY_MIB as i64))]
     memory_mib: u32,
     /// How primary and backup work together.
@@ -99,11 +96,6 @@ impl UpArgs {
     fn spec(&self, image: Image) -> Result<Spec> {
         let absolute = |path: &PathBuf| std::path::absolute(path).context(|| format!("cannot use {}", path.display()));
         Ok(Spec {
-            name: self.name.clone(),
-            app: image.app,
-            image: absolute(&image.image)?,
-            image_id: image.image_id,
-            guest_elf: image.guest_elf,
             run: self.run_name(),
             protocol: self.protocol,
             memory_mib: self.memory_mib,
@@ -124,6 +116,7 @@ impl UpArgs {
                 memory_mib: self.backup_memory_mib,
                 qemu_args: self.backup_qemu_arg.clone(),
             },
+            ..Spec::new(&self.name, image)?
         })
     }
 }
@@ -139,64 +132,8 @@ pub(super) fn up(args: &UpArgs) -> Result<()> {
         (None, Some(app)) => build::build(&Workspace::find()?, app, true)?,
         (None, None) => return Err(Error::Usage("name an app or an --image".to_owned())),
     };
-    let status = start(&args.spec(image)?)?;
+    let status = running::start(&args.spec(image)?)?;
     if args.json { print_json(&status) } else { print(&describe(&status)) }
-}
-
-/// Starts a supervisor and waits until the pair serves.
-///
-/// # Errors
-/// Why it does not; the supervisor has ended then.
-pub fn start(spec: &Spec) -> Result<PairStatus> {
-    let dir = StateDir::new(&spec.name)?;
-    dir.create()?;
-    let mut supervisor = spawn_supervisor(spec, &dir)?;
-    let stdout = supervisor.stdout.take();
-    let mut line = String::new();
-    let read = stdout.map(|stdout| BufReader::new(stdout).read_line(&mut line));
-    match read.and_then(Result::ok).and_then(|_| serde_json::from_str(&line).ok()) {
-        Some(Outcome::Serving(status)) => Ok(*status),
-        Some(Outcome::Failed { text, code }) => {
-            // It ends by itself now; waiting for it leaves no zombie behind.
-            let _ = supervisor.wait();
-            Err(failed(spec, text, code))
-        }
-        None => {
-            let ended = supervisor.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-            Err(Error::Start(format!(
-                "the supervisor ended ({ended}) before the pair served; its log is {}",
-                dir.supervisor_log().display()
-            )))
-        }
-    }
-}
-
-/// The supervisor's failure as if it had happened here: same text, same exit code.
-fn failed(spec: &Spec, text: String, code: u8) -> Error {
-    match code {
-        6 => Error::PortTaken(text),
-        8 => Error::NameInUse { name: spec.name.clone() },
-        10 => Error::Missing(text),
-        _ => Error::Start(text),
-    }
-}
-
-fn spawn_supervisor(spec: &Spec, dir: &StateDir) -> Result<Child> {
-    let log = dir.supervisor_log();
-    // Appended to, not replaced: were another supervisor alive, it would be its log.
-    let log_file = File::options().create(true).append(true).open(&log);
-    let log_file = log_file.context(|| format!("cannot write {}", log.display()))?;
-    let mut supervisor = Command::new(own_program()?)
-        .arg("supervise")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(log_file)
-        .spawn()
-        .context(|| "cannot start the supervisor")?;
-    let text = crate::ctl::to_line(spec)?;
-    let sent = supervisor.stdin.take().map(|mut stdin| stdin.write_all(text.as_bytes()));
-    sent.unwrap_or(Ok(())).context(|| "cannot talk to the supervisor")?;
-    Ok(supervisor)
 }
 
 /// What `up` prints.

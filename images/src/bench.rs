@@ -1,0 +1,61 @@
+//! `pollux bench`: the numbers that this project promises, measured on the machine at hand.
+//!
+//! Absolute times say something about the machine; ratios, taken from interleaved runs, say something about Pollux.
+
+mod failover;
+mod process;
+mod throughput;
+
+pub use failover::{FailoverReport, describe as describe_failover, run as failover};
+pub use throughput::{ThroughputReport, describe as describe_throughput, peer_folder, run as throughput};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::load::percentile;
+
+/// One promise: what was measured and what it must reach.
+#[derive(Debug, Clone, Serialize)]
+pub struct Promise {
+    /// What is promised.
+    pub name: String,
+    /// What was measured.
+    pub measured: f64,
+    /// `<=` or `>=`.
+    pub relation: &'static str,
+    /// The bound.
+    pub bound: f64,
+    /// Whether it is kept.
+    pub kept: bool,
+}
+
+impl Promise {
+    /// At most `bound`.
+    fn at_most(name: impl Into<String>, measured: f64, bound: f64) -> Self {
+        Self { name: name.into(), measured, relation: "<=", bound, kept: measured <= bound }
+    }
+
+    /// At least `bound`.
+    fn at_least(name: impl Into<String>, measured: f64, bound: f64) -> Self {
+        Self { name: name.into(), measured, relation: ">=", bound, kept: measured >= bound }
+    }
+
+    fn describe(&self) -> String {
+        let mark = if self.kept { "kept  " } else { "MISSED" };
+        format!("  {mark} {:68} {:>10.3} {} {}\n", self.name, self.measured, self.relation, self.bound)
+    }
+}
+
+/// An error if a promise is not kept.
+///
+/// # Errors
+/// [`Error::CheckFailed`] that names them.
+pub fn judge(promises: &[Promise]) -> Result<()> {
+    let missed: Vec<_> = promises.iter().filter(|promise| !promise.kept).map(|promise| promise.name.as_str()).collect();
+    if missed.is_empty() { Ok(()) } else { Err(Error::CheckFailed(format!("not kept: {}", missed.join("; ")))) }
+}
+
+/// The middle one of some measurements; 0 when there are none.
+fn median(values: &[f64]) -> f64 {
+    percentile(values, 0.5)
+}

@@ -1,0 +1,174 @@
+//! The commands that set up, show, measure and test.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{print, print_json};
+use crate::build::{self, Image, Workspace};
+use crate::error::{Error, Result};
+use crate::setup::{self, Need};
+use crate::{bench, demo, selftest};
+
+/// What `demo` accepts.
+#[derive(Args)]
+pub struct DemoArgs {
+    /// Install what is missing, with sudo if need be. (As root it is installed in any case.)
+    #[arg(long)]
+    yes: bool,
+    /// How many clients write.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=512))]
+    connections: u16,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn demo(args: &DemoArgs) -> Result<()> {
+    let result = demo::run(usize::from(args.connections), args.yes)?;
+    if args.json {
+        print_json(&result)?
+    } else {
+        print(&demo::describe(&result))?
+    }
+    demo::judge(&result)
+}
+
+/// What `bench` accepts.
+#[derive(Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    what: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Kill primaries under load; measure the outage that clients see and check every write.
+    Failover(MeasureArgs),
+    /// Measure throughput, processor time a request, latency, start-up and memory, of the pair against --bare.
+    Throughput {
+        #[command(flatten)]
+        common: MeasureArgs,
+        /// Script of the peer (Linux and redis-server in one virtual machine) to be measured in the same rounds.
+        #[arg(long, value_name = "SCRIPT")]
+        peer: Option<PathBuf>,
+        /// The folder in which the peer was prepared; made beside the script's name unless given.
+        #[arg(long, value_name = "FOLDER", requires = "peer")]
+        peer_folder: Option<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+struct MeasureArgs {
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Fewer rounds: a look, not a measurement.
+    #[arg(long)]
+    quick: bool,
+    /// Measure this image of the store instead of building one.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Install what is missing, with sudo if need be.
+    #[arg(long)]
+    yes: bool,
+}
+
+impl MeasureArgs {
+    fn image(&self) -> Result<Image> {
+        match &self.image {
+            Some(path) => build::open(path),
+            None => build::build(&Workspace::find()?, "kv", true),
+        }
+    }
+}
+
+pub(super) fn bench(args: &BenchArgs) -> Result<()> {
+    match &args.what {
+        Bench::Failover(common) => bench_failover(common),
+        Bench::Throughput { common, peer, peer_folder } => {
+            let folder = peer.as_ref().map(|script| peer_folder.clone().unwrap_or_else(|| bench::peer_folder(script)));
+            bench_throughput(common, peer.as_deref().zip(folder.as_deref()))
+        }
+    }
+}
+
+fn bench_failover(args: &MeasureArgs) -> Result<()> {
+    setup::ensure(Need::Run, args.yes)?;
+    let image = args.image()?;
+    let bar = demo::progress();
+    let report = bench::failover(&image, args.quick, |text| bar.set_message(text.to_owned()));
+    bar.finish_and_clear();
+    let report = report?;
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&bench::describe_failover(&report))?
+    }
+    bench::judge(&report.promises)
+}
+
+fn bench_throughput(args: &MeasureArgs, peer: Option<(&std::path::Path, &std::path::Path)>) -> Result<()> {
+    setup::ensure(Need::Test, args.yes)?;
+    let image = args.image()?;
+    let bar = demo::progress();
+    let report = bench::throughput(&image, args.quick, peer, |text| bar.set_message(text.to_owned()));
+    bar.finish_and_clear();
+    let report = report?;
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&bench::describe_throughput(&report))?
+    }
+    bench::judge(&report.promises)
+}
+
+/// What `test` accepts.
+#[derive(Args)]
+pub struct TestArgs {
+    /// Install what is missing, with sudo if need be. (As root it is installed in any case.)
+    #[arg(long)]
+    yes: bool,
+    /// Leave out the fuzz targets.
+    #[arg(long)]
+    no_fuzz: bool,
+    /// Arguments for `cargo test`.
+    #[arg(last = true)]
+    cargo: Vec<String>,
+}
+
+pub(super) fn test(args: &TestArgs) -> Result<()> {
+    selftest::run(args.yes, selftest::Skip { fuzz: args.no_fuzz }, &args.cargo)
+}
+
+/// What `doctor` accepts.
+#[derive(Args)]
+pub struct DoctorArgs {
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Install what is missing, with sudo if need be.
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(super) fn doctor(args: &DoctorArgs) -> Result<()> {
+    if args.yes {
+        setup::ensure(Need::Test, true)?;
+    }
+    let findings = setup::examine();
+    let command = setup::install_command(&findings, Need::Test).and_then(|mut words| words.pop());
+    if args.json {
+        print_json(&serde_json::json!({ "findings": findings, "install": command }))?;
+    } else {
+        let lines: String = findings.iter().map(|finding| setup::describe(finding) + "\n").collect();
+        print(&lines)?;
+        if let Some(command) = &command {
+            print(&format!("\nThis installs what is missing:\n  {command}\n"))?;
+        }
+    }
+    match findings.iter().any(|finding| !finding.ok && finding.need < Need::Advice) {
+        true => Err(Error::Missing("something is missing: see above".to_owned())),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,114 @@
+//! One failover under load, from start to verdict: what `demo` shows once and `bench failover` repeats.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::build::Image;
+use crate::ctl::{EventStatus, RoleName, SignalName};
+use crate::error::{Error, Result};
+use crate::load::{Load, Verdict};
+use crate::running::Running;
+use crate::supervise::spec::Spec;
+
+/// The store's port in the guest.
+pub const STORE_PORT: u16 = 6379;
+/// Something is wrong when it takes longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a failover is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Clients.
+    pub connections: usize,
+    /// Replies before the fault.
+    pub replies_before: u64,
+    /// Replies to requests sent after the fault.
+    pub replies_after: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Failover {
+    /// From the start of the pair to its serving, in milliseconds.
+    pub start_ms: u64,
+    /// QEMU's process ids: primary and backup.
+    pub pids: [i32; 2],
+    /// When load began, in milliseconds since the pair's start.
+    pub load_at_ms: f64,
+    /// When the signal was sent, in milliseconds since the pair's start.
+    pub kill_at_ms: f64,
+    /// Replies until then.
+    pub replies_before: u64,
+    /// When the clients had stopped and checked everything, in milliseconds since the pair's start.
+    pub end_at_ms: f64,
+    /// What the supervisor saw from the signal on.
+    pub events: Vec<EventStatus>,
+    /// Frames that the survivor was given again.
+    pub frames_resent: u64,
+    /// Frames of the survivor that the dead primary had let out already.
+    pub duplicates_dropped: u64,
+    /// What the clients saw.
+    pub verdict: Verdict,
+}
+
+/// Starts a pair of the store, loads it, kills the primary with SIGKILL, and checks every write.
+///
+/// # Errors
+/// The pair does not start, or has no primary to be killed. What clients suffer is no error but in the verdict.
+pub fn run(name: String, image: Image, plan: Plan, mut note: impl FnMut(&str)) -> Result<Failover> {
+    let spec = Spec::new(name, image)?.publishing(STORE_PORT);
+    note("starting two virtual machines");
+    let mut pair = Running::start(&spec)?;
+    let address = pair.address(STORE_PORT)?;
+    let status = pair.status()?;
+    // The supervisor's clock, as ours: the time between its answer and our reading of it is microseconds.
+    let began = Instant::now() - Duration::from_secs_f64(status.uptime_s);
+    let since = |instant: Instant| instant.duration_since(began).as_secs_f64() * 1e3;
+    let pid = |role| status.replica(role).map(|replica| replica.pid);
+    let pids = pid(RoleName::Primary).zip(pid(RoleName::Backup));
+    let Some((primary, backup)) = pids else {
+        return Err(Error::Start("the pair serves with one replica only".to_owned()));
+    };
+    note("writing from several connections");
+    let load_at_ms = since(Instant::now());
+    let load = start_load(address, plan)?;
+    let replies_before = load.replies();
+    note("killing the primary");
+    load.mark_fault();
+    let kill_at_ms = since(Instant::now());
+    pair.kill(RoleName::Primary, SignalName::Kill)?;
+    load.wait_for(PATIENCE, |load| load.replies_after_fault() >= plan.replies_after);
+    note("checking every write");
+    let verdict = load.finish();
+    let end_at_ms = since(Instant::now());
+    let after = pair.status()?;
+    let counter = |name: &str| after.hub.get(name).copied().unwrap_or(0);
+    Ok(Failover {
+        start_ms: status.start_ms,
+        pids: [primary, backup],
+        load_at_ms,
+        kill_at_ms,
+        replies_before,
+        end_at_ms,
+        frames_resent: counter("frames_in_resent"),
+        duplicates_dropped: counter("duplicates_dropped"),
+        // The request to kill is noted before the signal is sent, a little after we said so.
+        events: after.events.into_iter().filter(|event| event.at_ms >= kill_at_ms).collect(),
+        verdict,
+    })
+}
+
+fn start_load(address: SocketAddr, plan: Plan) -> Result<Load> {
+    let load = Load::start(address, plan.connections);
+    if load.wait_for(PATIENCE, |load| load.replies() >= plan.replies_before) {
+        return Ok(load);
+    }
+    let verdict = load.finish();
+    Err(Error::CheckFailed(format!(
+        "the store did not answer {} requests before any fault: {}",
+        plan.replies_before,
+        verdict.complaints.join("; ")
+    )))
+}

@@ -1,0 +1,230 @@
+//! A pair from the point of view of a program that starts it, uses it and takes it down: `demo`, `bench`, tests.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::build::Image;
+use crate::ctl::{Client, PairStatus, Request, Response, RoleName, SignalName, to_line};
+use crate::error::{Context, Error, Result};
+use crate::qemu::{Accelerator, Machine};
+use crate::state::StateDir;
+use crate::supervise::Outcome;
+use crate::supervise::spec::{BackupOverrides, ProtocolName, Publish, RunName, Spec, Tuning};
+
+/// Names the program that supervises, when it is not the running one.
+pub const PROGRAM_VARIABLE: &str = "POLLUX_BIN";
+/// Memory of a guest unless told otherwise.
+pub const DEFAULT_MEMORY_MIB: u32 = 64;
+/// How often a condition on the status is looked at. The status itself comes ten times a second.
+const STATUS_INTERVAL: Duration = Duration::from_millis(5);
+
+impl Spec {
+    /// An image under a name, with every choice as `up` makes it when it is told nothing.
+    ///
+    /// # Errors
+    /// The image's path cannot be made absolute.
+    pub fn new(name: impl Into<String>, image: Image) -> Result<Self> {
+        let path = std::path::absolute(&image.image);
+        Ok(Self {
+            name: name.into(),
+            app: image.app,
+            image: path.context(|| format!("cannot use {}", image.image.display()))?,
+            image_id: image.image_id,
+            guest_elf: image.guest_elf,
+            run: RunName::Pair,
+            protocol: ProtocolName::Revised,
+            memory_mib: DEFAULT_MEMORY_MIB,
+            accelerator: Accelerator::Auto.resolve()?,
+            machine: Machine::Microvm,
+            publish: Vec::new(),
+            allow_host: false,
+            arguments: String::new(),
+            tuning: Tuning::default(),
+            qemu_args: Vec::new(),
+            backup: BackupOverrides::default(),
+        })
+    }
+
+    /// Publishes a port of the guest at a port of the loopback that the system chooses.
+    #[must_use]
+    pub fn publishing(mut self, guest: u16) -> Self {
+        self.publish.push(Publish { address: [127, 0, 0, 1].into(), host: 0, guest });
+        self
+    }
+}
+
+/// Starts a supervisor, which goes on when we end, and waits until the pair serves.
+///
+/// # Errors
+/// Why it does not; the supervisor has ended then.
+pub fn start(spec: &Spec) -> Result<PairStatus> {
+    let dir = StateDir::new(&spec.name)?;
+    dir.create()?;
+    let mut supervisor = spawn_supervisor(spec, &dir)?;
+    let stdout = supervisor.stdout.take();
+    let mut line = String::new();
+    let read = stdout.map(|stdout| BufReader::new(stdout).read_line(&mut line));
+    match read.and_then(std::result::Result::ok).and_then(|_| serde_json::from_str(&line).ok()) {
+        Some(Outcome::Serving(status)) => Ok(*status),
+        Some(Outcome::Failed { text, code }) => {
+            // It ends by itself now; waiting for it leaves no zombie behind.
+            let _ = supervisor.wait();
+            Err(Error::from_supervisor(&spec.name, text, code))
+        }
+        None => {
+            let ended = supervisor.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+            Err(Error::Start(format!(
+                "the supervisor ended ({ended}) before the pair served; its log is {}",
+                dir.supervisor_log().display()
+            )))
+        }
+    }
+}
+
+fn spawn_supervisor(spec: &Spec, dir: &StateDir) -> Result<Child> {
+    let log = dir.supervisor_log();
+    // Appended to, not replaced: were another supervisor alive, it would be its log.
+    let log_file = std::fs::File::options().create(true).append(true).open(&log);
+    let log_file = log_file.context(|| format!("cannot write {}", log.display()))?;
+    let mut supervisor = Command::new(program()?)
+        .arg("supervise")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log_file)
+        .spawn()
+        .context(|| "cannot start the supervisor")?;
+    let text = to_line(spec)?;
+    let sent = supervisor.stdin.take().map(|mut stdin| stdin.write_all(text.as_bytes()));
+    sent.unwrap_or(Ok(())).context(|| "cannot talk to the supervisor")?;
+    Ok(supervisor)
+}
+
+/// The `pollux` program: the one named by [`PROGRAM_VARIABLE`], the running one, or the one beside a running test.
+///
+/// # Errors
+/// None of these is there.
+pub fn program() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os(PROGRAM_VARIABLE) {
+        return Ok(named.into());
+    }
+    let own = std::env::current_exe().context(|| "cannot find the path of this program")?;
+    if own.file_stem().is_some_and(|stem| stem == "pollux") {
+        return Ok(own);
+    }
+    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("pollux")).find(|path| path.is_file());
+    beside.ok_or_else(|| {
+        Error::Missing(format!(
+            "found no pollux program beside {}: run `cargo build -p pollux` first or name one in {PROGRAM_VARIABLE}",
+            own.display()
+        ))
+    })
+}
+
+/// A pair that is taken down when this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    /// Its name.
+    pub name: String,
+    /// Its status when it began to serve.
+    pub first_status: PairStatus,
+    client: Client,
+}
+
+impl Running {
+    /// Starts a pair and waits until it serves.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn start(spec: &Spec) -> Result<Self> {
+        let first_status = start(spec)?;
+        Ok(Self { name: spec.name.clone(), first_status, client: Client::connect(Some(&spec.name))? })
+    }
+
+    /// Where the host reaches a published port of the guest.
+    ///
+    /// # Errors
+    /// The port is not published.
+    pub fn address(&self, guest: u16) -> Result<SocketAddr> {
+        let port = self.first_status.publish.iter().find(|port| port.guest == guest);
+        port.and_then(|port| Some(SocketAddr::new(port.address.parse().ok()?, port.host)))
+            .ok_or_else(|| Error::Usage(format!("port {guest} of the guest is not published")))
+    }
+
+    /// The status now.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn status(&mut self) -> Result<PairStatus> {
+        self.client.status()
+    }
+
+    /// Sends a signal to a replica's QEMU and returns its process id.
+    ///
+    /// # Errors
+    /// There is no such replica any more.
+    pub fn kill(&mut self, role: RoleName, signal: SignalName) -> Result<i32> {
+        match self.client.ask(&Request::Kill { role, signal })? {
+            Response::Killed { pid } => Ok(pid),
+            other => Err(Error::Refused(format!("the supervisor answered {other:?}"))),
+        }
+    }
+
+    /// Asks the supervisor for something.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn ask(&mut self, request: &Request) -> Result<Response> {
+        self.client.ask(request)
+    }
+
+    /// Waits until the status is as wanted.
+    ///
+    /// # Errors
+    /// It is not within `limit`; the error shows what happened instead.
+    pub fn wait_until(&mut self, limit: Duration, wanted: impl Fn(&PairStatus) -> bool) -> Result<PairStatus> {
+        let until = Instant::now() + limit;
+        loop {
+            let status = self.status()?;
+            if wanted(&status) {
+                return Ok(status);
+            }
+            if Instant::now() > until {
+                let happened: Vec<_> = status.events.iter().map(|event| event.text.as_str()).collect();
+                return Err(Error::CheckFailed(format!(
+                    "not within {} ms; what happened: {}",
+                    limit.as_millis(),
+                    happened.join(" | ")
+                )));
+            }
+            std::thread::sleep(STATUS_INTERVAL);
+        }
+    }
+
+    /// What the guest has written to its console.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn console(&self) -> Result<String> {
+        let path = self.client.dir.console_log();
+        let bytes = std::fs::read(&path).context(|| format!("cannot read {}", path.display()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Takes it down and waits until it is.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn down(mut self) -> Result<()> {
+        self.client.ask(&Request::Down).map(drop)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = self.client.ask(&Request::Down);
+    }
+}

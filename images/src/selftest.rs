@@ -1,0 +1,117 @@
+//! `pollux test`: sets this machine up and runs every test of the workspace.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::build::{self, Workspace};
+use crate::error::{Context, Error, Result};
+use crate::running::{PROGRAM_VARIABLE, program};
+use crate::setup::{self, Need};
+
+/// Names the folder of the images that end-to-end tests boot.
+pub const IMAGES_VARIABLE: &str = "POLLUX_IMAGES";
+/// The fuzz targets' own workspace, within ours.
+const FUZZ_FOLDER: &str = "tests/fuzz";
+/// How long each fuzz target runs here: long enough to try the seeds and some thousands of mutations of each.
+const FUZZ_SECONDS: u32 = 5;
+
+/// What to leave out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Skip {
+    /// The fuzz targets.
+    pub fuzz: bool,
+}
+
+/// Runs everything. Cargo's own output, its closing lines among it, goes where ours goes.
+///
+/// # Errors
+/// What is missing, or which part failed. All parts are run, whatever fails.
+pub fn run(yes: bool, skip: Skip, cargo_arguments: &[String]) -> Result<()> {
+    setup::ensure(Need::Test, yes)?;
+    let workspace = Workspace::find()?;
+    for app in workspace.apps() {
+        eprintln!("pollux: building the image of {app}");
+        build::build(&workspace, &app, true)?;
+    }
+    let mut failed = Vec::new();
+    if !cargo_test(&workspace, cargo_arguments)? {
+        failed.push("cargo test".to_owned());
+    }
+    if !skip.fuzz {
+        failed.extend(fuzz(&workspace.root.join(FUZZ_FOLDER), &workspace.fuzz_dir())?);
+    }
+    if failed.is_empty() {
+        eprintln!("pollux: every test has passed");
+        return Ok(());
+    }
+    Err(Error::CheckFailed(format!("failed: {}; the messages are above", failed.join(", "))))
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.stdin(Stdio::null());
+    command
+}
+
+fn cargo_test(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
+    eprintln!("pollux: cargo test --workspace");
+    let status = cargo()
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(arguments)
+        .current_dir(&workspace.root)
+        .env(PROGRAM_VARIABLE, program()?)
+        .env(IMAGES_VARIABLE, workspace.images_dir())
+        .status()
+        .context(|| "cannot run cargo")?;
+    Ok(status.success())
+}
+
+/// Runs each fuzz target for a short while and returns the names of those that found something.
+fn fuzz(folder: &Path, work: &Path) -> Result<Vec<String>> {
+    let mut failed = Vec::new();
+    for target in fuzz_targets(folder)? {
+        eprintln!("pollux: fuzzing {target} for {FUZZ_SECONDS} s");
+        let corpus = work.join("corpus").join(&target);
+        let artifacts = work.join("artifacts");
+        for made in [&corpus, &artifacts] {
+            std::fs::create_dir_all(made).context(|| format!("cannot make {}", made.display()))?;
+        }
+        let status = cargo()
+            .args(["run", "--quiet", "--release", "--bin", &target, "--target-dir"])
+            .arg(work.join("target"))
+            .arg("--")
+            .arg(format!("-max_total_time={FUZZ_SECONDS}"))
+            .arg(format!("-artifact_prefix={}/", artifacts.display()))
+            .arg("-verbosity=0")
+            .arg(&corpus)
+            .args(seeds(folder, &target))
+            .current_dir(folder)
+            .status()
+            .context(|| "cannot run cargo")?;
+        if !status.success() {
+            failed.push(format!("fuzz target {target}"));
+        }
+    }
+    Ok(failed)
+}
+
+/// The targets, by their files.
+fn fuzz_targets(folder: &Path) -> Result<Vec<String>> {
+    let targets = folder.join("targets");
+    let entries = std::fs::read_dir(&targets).context(|| format!("cannot read {}", targets.display()))?;
+    let mut names: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension() == Some(OsStr::new("rs")))
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Folders with inputs to begin with, as far as they exist.
+fn seeds(folder: &Path, target: &str) -> Vec<std::path::PathBuf> {
+    let golden = folder.join("../../hypervisor-shim/protocol/tests/golden").join(target);
+    [folder.join("seeds").join(target), golden].into_iter().filter(|path| path.is_dir()).collect()
+}

@@ -1,0 +1,246 @@
+//! What this machine must have, what is missing, and the one command that installs it.
+
+use std::process::{Command, Stdio};
+
+use serde::Serialize;
+
+use crate::error::{Context, Error, Result};
+use crate::qemu;
+use crate::state;
+
+/// The oldest QEMU with a stream netdev over an inherited socket.
+const MIN_QEMU: (u32, u32) = (7, 2);
+/// Free disk that a build of everything takes.
+const WANTED_DISK_MIB: u64 = 3 * 1024;
+/// Descriptors for a few thousand connections.
+const WANTED_DESCRIPTORS: u64 = 4096;
+
+/// What something is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Need {
+    /// Building and running pairs.
+    Run,
+    /// Benchmarks and tests too.
+    Test,
+    /// Nothing: it is good to know.
+    Advice,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// What.
+    pub name: &'static str,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// What it is needed for.
+    pub need: Need,
+    /// What was found.
+    pub found: String,
+    /// The Debian or Ubuntu package that brings it.
+    pub package: Option<&'static str>,
+    /// What to do when no package helps.
+    pub advice: Option<String>,
+}
+
+/// Looks at everything.
+pub fn examine() -> Vec<Finding> {
+    vec![
+        qemu_finding(),
+        linker(),
+        tool("redis-cli", "redis-tools", Need::Test),
+        tool("redis-benchmark", "redis-tools", Need::Test),
+        tool("redis-server", "redis-server", Need::Test),
+        kvm(),
+        disk(),
+        descriptors(),
+    ]
+}
+
+fn version_of(program: &str, argument: &str) -> Option<String> {
+    let output = Command::new(program).arg(argument).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned();
+    output.status.success().then_some(text)
+}
+
+fn qemu_finding() -> Finding {
+    let found = version_of(qemu::PROGRAM, "--version");
+    let old = found.as_deref().and_then(version_number).is_none_or(|version| version < MIN_QEMU);
+    Finding {
+        name: qemu::PROGRAM,
+        ok: !old,
+        need: Need::Run,
+        advice: (found.is_some() && old)
+            .then(|| format!("QEMU {}.{} or newer is needed: upgrade the distribution", MIN_QEMU.0, MIN_QEMU.1)),
+        package: found.is_none().then_some("qemu-system-x86"),
+        found: found.unwrap_or_else(|| "not installed".to_owned()),
+    }
+}
+
+/// The first `N.M` in a text.
+fn version_number(text: &str) -> Option<(u32, u32)> {
+    text.split_whitespace().find_map(|word| {
+        let mut parts = word.split('.');
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    })
+}
+
+fn linker() -> Finding {
+    let found = version_of("cc", "--version");
+    Finding {
+        name: "cc",
+        ok: found.is_some(),
+        need: Need::Run,
+        package: found.is_none().then_some("build-essential"),
+        found: found.unwrap_or_else(|| "no linker".to_owned()),
+        advice: None,
+    }
+}
+
+fn tool(name: &'static str, package: &'static str, need: Need) -> Finding {
+    let found = version_of(name, "--version");
+    Finding {
+        name,
+        ok: found.is_some(),
+        need,
+        package: found.is_none().then_some(package),
+        found: found.unwrap_or_else(|| "not installed".to_owned()),
+        advice: None,
+    }
+}
+
+fn kvm() -> Finding {
+    let fault = qemu::kvm_fault();
+    Finding {
+        name: "kvm",
+        ok: fault.is_none(),
+        need: Need::Advice,
+        advice: fault.is_some().then(|| "guests run translated (TCG), which is what is measured and tested".to_owned()),
+        found: fault.unwrap_or_else(|| "usable".to_owned()),
+        package: None,
+    }
+}
+
+fn disk() -> Finding {
+    let here = rustix::fs::statvfs(".").map(|fs| fs.f_bavail * fs.f_frsize / (1024 * 1024));
+    let free_mib = here.unwrap_or(0);
+    Finding {
+        name: "disk",
+        ok: free_mib >= WANTED_DISK_MIB,
+        need: Need::Advice,
+        found: format!("{free_mib} MiB free here; states lie in {}", state::root().display()),
+        package: None,
+        advice: (free_mib < WANTED_DISK_MIB).then(|| format!("builds of everything take up to {WANTED_DISK_MIB} MiB")),
+    }
+}
+
+fn descriptors() -> Finding {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    Finding {
+        name: "descriptors",
+        ok: most >= WANTED_DESCRIPTORS,
+        need: Need::Advice,
+        found: format!("at most {most} a process"),
+        package: None,
+        advice: (most < WANTED_DESCRIPTORS)
+            .then(|| format!("raise `ulimit -Hn` to serve more than {most} connections")),
+    }
+}
+
+/// The command that installs what is missing for `need`, as words; `None` when nothing that a package brings is.
+pub fn install_command(findings: &[Finding], need: Need) -> Option<Vec<String>> {
+    let mut packages: Vec<_> =
+        findings.iter().filter(|finding| finding.need <= need).filter_map(|finding| finding.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    if packages.is_empty() {
+        return None;
+    }
+    let sudo = if is_root() { "" } else { "sudo " };
+    let script =
+        format!("{sudo}apt-get update && {sudo}apt-get install -y --no-install-recommends {}", packages.join(" "));
+    Some(vec!["sh".to_owned(), "-c".to_owned(), script])
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Makes sure that everything for `need` is there: installs it as root or with `yes`, and otherwise says how.
+///
+/// # Errors
+/// [`Error::Missing`] with what to run.
+pub fn ensure(need: Need, yes: bool) -> Result<()> {
+    let findings = examine();
+    let Some(command) = install_command(&findings, need) else {
+        return check(&findings, need);
+    };
+    let text = command.last().cloned().unwrap_or_default();
+    if !yes && !is_root() {
+        return Err(Error::Missing(format!(
+            "something is missing on this machine; run\n  {text}\nor add --yes to have it run"
+        )));
+    }
+    if version_of("apt-get", "--version").is_none() {
+        let names: Vec<_> = findings.iter().filter(|f| f.need <= need && f.package.is_some()).map(|f| f.name).collect();
+        return Err(Error::Missing(format!("this machine has no apt-get: install {} by hand", names.join(", "))));
+    }
+    eprintln!("pollux: installing what is missing: {text}");
+    let status = Command::new(&command[0])
+        .args(&command[1..])
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr())
+        .status()
+        .context(|| "cannot run apt-get")?;
+    if !status.success() {
+        return Err(Error::Missing(format!("`{text}` has failed ({status}); its messages are above")));
+    }
+    check(&examine(), need)
+}
+
+fn check(findings: &[Finding], need: Need) -> Result<()> {
+    let wrong: Vec<_> = findings.iter().filter(|finding| finding.need <= need && !finding.ok).map(describe).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(Error::Missing(wrong.join("\n"))) }
+}
+
+/// One line about a finding.
+pub fn describe(finding: &Finding) -> String {
+    let mark = match (finding.ok, finding.need) {
+        (true, _) => "ok     ",
+        (false, Need::Advice) => "note   ",
+        (false, _) => "MISSING",
+    };
+    let advice = finding.advice.as_deref().map(|advice| format!(": {advice}")).unwrap_or_default();
+    format!("{mark} {:20} {}{advice}", finding.name, finding.found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing(name: &'static str, package: &'static str, need: Need) -> Finding {
+        Finding { name, ok: false, need, found: String::new(), package: Some(package), advice: None }
+    }
+
+    #[test]
+    fn one_command_installs_what_is_needed_and_no_more() {
+        let findings = [
+            missing("redis-cli", "redis-tools", Need::Test),
+            missing("redis-benchmark", "redis-tools", Need::Test),
+            missing("qemu", "qemu-system-x86", Need::Run),
+        ];
+        let script = |need| install_command(&findings, need).and_then(|mut words| words.pop()).unwrap_or_default();
+        assert!(script(Need::Run).ends_with("--no-install-recommends qemu-system-x86"));
+        assert!(script(Need::Test).ends_with("--no-install-recommends qemu-system-x86 redis-tools"));
+        assert_eq!(install_command(&[], Need::Test), None);
+    }
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(version_number("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)"), Some((7, 2)));
+        assert_eq!(version_number("QEMU emulator version 10.0.0"), Some((10, 0)));
+        assert_eq!(version_number("nothing"), None);
+    }
+}
