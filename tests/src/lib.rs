@@ -4,8 +4,16 @@
 //! |---|---|
 //! | [`sim`] | a deterministic simulator of a whole pair: one seed, one run, every fault |
 //! | [`model`] | a model checker's view of promotion: every order of events within small bounds |
+//! | [`pair`] | a real pair, started by the real command, for the end-to-end tests (`tests/e2e_*.rs`) |
+//! | [`client`], [`load`] | a RESP client, and many of them that check every answer while replicas die |
+//! | [`status`], [`workbench`] | the promised form of `status --json`; the built command and images, permits, seeds |
 //!
-//! Both run the replica of the `protocol` crate as it is, without a line of it changed for them.
+//! The first two run the replica of the `protocol` crate as it is, without a line of it changed for them.
 
+pub mod client;
+pub mod load;
 pub mod model;
+pub mod pair;
 pub mod sim;
+pub mod status;
+pub mod workbench;

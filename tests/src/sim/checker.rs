@@ -71,12 +71,7 @@ impl Checker {
     }
 
     /// Exactly one replica is active in each generation, and it is the one that the arbiter named.
-    pub fn became_active(
-        &mut self,
-        replica: ReplicaId,
-        generation: Generation,
-        record: ArbiterRecord,
-    ) -> Verdict {
+    pub fn became_active(&mut self, replica: ReplicaId, generation: Generation, record: ArbiterRecord) -> Verdict {
         if record != (ArbiterRecord { generation, active: replica, mode: Mode::Solo }) {
             return Err(format!("replica {replica} is active in generation {generation}, the arbiter says {record:?}"));
         }
@@ -120,12 +115,7 @@ impl Checker {
     }
 
     /// The bound on the lag: the primary begins an epoch only when the backup has truly run all that began longer ago.
-    pub fn begins(
-        epoch: Epoch,
-        lag: Option<(Epoch, u64)>,
-        max_lag_ns: u64,
-        max_outstanding_epochs: u32,
-    ) -> Verdict {
+    pub fn begins(epoch: Epoch, lag: Option<(Epoch, u64)>, max_lag_ns: u64, max_outstanding_epochs: u32) -> Verdict {
         let Some((oldest, age_ns)) = lag else { return Ok(()) };
         if age_ns > max_lag_ns {
             return Err(format!(

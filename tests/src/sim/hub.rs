@@ -7,7 +7,7 @@ use protocol::arbiter::ArbiterRecord;
 use protocol::hubwire::{Batch, BatchEncoder, Envelope, InputLog, OutputFilter, Packet};
 
 /// The session of the hub's packets.
-pub const SESSION: u64 = 0x4855_42;
+pub const SESSION: u64 = 0x0048_5542;
 /// Room for any packet of a simulation.
 const PACKET_BYTES: usize = 2048;
 
@@ -60,6 +60,9 @@ pub struct Hub {
     pub repeated: u64,
     /// Frames handed over at a promotion.
     pub handed_over: u64,
+    /// The guests differ on purpose, so an output may come again with another content: the digest of an epoch is
+    /// compared after its outputs have left, and whoever dies in between is not compared.
+    pub guests_differ: bool,
 }
 
 impl Hub {
@@ -74,6 +77,7 @@ impl Hub {
             seen: Vec::new(),
             repeated: 0,
             handed_over: 0,
+            guests_differ: false,
         }
     }
 
@@ -92,11 +96,7 @@ impl Hub {
     ///
     /// # Errors
     /// What a client or an operator would call wrong.
-    pub fn read(
-        &mut self,
-        from: ReplicaId,
-        record: ArbiterRecord,
-    ) -> Result<Option<ToReplica>, String> {
+    pub fn read(&mut self, from: ReplicaId, record: ArbiterRecord) -> Result<Option<ToReplica>, String> {
         let mut answer = None;
         while let Some(packet) = self.sockets[from.index()].pop_front() {
             match Packet::decode(&packet, SESSION).map_err(|error| error.to_string())? {
@@ -141,14 +141,18 @@ impl Hub {
         for (sequence, frame) in (first_sequence..).zip(batch.frames()) {
             match self.seen.get(sequence as usize) {
                 None => self.seen.push(frame.to_vec()),
-                Some(before) if before == frame => {}
+                Some(before) if before == frame || self.guests_differ => {}
                 Some(_) => return Err(format!("output {sequence} came again with another content")),
             }
         }
         if self.seen.len() as u64 == self.filter.next_sequence() {
             Ok(())
         } else {
-            Err(format!("the client has {} outputs, the filter let {} out", self.seen.len(), self.filter.next_sequence()))
+            Err(format!(
+                "the client has {} outputs, the filter let {} out",
+                self.seen.len(),
+                self.filter.next_sequence()
+            ))
         }
     }
 }

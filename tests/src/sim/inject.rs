@@ -69,6 +69,7 @@ impl World {
                     let bit = self.rng.below(64) as u32;
                     self.node(victim).guest.flip_bit(bit);
                     self.checker.taint(victim);
+                    self.hub.guests_differ = true;
                 }
             }
         }

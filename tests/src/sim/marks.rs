@@ -83,8 +83,8 @@ marks! {
     DeathToldLate;
     /// A crash cut the link in the middle of a frame.
     CutInsideFrame;
-    /// A pair without any fault served all requests.
-    NothingHappened;
+    /// A pair in which nobody was paused served everything and stayed a pair.
+    PairKept;
 }
 
 /// A set of marks.

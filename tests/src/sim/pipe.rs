@@ -63,7 +63,7 @@ impl Pipe {
         if let Some((_, Arrival::Bytes(bytes))) = self.in_flight.get_mut(keep)
             && rng.chance(50)
         {
-            bytes.truncate(rng.below(bytes.len() as u64) as usize);
+            bytes.truncate(rng.below(bytes.len() as u64 + 1) as usize);
             inside = !bytes.is_empty();
             self.in_flight.truncate(keep + 1);
         } else {

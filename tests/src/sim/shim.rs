@@ -61,7 +61,7 @@ impl World {
         }
         self.confirm(id);
         if self.nodes[id.index()].runs() && self.nodes[id.index()].replica.next_deadline_ns() <= self.local_ns(id) {
-            self.step(id, Input::Tick);
+            self.tick(id);
         }
         if self.nodes[id.index()].runs() {
             let local_ns = self.local_ns(id);
@@ -70,6 +70,17 @@ impl World {
             self.carry_out(id, commands);
         }
         self.begin(id);
+    }
+
+    fn tick(&mut self, id: ReplicaId) {
+        let suspects = |world: &Self| {
+            matches!(world.nodes[id.index()].replica.phase(), Phase::Suspecting | Phase::AwaitingGrant { .. })
+        };
+        let suspected_before = suspects(self);
+        self.step(id, Input::Tick);
+        if !suspected_before && suspects(self) {
+            self.marks.set(Mark::SuspectedBySilence);
+        }
     }
 
     fn plan_wake(&mut self, id: ReplicaId) {
@@ -144,7 +155,8 @@ impl World {
             self.marks.set(Mark::SupersededByGoodbye);
         }
         self.step(id, Input::Message(message));
-        if suspected && matches!(self.nodes[id.index()].replica.phase(), Phase::Running { .. } | Phase::AtBoundary { .. })
+        if suspected
+            && matches!(self.nodes[id.index()].replica.phase(), Phase::Running { .. } | Phase::AtBoundary { .. })
         {
             self.marks.set(Mark::SuspicionCleared);
         }
@@ -513,12 +525,8 @@ impl World {
         node.guest_clock = (promotion.clocks.monotonic_ns, promotion.clocks_received_ns);
         node.inputs.clear();
         node.next_input = node.frames_in_log;
-        let envelope = Envelope {
-            destination: [1; 6],
-            source: [2; 6],
-            session: hub::SESSION,
-            generation: promotion.generation,
-        };
+        let envelope =
+            Envelope { destination: [1; 6], source: [2; 6], session: hub::SESSION, generation: promotion.generation };
         let mut packet = vec![0; hubwire::HEADER_BYTES];
         hubwire::encode_resume(&mut packet, &envelope, node.next_input).expect("large enough");
         if has_new {

@@ -1,0 +1,245 @@
+//! Clients that write all the time and check every answer.
+//!
+//! Each client has one connection for its whole life and does SET, GET and INCR on keys of its own, and INCR on a
+//! counter that all share. It knows what every answer must be, so that a write that was lost, repeated or applied
+//! without being asked for shows at once or, at the end, in the final state. A connection that breaks, closes or says
+//! nothing for ten seconds is a failure: nobody connects twice.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, Reply};
+use crate::pair::DEADLINE;
+use crate::sim::Rng;
+use crate::workbench::lock;
+
+/// Keys that each client writes.
+const KEYS: u64 = 8;
+/// The counter that all clients increment.
+const SHARED: &[u8] = b"shared";
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// Requests answered, per client.
+    answered: Vec<u64>,
+    failures: Vec<String>,
+    stop: bool,
+}
+
+#[derive(Debug, Default)]
+struct Common {
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+/// What one client knows at its end.
+#[derive(Debug, Default)]
+struct Knowledge {
+    /// Last acknowledged value of each key.
+    values: Vec<Option<String>>,
+    /// Acknowledged increments of its own counter.
+    own_increments: i64,
+    /// Acknowledged increments of the shared counter.
+    shared_increments: i64,
+    /// The longest wait for an answer.
+    longest_wait: Duration,
+}
+
+/// Running clients.
+#[derive(Debug)]
+pub struct Load {
+    address: SocketAddr,
+    common: Arc<Common>,
+    clients: Vec<JoinHandle<Knowledge>>,
+}
+
+/// What the clients saw.
+#[derive(Debug)]
+pub struct Summary {
+    /// Requests answered.
+    pub answered: u64,
+    /// The longest wait for an answer: the outage, if there was one.
+    pub longest_wait: Duration,
+}
+
+impl Load {
+    /// Starts clients and waits until each has had a few answers.
+    ///
+    /// # Panics
+    /// When one fails.
+    pub fn start(address: SocketAddr, clients: usize, seed: u64) -> Self {
+        let common = Arc::new(Common::default());
+        lock(&common.progress).answered = vec![0; clients];
+        let start = |index: usize| {
+            let common = Arc::clone(&common);
+            thread::spawn(move || {
+                let mut worker = Worker::new(index, seed, common);
+                worker.run(address);
+                worker.knowledge
+            })
+        };
+        let clients = (0..clients).map(start).collect();
+        let load = Self { address, common, clients };
+        load.wait_for_answers(20);
+        load
+    }
+
+    /// Waits until every client has had so many more answers.
+    ///
+    /// # Panics
+    /// When one fails, or has not within the deadline.
+    pub fn wait_for_answers(&self, more: u64) {
+        let deadline = Instant::now() + DEADLINE;
+        let mut progress = lock(&self.common.progress);
+        let goals: Vec<_> = progress.answered.iter().map(|answered| answered + more).collect();
+        loop {
+            assert!(progress.failures.is_empty(), "clients failed: {:#?}", progress.failures);
+            if progress.answered.iter().zip(&goals).all(|(answered, goal)| answered >= goal) {
+                return;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "clients stand still: {:?}, wanted {goals:?}", progress.answered);
+            progress = self.common.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Stops the clients and compares what the store holds with what they know.
+    ///
+    /// # Panics
+    /// When a client has failed, or an acknowledged write is missing, or one was applied twice.
+    pub fn finish(mut self) -> Summary {
+        lock(&self.common.progress).stop = true;
+        let known: Vec<_> = self.clients.drain(..).map(|client| client.join().expect("a client ends")).collect();
+        let progress = lock(&self.common.progress);
+        assert!(progress.failures.is_empty(), "clients failed: {:#?}", progress.failures);
+        let answered = progress.answered.iter().sum();
+        drop(progress);
+        self.compare(&known);
+        let longest_wait = known.iter().map(|client| client.longest_wait).max().unwrap_or_default();
+        println!("{answered} requests answered and checked, longest wait {longest_wait:?}");
+        Summary { answered, longest_wait }
+    }
+
+    fn compare(&self, known: &[Knowledge]) {
+        let mut client = Client::connect(self.address).expect("a new connection");
+        let mut get = |key: &[u8]| client.ask(&[b"GET", key]).expect("an answer");
+        for (index, knowledge) in known.iter().enumerate() {
+            for (key, value) in knowledge.values.iter().enumerate() {
+                let expected = Reply::Bulk(value.as_ref().map(|value| value.clone().into_bytes()));
+                assert_eq!(get(&key_name(index, key as u64)), expected, "key {key} of client {index}");
+            }
+            let counted = knowledge.own_increments.to_string();
+            assert_eq!(get(&counter_name(index)), Reply::bulk(counted), "counter of client {index}");
+        }
+        let all: i64 = known.iter().map(|knowledge| knowledge.shared_increments).sum();
+        assert_eq!(get(SHARED), Reply::bulk(all.to_string()), "the shared counter, against acknowledged increments");
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        lock(&self.common.progress).stop = true;
+        for client in self.clients.drain(..) {
+            // Whoever drops a load without finishing it is failing already.
+            let _ = client.join();
+        }
+    }
+}
+
+fn key_name(client: usize, key: u64) -> Vec<u8> {
+    format!("key:{client}:{key}").into_bytes()
+}
+
+fn counter_name(client: usize) -> Vec<u8> {
+    format!("counter:{client}").into_bytes()
+}
+
+struct Worker {
+    index: usize,
+    rng: Rng,
+    common: Arc<Common>,
+    knowledge: Knowledge,
+    last_shared: i64,
+}
+
+impl Worker {
+    fn new(index: usize, seed: u64, common: Arc<Common>) -> Self {
+        let knowledge = Knowledge { values: vec![None; KEYS as usize], own_increments: 0, ..Knowledge::default() };
+        Self { index, rng: Rng::new(seed ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9)), common, knowledge, last_shared: 0 }
+    }
+
+    fn run(&mut self, address: SocketAddr) {
+        let mut client = match Client::connect(address) {
+            Ok(client) => client,
+            Err(error) => return self.fail(&format!("cannot connect: {error}")),
+        };
+        // A counter that was never incremented would be nil.
+        let mut first = true;
+        while first || !lock(&self.common.progress).stop {
+            let started = Instant::now();
+            let result = if first { self.increment_own(&mut client) } else { self.request(&mut client) };
+            first = false;
+            self.knowledge.longest_wait = self.knowledge.longest_wait.max(started.elapsed());
+            if let Err(text) = result {
+                return self.fail(&format!("{text} ({:?} after asking)", started.elapsed()));
+            }
+            lock(&self.common.progress).answered[self.index] += 1;
+            self.common.changed.notify_all();
+        }
+    }
+
+    fn fail(&self, text: &str) {
+        lock(&self.common.progress).failures.push(format!("client {}: {text}", self.index));
+        self.common.changed.notify_all();
+    }
+
+    fn request(&mut self, client: &mut Client) -> Result<(), String> {
+        match self.rng.below(8) {
+            0..=2 => self.set(client),
+            3 => self.get(client),
+            4..=5 => self.increment_own(client),
+            _ => self.increment_shared(client),
+        }
+    }
+
+    fn set(&mut self, client: &mut Client) -> Result<(), String> {
+        let (key, value) = (self.rng.below(KEYS), format!("value-{:016x}", self.rng.next_u64()));
+        let reply = ask(client, &[b"SET", &key_name(self.index, key), value.as_bytes()])?;
+        if !reply.is_ok() {
+            return Err(format!("SET answered {reply}"));
+        }
+        self.knowledge.values[key as usize] = Some(value);
+        Ok(())
+    }
+
+    fn get(&mut self, client: &mut Client) -> Result<(), String> {
+        let key = self.rng.below(KEYS);
+        let reply = ask(client, &[b"GET", &key_name(self.index, key)])?;
+        let expected = Reply::Bulk(self.knowledge.values[key as usize].clone().map(String::into_bytes));
+        if reply == expected { Ok(()) } else { Err(format!("GET answered {reply}, not {expected}")) }
+    }
+
+    fn increment_own(&mut self, client: &mut Client) -> Result<(), String> {
+        let reply = ask(client, &[b"INCR", &counter_name(self.index)])?;
+        self.knowledge.own_increments += 1;
+        let expected = Reply::Integer(self.knowledge.own_increments);
+        if reply == expected { Ok(()) } else { Err(format!("INCR answered {reply}, not {expected}")) }
+    }
+
+    fn increment_shared(&mut self, client: &mut Client) -> Result<(), String> {
+        let reply = ask(client, &[b"INCR", SHARED])?;
+        let last = self.last_shared;
+        match reply {
+            Reply::Integer(value) if value > last => self.last_shared = value,
+            other => return Err(format!("INCR of the shared counter answered {other} after {last}")),
+        }
+        self.knowledge.shared_increments += 1;
+        Ok(())
+    }
+}
+
+fn ask(client: &mut Client, words: &[&[u8]]) -> Result<Reply, String> {
+    client.ask(words).map_err(|error| format!("{}: {error}", String::from_utf8_lossy(words[0])))
+}

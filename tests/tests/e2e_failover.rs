@@ -1,0 +1,180 @@
+//! Replicas die, freeze and lose each other; clients must not notice.
+//!
+//! Run with `cargo test -p pollux-tests --test e2e_failover`. At most `POLLUX_E2E_PAIRS` pairs (2) run at once,
+//! however many threads the test runner has; tests under load run alone.
+
+use pollux_tests::client::{Client, Reply};
+use pollux_tests::load::Load;
+use pollux_tests::pair::{DEADLINE, Options, Pair};
+use pollux_tests::sim::Rng;
+use pollux_tests::status::Role;
+use pollux_tests::workbench::{seed, wait_for_end};
+
+/// Clients under load: enough that every epoch has several requests in flight.
+const CLIENTS: usize = 8;
+
+fn kv() -> Pair {
+    Pair::up(&Options::new("kv"))
+}
+
+fn connect(pair: &mut Pair) -> Client {
+    Client::connect(pair.address(6379)).expect("a published port takes connections")
+}
+
+#[test]
+fn the_primary_is_killed_while_nothing_happens() {
+    let mut pair = kv();
+    let mut client = connect(&mut pair);
+    assert!(client.must("SET answer 42").is_ok());
+    let killed = pair.kill(Role::Primary, "KILL");
+    let status = pair.wait_for_solo(2);
+    assert!(wait_for_end(killed, DEADLINE), "the killed process is gone");
+    assert_eq!(status.replicas.len(), 1, "{:?}", status.replicas);
+    assert_eq!(status.replicas[0].replica, 1, "the backup is the one that goes on");
+    assert!(status.ended.iter().any(|ended| ended.pid == killed), "{:?}", status.ended);
+    assert_eq!(client.must("INCR answer"), Reply::Integer(43), "the same connection goes on");
+    assert_eq!(connect(&mut pair).must("GET answer"), Reply::bulk("43"), "and new ones are taken");
+    pair.down();
+}
+
+/// One kill of the primary under load, after a number of answers that the seed decides.
+fn kill_primary_under_load(seed: u64, arguments: &[&str]) {
+    let mut rng = Rng::new(seed);
+    let mut pair = Pair::up(&Options::new("kv").with(arguments).alone());
+    let load = Load::start(pair.address(6379), CLIENTS, seed);
+    load.wait_for_answers(rng.between(1, 200));
+    pair.kill(Role::Primary, "KILL");
+    let status = pair.wait_for_solo(2);
+    assert_eq!(status.replicas[0].replica, 1);
+    load.wait_for_answers(100);
+    let summary = load.finish();
+    let status = pair.status();
+    println!(
+        "seed {seed}: {} requests, outage {:?}, {} frames handed over",
+        summary.answered, summary.longest_wait, status.hub["frames_in_resent"]
+    );
+    assert_eq!(status.hub["connections_reset"], 0, "no connection was reset");
+    pair.down();
+}
+
+#[test]
+fn the_primary_is_killed_under_load_at_many_moments() {
+    let first = seed("killed under load");
+    for seed in first..first + 8 {
+        println!("moment of seed {seed}");
+        kill_primary_under_load(seed, &[]);
+    }
+}
+
+#[test]
+fn the_primary_is_killed_under_load_in_the_original_protocol() {
+    let first = seed("killed under load, original protocol");
+    for seed in first..first + 2 {
+        println!("moment of seed {seed}");
+        kill_primary_under_load(seed, &["--protocol", "original"]);
+    }
+}
+
+#[test]
+fn the_backup_is_killed_while_nothing_happens() {
+    let mut pair = kv();
+    let mut client = connect(&mut pair);
+    assert!(client.must("SET answer 42").is_ok());
+    let killed = pair.kill(Role::Backup, "KILL");
+    let status = pair.wait_for_solo(2);
+    assert_eq!(status.replicas.len(), 1);
+    assert_eq!(status.replicas[0].replica, 0, "the primary goes on");
+    assert!(status.ended.iter().any(|ended| ended.pid == killed), "{:?}", status.ended);
+    assert_eq!(client.must("INCR answer"), Reply::Integer(43));
+    pair.down();
+}
+
+#[test]
+fn the_backup_is_killed_under_load() {
+    let seed = seed("backup killed under load");
+    let mut pair = Pair::up(&Options::new("kv").alone());
+    let load = Load::start(pair.address(6379), CLIENTS, seed);
+    load.wait_for_answers(Rng::new(seed).between(1, 200));
+    pair.kill(Role::Backup, "KILL");
+    let status = pair.wait_for_solo(2);
+    assert_eq!(status.replicas[0].replica, 0);
+    load.wait_for_answers(100);
+    load.finish();
+    assert_eq!(pair.status().hub["connections_reset"], 0);
+    pair.down();
+}
+
+#[test]
+fn a_frozen_primary_is_replaced_and_thawed_it_releases_nothing_and_stops() {
+    let seed = seed("primary frozen under load");
+    let mut pair = Pair::up(&Options::new("kv").alone());
+    let load = Load::start(pair.address(6379), CLIENTS, seed);
+    load.wait_for_answers(Rng::new(seed).between(1, 200));
+    let frozen = pair.kill(Role::Primary, "STOP");
+    let status = pair.wait_for_solo(2);
+    assert_eq!(status.replicas[0].replica, 1, "the backup took over");
+    load.wait_for_answers(100);
+    // It is called the backup now. It still runs, frozen; nobody has killed what can do no harm.
+    let old = pair.status().replica(Role::Backup).expect("the frozen process is still there").clone();
+    assert_eq!(old.pid, frozen);
+    assert_eq!(pair.kill(Role::Backup, "CONT"), frozen);
+    assert!(wait_for_end(frozen, DEADLINE), "thawed, it stops by itself");
+    let reason = pair.wait_until("the end of the old primary", |status| {
+        status.ended.iter().find(|ended| ended.pid == frozen).map(|ended| ended.reason.clone())
+    });
+    assert!(reason.contains("superseded"), "it says why: {reason}");
+    load.wait_for_answers(100);
+    load.finish();
+    pair.down();
+}
+
+#[test]
+fn a_frozen_backup_is_left_behind_and_thawed_it_stops() {
+    let seed = seed("backup frozen under load");
+    let mut pair = Pair::up(&Options::new("kv").alone());
+    let load = Load::start(pair.address(6379), CLIENTS, seed);
+    let frozen = pair.kill(Role::Backup, "STOP");
+    let status = pair.wait_for_solo(2);
+    assert_eq!(status.replicas[0].replica, 0, "the primary goes on");
+    load.wait_for_answers(100);
+    assert_eq!(pair.kill(Role::Backup, "CONT"), frozen);
+    assert!(wait_for_end(frozen, DEADLINE), "thawed, it stops by itself");
+    let reason = pair.wait_until("the end of the backup", |status| {
+        status.ended.iter().find(|ended| ended.pid == frozen).map(|ended| ended.reason.clone())
+    });
+    assert!(reason.contains("superseded"), "it says why: {reason}");
+    load.finish();
+    pair.down();
+}
+
+#[test]
+fn the_link_is_cut_and_exactly_one_goes_on() {
+    let seed = seed("link cut under load");
+    let mut pair = Pair::up(&Options::new("kv").alone());
+    let load = Load::start(pair.address(6379), CLIENTS, seed);
+    load.wait_for_answers(Rng::new(seed).between(1, 200));
+    pair.must(&["fault", "cut-link"]);
+    pair.wait_for_solo(2);
+    let status = pair.wait_until("the end of the loser", |status| (status.ended.len() == 1).then(|| status.clone()));
+    assert_eq!(status.replicas.len(), 1, "{:?}", status.replicas);
+    assert_eq!(status.count(": granted"), 1, "the arbiter grants one generation to one: {:#?}", status.events);
+    load.wait_for_answers(100);
+    load.finish();
+    assert_eq!(pair.status().hub["connections_reset"], 0);
+    pair.down();
+}
+
+#[test]
+fn both_are_killed_and_the_status_says_so() {
+    let mut pair = kv();
+    let mut client = connect(&mut pair);
+    pair.kill(Role::Backup, "KILL");
+    pair.wait_for_solo(2);
+    pair.kill(Role::Primary, "KILL");
+    let status = pair.wait_until("the end of both", |status| (status.ended.len() == 2).then(|| status.clone()));
+    assert!(!status.serving, "nobody serves");
+    assert!(status.replicas.is_empty());
+    client.ask(&[b"PING"]).expect_err("nobody answers");
+    assert!(pair.must(&["status"]).contains("NOT serving"));
+    pair.down();
+}
