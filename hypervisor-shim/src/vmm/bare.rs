@@ -21,7 +21,8 @@ impl<M: Machine> Vmm<M> {
             }
             if !self.wants_to_run(now_ns) || self.holds_too_much() {
                 self.pump_outputs();
-                self.sleep(now_ns, self.deadline_on_machine_ns());
+                let soon_ns = if self.outputs_are_stuck() { now_ns + 1_000_000 } else { u64::MAX };
+                self.sleep(now_ns, Some(self.deadline_on_machine_ns().unwrap_or(u64::MAX).min(soon_ns)));
                 continue;
             }
             turn += 1;

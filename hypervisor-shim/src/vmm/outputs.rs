@@ -13,7 +13,7 @@ use crate::machine::{BUFFER_BYTES, Machine, Port};
 /// Destination of batches: the hub. Locally administered.
 const HUB_MAC: [u8; 6] = [0x02, b'p', b'l', b'x', 0, 0];
 /// The guest may put out no more while this much is held back.
-pub(super) const MAX_HELD_BYTES: usize = 2 * 1024 * 1024;
+const MAX_HELD_BYTES: usize = 2 * 1024 * 1024;
 
 /// What was given to the devices and when they will have taken it.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +44,11 @@ impl<M: Machine> Vmm<M> {
     /// Whether so much waits to leave that the guest should not run.
     pub(super) fn holds_too_much(&self) -> bool {
         self.outputs.bytes() > MAX_HELD_BYTES
+    }
+
+    /// Whether outputs that may leave wait for a free buffer, or so much is held that the guest waits.
+    pub(super) fn outputs_are_stuck(&self) -> bool {
+        self.outputs.oldest(self.outbound.released_through).is_some() || self.holds_too_much()
     }
 
     /// Lets the outputs of all epochs up to `through` leave.

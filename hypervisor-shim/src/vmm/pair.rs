@@ -79,9 +79,9 @@ impl<M: Machine> Vmm<M> {
         if replica.role() != Role::Primary || self.guest.end().is_some() || !self.wants_to_run(now_ns) {
             return false;
         }
+        let holds_too_much = self.holds_too_much();
         let Some(replica) = &mut self.replica else { return false };
-        let gate = replica.may_begin(now_ns);
-        if gate != Gate::Ready || self.outputs.bytes() > super::outputs::MAX_HELD_BYTES {
+        if replica.may_begin(now_ns) != Gate::Ready || holds_too_much {
             self.gated_since_ns.get_or_insert(now_ns);
             return false;
         }
@@ -123,8 +123,10 @@ impl<M: Machine> Vmm<M> {
         if self.is_active() && self.guest.end().is_none() && self.gated_since_ns.is_none() {
             until_ns = until_ns.min(self.deadline_on_machine_ns().unwrap_or(u64::MAX));
         }
-        // Outputs that no buffer was free for, or whose leaving is to be confirmed, are looked after soon.
-        if self.outbound.is_waiting() || self.gated_since_ns.is_some() {
+        // Devices do not interrupt when they have sent something, so what depends on that is looked after soon. A
+        // confirmation alone can wait for the next round: only claims depend on it.
+        let last_words = self.guest.end().is_some() && self.outbound.is_waiting();
+        if self.outputs_are_stuck() || last_words {
             until_ns = until_ns.min(now_ns + 1_000_000);
         }
         self.sleep(now_ns, Some(until_ns));

@@ -18,6 +18,8 @@ pub struct Found {
     pub transport: SomeTransport<'static>,
     /// Its interrupt's pin.
     pub pin: u8,
+    /// Where a word written acknowledges its interrupts, if there is such a place: virtio-mmio's `InterruptACK`.
+    pub acknowledge: Option<NonNull<u32>>,
 }
 
 /// The devices that the shim needs, in QEMU's command line order.
@@ -72,6 +74,9 @@ pub fn find(command_line: &str) -> Result<Devices, Missing> {
     })
 }
 
+/// Offset of `InterruptACK` (virtio 1.1, section 4.2.2).
+const INTERRUPT_ACK: usize = 0x64;
+
 /// Parses `virtio_mmio.device=512@0xfeb00e00:12`: bytes, address, pin.
 fn parse_mmio(word: &str) -> Option<(usize, usize, u8)> {
     let value = word.strip_prefix("virtio_mmio.device=")?;
@@ -92,7 +97,8 @@ fn mmio_devices(command_line: &str) -> Vec<Found> {
             // SAFETY: QEMU says that a virtio-mmio register block of this size lies there; devices are identity
             // mapped for good.
             let transport = unsafe { MmioTransport::new(header, bytes) }.ok()?;
-            Some(Found { transport: transport.into(), pin })
+            let acknowledge = NonNull::new((address + INTERRUPT_ACK) as *mut u32);
+            Some(Found { transport: transport.into(), pin, acknowledge })
         })
         .collect()
 }
@@ -148,7 +154,7 @@ fn pci_devices() -> Vec<Found> {
             root.set_command(function, Command::MEMORY_SPACE | Command::BUS_MASTER);
             let transport = PciTransport::new::<ShimHal, _>(&mut root, function).ok()?;
             let pin = PortCam.read_word(function, INTERRUPT_LINE) as u8;
-            Some(Found { transport: transport.into(), pin })
+            Some(Found { transport: transport.into(), pin, acknowledge: None })
         })
         .collect()
 }

@@ -148,7 +148,7 @@ unsafe fn start(parameters: pvh::BootParameters) -> Result<(X86Machine, Image<'s
 
 fn open<const HEADER: usize>(found: discover::Found, buffers: Buffers) -> Result<QueuePair<HEADER>, StartError> {
     let vector = apic::route_pin(found.pin);
-    QueuePair::new(found.transport, vector, buffers).map_err(StartError::Device)
+    QueuePair::new(found, vector, buffers).map_err(StartError::Device)
 }
 
 /// Ends the machine: QEMU runs with `-no-reboot`, so a processor that cannot go on ends the process.

@@ -13,10 +13,13 @@ use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::{SomeTransport, Transport};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
+use super::discover::Found;
 use crate::machine::{BUFFER_BYTES, Port, Received};
 
 /// Descriptors of a queue.
 const QUEUE_SIZE: usize = 32;
+/// Used buffer and configuration change (virtio 1.1, section 4.2.2).
+const ALL_INTERRUPTS: u32 = 3;
 const RECEIVE_QUEUE: u16 = 0;
 const TRANSMIT_QUEUE: u16 = 1;
 
@@ -114,6 +117,7 @@ pub struct QueuePair<const HEADER: usize> {
     returned: Vec<Box<[u8]>>,
     half: usize,
     vector: u8,
+    acknowledge_at: Option<NonNull<u32>>,
 }
 
 impl<const HEADER: usize> fmt::Debug for QueuePair<HEADER> {
@@ -127,7 +131,8 @@ impl<const HEADER: usize> fmt::Debug for QueuePair<HEADER> {
 
 impl<const HEADER: usize> QueuePair<HEADER> {
     /// Sets the device up. Its interrupts arrive at `vector`.
-    pub fn new(mut transport: SomeTransport<'static>, vector: u8, buffers: Buffers) -> Result<Self, DeviceError> {
+    pub fn new(found: Found, vector: u8, buffers: Buffers) -> Result<Self, DeviceError> {
+        let mut transport = found.transport;
         if !transport.begin_init(Features::VERSION_1).contains(Features::VERSION_1) {
             return Err(DeviceError::Legacy);
         }
@@ -149,6 +154,7 @@ impl<const HEADER: usize> QueuePair<HEADER> {
             returned: Vec::new(),
             half: (buffers.receive_count / 2).max(1),
             vector,
+            acknowledge_at: found.acknowledge,
         };
         for _ in 0..buffers.receive_count {
             port.post(vec![0; buffers.receive_bytes].into_boxed_slice());
@@ -280,6 +286,13 @@ impl<const HEADER: usize> Port for QueuePair<HEADER> {
     }
 
     fn acknowledge(&mut self) {
-        self.transport.ack_interrupt();
+        match self.acknowledge_at {
+            // One write instead of a read and a write: which of the two possible reasons it was does not matter.
+            // SAFETY: the register of this device, as discovered; writing it has no other effect.
+            Some(register) => unsafe { register.as_ptr().write_volatile(ALL_INTERRUPTS) },
+            None => {
+                self.transport.ack_interrupt();
+            }
+        }
     }
 }
