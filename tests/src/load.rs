@@ -167,7 +167,13 @@ struct Worker {
 impl Worker {
     fn new(index: usize, seed: u64, common: Arc<Common>) -> Self {
         let knowledge = Knowledge { values: vec![None; KEYS as usize], own_increments: 0, ..Knowledge::default() };
-        Self { index, rng: Rng::new(seed ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9)), common, knowledge, last_shared: 0 }
+        Self {
+            index,
+            rng: Rng::new(seed ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9)),
+            common,
+            knowledge,
+            last_shared: 0,
+        }
     }
 
     fn run(&mut self, address: SocketAddr) {

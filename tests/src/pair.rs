@@ -231,6 +231,15 @@ impl Pair {
         String::from_utf8(output.stdout).expect("the command writes UTF-8")
     }
 
+    /// Injects a fault, such as `cut-link`.
+    ///
+    /// # Panics
+    /// When the command fails.
+    pub fn fault(&self, fault: &[&str]) {
+        let output = self.command(&["fault", "--name", NAME]).args(fault).output().expect("the pollux command starts");
+        assert!(output.status.success(), "`pollux fault {fault:?}`: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// How the pair is doing, asked of the supervisor itself; `None` when there is none.
     pub fn try_status(&mut self) -> Option<Status> {
         let mut stream = BufReader::new(UnixStream::connect(self.folder().join("ctl.sock")).ok()?);
@@ -367,7 +376,8 @@ impl Pair {
     /// When it fails.
     pub fn down(mut self) {
         self.must(&["down"]);
-        assert_eq!(self.left_over(), [], "QEMU processes are left after `down`");
+        let left = self.left_over();
+        assert!(left.is_empty(), "QEMU processes {left:?} are left after `down`");
     }
 }
 

@@ -40,12 +40,15 @@ fn build_command() -> PathBuf {
     executable.expect("cargo names the executable that it built")
 }
 
-/// The image of an app, built once in this process.
+/// The image of an app: from the folder `POLLUX_IMAGES`, or built once in this process.
 ///
 /// # Panics
 /// When it cannot be built.
 pub fn image(app: &str) -> PathBuf {
     static IMAGES: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    if let Some(folder) = std::env::var_os("POLLUX_IMAGES") {
+        return PathBuf::from(folder).join(format!("{app}.img"));
+    }
     let mut images = lock(&IMAGES);
     if let Some(path) = images.get(app) {
         return path.clone();

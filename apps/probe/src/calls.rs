@@ -1,0 +1,62 @@
+//! Hypercalls that a well-behaved guest never makes.
+
+use alloc::format;
+use alloc::string::String;
+
+use hypercall::errno::{E2BIG, EFAULT, ENOSYS};
+use hypercall::layout::{GUEST_BASE, MAX_ENTROPY_BYTES};
+use hypercall::table::{Number, raw_hypercall};
+
+/// Addresses that lie, or lead, outside guest memory: null, the shim, the direct map, devices, behind the end.
+const OUTSIDE: [u64; 9] = [
+    0,
+    8,
+    0x0010_0000,
+    GUEST_BASE - 1,
+    GUEST_BASE + (4 << 30),
+    0xfeb0_0000,
+    0xffff_8000_0000_0000,
+    0xffff_8000_0010_0000,
+    u64::MAX - 3,
+];
+
+/// Makes them all; answers `refused N` when each was refused with the right error number.
+pub fn wild() -> String {
+    let mut refused = 0;
+    for number in [Number::ALL.len() as u64, 1000, 1 << 32, u64::MAX] {
+        if let Some(wrong) = expect(number, [1, 2, 3, 4], -ENOSYS) {
+            return wrong;
+        }
+        refused += 1;
+    }
+    let calls = [Number::Entropy as u64, Number::ConsoleWrite as u64];
+    for address in OUTSIDE {
+        for call in calls {
+            if let Some(wrong) = expect(call, [address, 64, 0, 0], -EFAULT) {
+                return wrong;
+            }
+            refused += 1;
+        }
+    }
+    // Lengths that lead out of guest memory, or around the end of the address space.
+    for bytes in [1 << 40, u64::MAX, u64::MAX - GUEST_BASE + 1] {
+        if let Some(wrong) = expect(Number::ConsoleWrite as u64, [GUEST_BASE, bytes, 0, 0], -EFAULT) {
+            return wrong;
+        }
+        if let Some(wrong) = expect(Number::Entropy as u64, [GUEST_BASE, bytes, 0, 0], -E2BIG) {
+            return wrong;
+        }
+        refused += 2;
+    }
+    if let Some(wrong) = expect(Number::Entropy as u64, [GUEST_BASE, MAX_ENTROPY_BYTES + 1, 0, 0], -E2BIG) {
+        return wrong;
+    }
+    format!("refused {}", refused + 1)
+}
+
+/// Makes one hypercall; says so when it returns anything but `expected`.
+fn expect(number: u64, arguments: [u64; 4], expected: i64) -> Option<String> {
+    // SAFETY: every call here is one that the shim must refuse without touching memory; that is what is tested.
+    let result = unsafe { raw_hypercall(number, arguments) };
+    (result != expected).then(|| format!("hypercall {number} {arguments:x?} returned {result}, not {expected}"))
+}

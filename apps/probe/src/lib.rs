@@ -1,0 +1,117 @@
+//! A guest that misbehaves on request, so that tests can see what the shim makes of it.
+//!
+//! It listens on port 7000 and takes one command a line; most answer with one line. The argument text `do=COMMAND`
+//! (words joined by `,`) runs a command at the start, before anything is listened to.
+//!
+//! | command | what happens |
+//! |---|---|
+//! | `hello` | answers `hello` |
+//! | `exit N` | the program ends with code N |
+//! | `panic` | panics three calls deep |
+//! | `fault KIND` | does what a guest may not: see [`faults::commit`] |
+//! | `wild` | makes hypercalls with unknown numbers and wild pointers, answers how many were refused as they should |
+//! | `ring transmit-head\|transmit-record\|receive-tail` | damages a ring |
+//! | `tsc N` | reads the time stamp N times, answers whether it only ever grew |
+//! | `rdrand` | answers a number of the processor's own random generator: a divergence |
+//! | `compute N` | N rounds of arithmetic within one epoch, answers the result |
+//! | `flood N` | prints N lines of 64 bytes |
+//! | `entropy N` | answers N random bytes in hexadecimal |
+//! | `alloc N` | asks for N MiB, writes to all of it, answers `got` or `refused` |
+#![no_std]
+
+extern crate alloc;
+
+mod calls;
+mod faults;
+mod measure;
+pub mod rings;
+
+use alloc::format;
+use alloc::string::String;
+
+use runtime::net::{Error, TcpListener, TcpStream};
+use runtime::{println, spawn};
+
+/// The port that commands are taken on.
+const PORT: u16 = 7000;
+/// Longest command.
+const LINE_BYTES: usize = 256;
+
+/// Runs the command of the argument text, then takes commands for ever.
+///
+/// # Errors
+/// When the port cannot be listened on.
+pub async fn main() -> Result<(), Error> {
+    if let Some(command) = runtime::env::value("do") {
+        let answer = obey(&command.replace(',', " "));
+        println!("probe: {answer}");
+    }
+    let listener = TcpListener::bind(PORT)?;
+    println!("probe: ready on {}", listener.local_addr());
+    loop {
+        spawn(serve(listener.accept().await?));
+    }
+}
+
+/// Takes commands from one connection until its end.
+async fn serve(stream: TcpStream) -> Result<(), Error> {
+    let mut line = [0; LINE_BYTES];
+    let mut used = 0;
+    loop {
+        let bytes = stream.read(&mut line[used..]).await?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        used += bytes;
+        while let Some(end) = line[..used].iter().position(|&byte| byte == b'\n') {
+            let mut answer = obey(str::from_utf8(&line[..end]).unwrap_or_default());
+            answer.push('\n');
+            stream.write_all(answer.as_bytes()).await?;
+            line.copy_within(end + 1..used, 0);
+            used -= end + 1;
+        }
+    }
+}
+
+/// Carries out one command.
+fn obey(command: &str) -> String {
+    let mut words = command.split_ascii_whitespace();
+    let name = words.next().unwrap_or_default();
+    let word = words.next().unwrap_or_default();
+    let number: u64 = word.parse().unwrap_or_default();
+    match name {
+        "hello" => "hello".into(),
+        "exit" => runtime::exit::exit(number as i32),
+        "panic" => outer_caller(number),
+        "fault" => faults::commit(word),
+        "wild" => calls::wild(),
+        "ring" => rings::damage(word),
+        "tsc" => measure::time_stamps(number),
+        "rdrand" => measure::processor_random(),
+        "compute" => format!("computed {:x}", measure::compute(number)),
+        "flood" => measure::flood(number),
+        "entropy" => measure::entropy(number as usize),
+        "alloc" => measure::allocate(number as usize),
+        _ => format!("unknown command {command:?}"),
+    }
+}
+
+#[inline(never)]
+fn outer_caller(number: u64) -> String {
+    let mut text = middle_caller(number);
+    text.push('!');
+    text
+}
+
+#[inline(never)]
+fn middle_caller(number: u64) -> String {
+    let mut text = innermost_culprit(number + 1);
+    text.push('?');
+    text
+}
+
+#[inline(never)]
+fn innermost_culprit(number: u64) -> String {
+    assert!(core::hint::black_box(number) == 0, "the probe was told to panic ({number})");
+    String::new()
+}

@@ -1,0 +1,82 @@
+//! Work that is allowed, but a strain.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::arch::asm;
+use core::fmt::Write;
+use core::hint::black_box;
+
+/// Reads the time stamp `count` times; answers whether it only ever grew, and its last value.
+pub fn time_stamps(count: u64) -> String {
+    let mut last = 0;
+    for _ in 0..count {
+        let now = time_stamp();
+        if now <= last {
+            return format!("went from {last} to {now}");
+        }
+        last = now;
+    }
+    format!("grew to {last}")
+}
+
+fn time_stamp() -> u64 {
+    let (low, high): (u64, u64);
+    // SAFETY: reads a counter; the shim carries the instruction out.
+    unsafe { asm!("rdtsc", out("rax") low, out("rdx") high, options(nomem, nostack)) };
+    high << 32 | low
+}
+
+/// A number of the processor's own random generator: different in two replicas.
+pub fn processor_random() -> String {
+    let number: u64;
+    // SAFETY: has no effect but on the register; a processor without the instruction faults.
+    unsafe { asm!("rdrand {}", out(reg) number, options(nomem, nostack)) };
+    format!("{number:016x}")
+}
+
+/// Arithmetic without an end of epoch.
+pub fn compute(rounds: u64) -> u64 {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for round in 0..rounds {
+        state = black_box(state.rotate_left(7).wrapping_mul(0x2545_f491_4f6c_dd1d) ^ round);
+    }
+    state
+}
+
+/// Prints `lines` numbered lines of 64 bytes each.
+pub fn flood(lines: u64) -> String {
+    for line in 0..lines {
+        runtime::println!("flood {line:08} {:-<48}", "");
+    }
+    format!("printed {lines}")
+}
+
+/// Random bytes from the shim, in hexadecimal.
+pub fn entropy(count: usize) -> String {
+    let mut bytes = Vec::new();
+    if bytes.try_reserve_exact(count).is_err() {
+        return "refused".into();
+    }
+    bytes.resize(count, 0);
+    if let Err(error) = runtime::random::fill(&mut bytes) {
+        return format!("{error}");
+    }
+    let mut text = String::with_capacity(2 * count);
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// Asks for memory and uses it.
+pub fn allocate(mib: usize) -> String {
+    let mut block: Vec<u8> = Vec::new();
+    let bytes = mib.saturating_mul(1 << 20);
+    if block.try_reserve_exact(bytes).is_err() {
+        return "refused".into();
+    }
+    block.resize(bytes, 0xa5);
+    format!("got {}", black_box(&block).len())
+}
