@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use protocol::digest::Digest64;
 
-use crate::guest::{GuestMemory, Start};
+use crate::guest::{GuestMemory, Image, Start};
 
 /// Largest buffer that crosses a [`Port`] at once.
 pub const BUFFER_BYTES: usize = 64 * 1024;
@@ -115,6 +115,8 @@ pub trait Machine {
     fn guest_memory(&mut self) -> GuestMemory;
     /// Maps the guest's memory as the loader has planned and puts the registers where a fresh guest finds them.
     fn start_guest(&mut self, start: &Start);
+    /// Takes the memory of an image whose guest was loaded for the shim's own use.
+    fn reclaim(&mut self, image: Image<'static>);
     /// Runs the guest until something happens. To be called after [`Machine::start_guest`].
     fn run_guest(&mut self) -> Exit;
     /// The guest's registers.

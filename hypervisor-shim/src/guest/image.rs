@@ -8,7 +8,7 @@ const MAGIC: [u8; 8] = *b"PLXIMAGE";
 const VERSION: u32 = 1;
 
 /// A guest as the build command packed it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Image<'a> {
     /// Digest of the whole image, shim and guest.
     pub id: [u8; 32],

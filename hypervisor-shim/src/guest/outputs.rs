@@ -35,7 +35,8 @@ impl EpochOutputs {
         self.records.is_empty() && self.console.is_empty() && self.end.is_none()
     }
 
-    fn bytes(&self) -> usize {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
         self.records.len() + self.console.len()
     }
 }

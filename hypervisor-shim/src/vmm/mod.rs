@@ -112,6 +112,7 @@ pub fn run<M: Machine>(mut machine: M, image: Image<'static>) -> ! {
         Ok(vmm) => vmm,
         Err(refusal) => refusal.farewell(),
     };
+    vmm.machine.reclaim(image);
     match vmm.settings.run_mode {
         RunMode::Bare => vmm.run_bare(),
         RunMode::Solo | RunMode::Pair => vmm.run_replica(),

@@ -12,7 +12,7 @@ use crate::machine::{BUFFER_BYTES, Machine, Port};
 
 /// Destination of batches: the hub. Locally administered.
 const HUB_MAC: [u8; 6] = [0x02, b'p', b'l', b'x', 0, 0];
-/// The guest may put out no more while this much is held back.
+/// The guest may put out no more while this much is held, here or for our sake at the backup.
 const MAX_HELD_BYTES: usize = 2 * 1024 * 1024;
 
 /// What was given to the devices and when they will have taken it.
@@ -21,6 +21,7 @@ struct Sent {
     epoch: Epoch,
     net: u64,
     control: u64,
+    bytes: usize,
 }
 
 /// State of what is on its way out.
@@ -31,6 +32,8 @@ pub struct Outbound {
     /// Bytes of records of the oldest held outputs that have left in earlier batches, and their number of frames.
     partial: (usize, u64),
     sent: VecDeque<Sent>,
+    /// Bytes of outputs that were sent and not confirmed: the backup still holds them.
+    unconfirmed_bytes: usize,
 }
 
 impl Outbound {
@@ -43,7 +46,7 @@ impl Outbound {
 impl<M: Machine> Vmm<M> {
     /// Whether so much waits to leave that the guest should not run.
     pub(super) fn holds_too_much(&self) -> bool {
-        self.outputs.bytes() > MAX_HELD_BYTES
+        self.outputs.bytes() + self.outbound.unconfirmed_bytes > MAX_HELD_BYTES
     }
 
     /// Whether outputs that may leave wait for a free buffer, or so much is held that the guest waits.
@@ -92,10 +95,10 @@ impl<M: Machine> Vmm<M> {
                 self.outbound.partial = (outputs.records.len(), outputs.frame_count);
                 break;
             }
-            let epoch = outputs.epoch;
+            let (epoch, bytes) = (outputs.epoch, outputs.bytes());
             self.outbound.partial = (0, 0);
             self.outputs.drop_oldest();
-            self.note_sent(epoch, 1);
+            self.note_sent(epoch, bytes, 1);
         }
         let envelope = Envelope {
             destination: HUB_MAC,
@@ -119,7 +122,7 @@ impl<M: Machine> Vmm<M> {
         if unsent_frames || (outputs.console.is_empty() && outputs.end.is_none() && !outputs.records.is_empty()) {
             return;
         }
-        let epoch = outputs.epoch;
+        let (epoch, bytes) = (outputs.epoch, outputs.bytes());
         if !outputs.console.is_empty() {
             let console = Console { stream_offset_bytes: outputs.console_offset, bytes: &outputs.console };
             tell(&mut self.control, &ToSupervisor::Console(console));
@@ -131,12 +134,12 @@ impl<M: Machine> Vmm<M> {
             self.tell_end(epoch, &end);
         }
         self.control.flush(self.machine.control());
-        self.note_sent(epoch, 0);
+        self.note_sent(epoch, bytes, 0);
     }
 
     /// Notes that the outputs of `epoch` are gone when the devices have taken what was sent by now, and `ahead` more
     /// buffers of the network.
-    fn note_sent(&mut self, epoch: Epoch, ahead: u64) {
+    fn note_sent(&mut self, epoch: Epoch, bytes: usize, ahead: u64) {
         if self.replica.is_none() {
             return;
         }
@@ -145,10 +148,15 @@ impl<M: Machine> Vmm<M> {
             epoch,
             net: self.machine.net().sent() + ahead,
             control: self.machine.control().sent() + control_backlog,
+            bytes,
         };
+        self.outbound.unconfirmed_bytes += bytes;
         // Of several epochs in one batch only the newest counts.
         match self.outbound.sent.back_mut() {
-            Some(last) if last.net == sent.net && last.control == sent.control => last.epoch = epoch,
+            Some(last) if last.net == sent.net && last.control == sent.control => {
+                last.epoch = epoch;
+                last.bytes += bytes;
+            }
             _ => self.outbound.sent.push_back(sent),
         }
     }
@@ -167,6 +175,7 @@ impl<M: Machine> Vmm<M> {
             && sent.control <= control
         {
             confirmed = Some(sent.epoch);
+            self.outbound.unconfirmed_bytes -= sent.bytes;
             self.outbound.sent.pop_front();
         }
         if let (Some(through), Some(replica)) = (confirmed, &mut self.replica) {

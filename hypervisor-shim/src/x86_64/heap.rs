@@ -27,10 +27,13 @@ impl ShimHeap {
         unsafe { (*self.0.get()).init(start, bytes) }
     }
 
-    /// Bytes free.
-    pub fn free_bytes(&self) -> usize {
-        // SAFETY: one thread, no reentrance.
-        unsafe { (*self.0.get()).free() }
+    /// Gives the heap the memory that follows what it has.
+    ///
+    /// # Safety
+    /// That memory is usable and belongs to nobody else any more.
+    pub unsafe fn extend(&self, bytes: usize) {
+        // SAFETY: one thread, no reentrance; the caller vouches for the memory.
+        unsafe { (*self.0.get()).extend(bytes) }
     }
 }
 

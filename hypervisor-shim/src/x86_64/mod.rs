@@ -213,6 +213,12 @@ impl Machine for X86Machine {
         self.cpu.reset(start.entry, start.stack_top, start.boot_info);
     }
 
+    fn reclaim(&mut self, _image: Image<'static>) {
+        // SAFETY: the heap ends where the payload begins, the payload's room ends where guest memory begins, and the
+        // only reference to it was given up with the image.
+        unsafe { HEAP.extend((GUEST_PHYSICAL_BASE - PAYLOAD_PHYSICAL_BASE) as usize) };
+    }
+
     fn run_guest(&mut self) -> Exit {
         // SAFETY: `start` and `start_guest` have set everything up; `vmm` calls this only after the latter.
         match unsafe { self.cpu.run() } {
