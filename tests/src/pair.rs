@@ -15,6 +15,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::status::{Role, Status};
 use crate::workbench::{Permit, Watch, command_line, command_path, image, wait_for_end};
 
@@ -133,6 +135,11 @@ impl Pair {
         let pair = Self::prepare(options);
         let starting = pair.spawn_up(options);
         (pair, starting)
+    }
+
+    /// A state folder in which nothing has been started.
+    pub fn nothing() -> Self {
+        Self::prepare(&Options { image: Some(PathBuf::new()), weight: 0, ..Options::new("") })
     }
 
     fn prepare(options: &Options) -> Self {
@@ -408,9 +415,9 @@ impl Drop for Pair {
         }
         let left = self.left_over();
         for &pid in &left {
-            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+            if let Some(pid) = Pid::from_raw(pid) {
                 // Ours by its command line; it may just be ending.
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                let _ = kill_process(pid, Signal::KILL);
             }
             wait_for_end(pid, DEADLINE);
         }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open};
 
 /// Pairs that run at once, unless `POLLUX_E2E_PAIRS` says otherwise: what two processors bear.
 const PAIRS: u32 = 2;
@@ -171,6 +172,15 @@ pub fn wait_for_end(pid: i32, timeout: Duration) -> bool {
         Err(_) => true,
         Ok(process) => wait_readable(&process, deadline.saturating_duration_since(Instant::now())),
     }
+}
+
+/// Sends a signal to a process by its number: for those that no command can name yet, or any more.
+///
+/// # Panics
+/// When there is no such process.
+pub fn send_signal(pid: i32, signal: Signal) {
+    let process = Pid::from_raw(pid).expect("a process id");
+    kill_process(process, signal).unwrap_or_else(|error| panic!("process {pid}: {error}"));
 }
 
 /// The command line of a process, empty when there is no such process or it is a zombie.
