@@ -61,6 +61,9 @@ impl Guest {
         self.console_offset += self.console.len() as u64;
         core::mem::swap(&mut outputs.console, &mut self.console);
         outputs.end.clone_from(&self.end);
+        if !self.digests {
+            return EpochEnd { digest: 0, damaged };
+        }
         self.digest.write_bytes(&outputs.records);
         self.digest.write_bytes(&outputs.console);
         registers.digest(&mut self.digest);
