@@ -105,7 +105,8 @@ impl Channel {
         if self.waiting.len() > MAX_WAITING_BYTES { Err(ChannelError::Stuck(self.waiting.len())) } else { Ok(()) }
     }
 
-    /// Writes what waits.
+    /// Writes what waits. A QEMU that has ended takes nothing more, which is no error here: the shim's last words still
+    /// lie in the socket, and behind them [`Channel::receive`] finds the end.
     ///
     /// # Errors
     /// The socket's error.
@@ -116,9 +117,46 @@ impl Channel {
                 Ok(bytes) => drop(self.waiting.drain(..bytes)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                    self.waiting.clear();
+                }
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::control::{Level, Log};
+
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_a_shim_that_has_gone_are_read() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+        ours.set_nonblocking(true).expect("a socket of ours");
+        let (mut channel, mut inbox) = (Channel::new(UnixStream::from_std(ours)), Inbox::default());
+        // Two messages, so that one lies unread in the socket when it closes.
+        channel.send(&ToShim::Shutdown).expect("a socket with room");
+        let (mut writer, mut bytes) = (FrameWriter::new(SESSION_TO_SUPERVISOR), Vec::new());
+        let words = ToSupervisor::Log(Log { level: Level::Info, text: "farewell" });
+        words.encode_into(&mut writer, &mut bytes).expect("a short message");
+        (&theirs).write_all(&bytes).expect("a socket with room");
+        drop(theirs);
+
+        channel.send(&ToShim::PeerDead).expect("the end is found by reading");
+        let mut heard = Vec::new();
+        let received = channel.receive(&mut inbox).expect("what was said before the end");
+        inbox
+            .take(received, |message| {
+                if let ToSupervisor::Log(log) = message {
+                    heard.push(log.text.to_owned());
+                }
+            })
+            .expect("whole messages");
+        assert_eq!(heard, ["farewell"]);
+        channel.receive(&mut inbox).expect_err("and then the end");
     }
 }

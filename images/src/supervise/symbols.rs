@@ -11,26 +11,37 @@ const CODE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Puts function, file and line behind each line of `report` that holds addresses of guest code. Without symbols the
 /// report is as it was.
+///
+/// All but the instruction pointer are taken for return addresses: they point behind a call, which may be the last
+/// instruction of its function, so the byte before is looked up.
 pub fn annotate(report: &str, guest_elf: Option<&Path>) -> String {
     let Some(loader) = guest_elf.and_then(|path| Loader::new(path).ok()) else {
         return report.to_owned();
     };
+    let instruction_pointer = instruction_pointer(report);
     let mut out = String::with_capacity(report.len() * 2);
     for line in report.lines() {
         out.push_str(line);
         out.push('\n');
         for address in addresses(line) {
-            describe(&loader, address, &mut out);
+            let exact = Some(address) == instruction_pointer;
+            describe(&loader, if exact { address } else { address - 1 }, &mut out);
         }
     }
     out
+}
+
+/// The instruction pointer among the registers of a fault's report.
+fn instruction_pointer(report: &str) -> Option<u64> {
+    let (_, rest) = report.split_once("\nrip ")?;
+    u64::from_str_radix(rest.split_ascii_whitespace().next()?, 16).ok()
 }
 
 /// Numbers in a line that can be addresses of guest code.
 fn addresses(line: &str) -> impl Iterator<Item = u64> {
     line.split(|character: char| !character.is_ascii_alphanumeric())
         .filter_map(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
-        .filter(|address| (GUEST_BASE..GUEST_BASE + CODE_LIMIT_BYTES).contains(address))
+        .filter(|address| (GUEST_BASE + 1..GUEST_BASE + CODE_LIMIT_BYTES).contains(address))
 }
 
 /// One line for each function at the address: the innermost first, then those it was inlined into.
@@ -65,8 +76,17 @@ mod tests {
 
     #[test]
     fn only_addresses_of_guest_code_are_looked_up() {
-        let line = "rip=0x40001234 rsp=0x7fff rax=0x40000000, 0xffffffffffffffff 40002222 0xzz #3 0x4000abcd";
-        assert_eq!(addresses(line).collect::<Vec<_>>(), [0x4000_1234, 0x4000_0000, 0x4000_abcd]);
+        let line =
+            "rip=0x40001234 rsp=0x7fff rax=0x40000000 0x40000010, 0xffffffffffffffff 40002222 0xzz #3 0x4000abcd";
+        assert_eq!(addresses(line).collect::<Vec<_>>(), [0x4000_1234, 0x4000_0010, 0x4000_abcd]);
+    }
+
+    #[test]
+    fn the_instruction_pointer_is_told_from_return_addresses() {
+        let report =
+            "page fault (error 0x4) in epoch 6\nrip 0000000040016724 rflags 00000246\nrax 0\nbacktrace:\n  0x40016724";
+        assert_eq!(instruction_pointer(report), Some(0x4001_6724));
+        assert_eq!(instruction_pointer("panicked at a.rs:1:2:\nrip\nbacktrace:\n  0x40016724"), None);
     }
 
     #[test]
