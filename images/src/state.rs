@@ -136,7 +136,9 @@ impl StateDir {
     /// [`Error::Io`].
     pub fn write(&self, state: &State) -> Result<()> {
         let text = serde_json::to_vec(state).map_err(io::Error::from).context(|| "cannot write the state")?;
-        replace_durably(&self.file("state.json"), &text)
+        let (path, temporary) = (self.file("state.json"), self.file("state.tmp"));
+        let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path));
+        written.context(|| format!("cannot write {}", path.display()))
     }
 
     /// Who supervises, or supervised, the pair; `None` when it was never up or was taken down in order.
@@ -146,7 +148,7 @@ impl StateDir {
 
     /// Removes what says that the pair is up, and keeps the logs.
     pub fn clear(&self) {
-        for name in ["state.json", "ctl.sock", "arbiter.json"] {
+        for name in ["state.json", "ctl.sock", "arbiter"] {
             // What is not there need not be removed.
             let _ = fs::remove_file(self.file(name));
         }
@@ -176,24 +178,4 @@ pub fn running() -> Vec<String> {
         .collect();
     names.sort();
     names
-}
-
-/// Puts `bytes` in place of the file's contents so that, whatever happens, either the old or the new contents are
-/// there afterwards, and the new ones for certain once this has returned.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn replace_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("tmp");
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        io::Write::write_all(&mut file, bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        match path.parent() {
-            Some(folder) => File::open(folder)?.sync_all(),
-            None => Ok(()),
-        }
-    };
-    write().context(|| format!("cannot write {}", path.display()))
 }

@@ -140,6 +140,7 @@ impl Supervisor {
         let dir = StateDir::new(&spec.name)?;
         dir.create()?;
         let lock = dir.lock()?;
+        let abandoned = arbiter::read(&dir.file("arbiter"));
         dir.clear();
         // The log is ours from here on; what an earlier pair of this name wrote is of no use. One that is not a file
         // stays as it is.
@@ -152,7 +153,7 @@ impl Supervisor {
         let supervisor_pid = rustix::process::getpid().as_raw_nonzero().get();
         dir.write(&State { supervisor_pid, app: spec.app.clone(), image: spec.image.clone() })?;
         let mode = if spec.run == RunName::Pair { Mode::Paired } else { Mode::Solo };
-        let arbiter = Arbiter::create(dir.file("arbiter.json"), mode)?;
+        let arbiter = Arbiter::create(dir.file("arbiter"), mode)?;
         let console = Console::create(&dir.console_log()).context(|| "cannot write the console's log")?;
         let [session, pair_id, seed] = random_words()?;
         let tokens = Tokens { listeners: token::LISTENERS, pipes: token::PIPES };
@@ -184,6 +185,12 @@ impl Supervisor {
             starter_waits: true,
             clock_due_ns: 0,
         };
+        if let Some(record) = abandoned {
+            supervisor.happened(format!(
+                "an earlier pair of this name was not taken down; it ended in generation {} with its state",
+                record.generation
+            ));
+        }
         supervisor.start_replicas()?;
         supervisor.watch_starter();
         Ok(supervisor)
@@ -236,10 +243,15 @@ impl Supervisor {
             for event in &events {
                 self.dispatch(event, now_ns);
             }
-            let data_due_ns = self.move_data(now_ns);
+            let mut data_due_ns = self.move_data(now_ns);
             let members_due_ns = self.look_after_members(now_ns);
+            let phase = self.phase;
             if self.advance_phase(now_ns)? {
                 return Ok(());
+            }
+            if self.phase != phase {
+                // There is something new to be sent: probes, or clients that waited.
+                data_due_ns = self.move_data(now_ns);
             }
             due_ns = [data_due_ns, members_due_ns, self.phase_due_ns()].into_iter().flatten().min();
         }
@@ -278,10 +290,9 @@ impl Supervisor {
     }
 
     fn port_failed(&mut self, id: ReplicaId, error: &io::Error) {
-        if let Some(replica) = &mut self.replicas[id.index()] {
-            replica.port = None;
-            // Its process has ended or is about to; its end is what counts.
-            self.happened(format!("network device of replica {id}: {error}"));
+        let port = self.replicas[id.index()].as_mut().and_then(|replica| replica.port.take());
+        if port.is_some() {
+            self.socket_failed(id, &format!("network device: {error}"));
         }
     }
 

@@ -42,6 +42,8 @@ const RESERVED_DESCRIPTORS: u64 = 128;
 const MAX_PIPES: usize = 8192;
 /// How many connections one listener may accept in one turn, so that a flood does not keep the others waiting.
 const ACCEPTS_A_TURN: usize = 64;
+/// How often one turn looks at what its own sending has changed.
+const ROUNDS_A_TURN: usize = 4;
 
 /// A port of the host that leads to a port of the guest.
 #[derive(Debug)]
@@ -191,10 +193,18 @@ impl Forwarder {
             self.accept_clients();
         }
         self.run_probes(now_ns);
-        self.handle_events(now_ns);
-        let stack_due = self.stack.poll(now_ns, wire);
-        // Sending may have ended connections.
-        self.handle_events(now_ns);
+        let mut stack_due = None;
+        for _ in 0..ROUNDS_A_TURN {
+            self.handle_events(now_ns);
+            stack_due = self.stack.poll(now_ns, wire);
+            // Sending may have ended connections, and their ends may have something to send.
+            if !self.stack.has_events() {
+                break;
+            }
+        }
+        if self.stack.has_events() {
+            stack_due = Some(now_ns);
+        }
         let more_clients = accepting && self.published.iter().any(|published| published.ready);
         let accepts_due = more_clients.then_some(now_ns);
         [stack_due, accepts_due, self.probes_due()].into_iter().flatten().min()

@@ -46,19 +46,46 @@ impl Supervisor {
         match (result, &mut self.replicas[id.index()]) {
             (Ok(()), Some(replica)) => replica.inbox = Some(inbox),
             (Ok(()), None) => {}
-            (Err(error), _) => self.channel_failed(id, &error, now_ns),
+            (Err(error), _) => self.channel_failed(id, &error),
         }
     }
 
-    /// A shim that cannot be talked to cannot be arbitrated either: its process is ended, and the end is dealt with as
-    /// any other.
-    fn channel_failed(&mut self, id: ReplicaId, error: &ChannelError, now_ns: u64) {
-        if let Some(replica) = &mut self.replicas[id.index()] {
-            replica.channel = None;
-            replica.kill_at_ns = Some(now_ns);
-            if replica.stopped.is_none() {
-                self.happened(format!("replica {id}: {error}"));
-            }
+    fn channel_failed(&mut self, id: ReplicaId, error: &ChannelError) {
+        let channel = self.replicas[id.index()].as_mut().and_then(|replica| replica.channel.take());
+        if channel.is_some() {
+            self.socket_failed(id, &error.to_string());
+        }
+    }
+
+    /// A socket of a replica has failed: its QEMU ends, has ended, or is of no more use. The kernel closes the sockets
+    /// of a killed process milliseconds before it reports the end, so the survivor is told now; the signal makes
+    /// certain of what it is told.
+    pub(super) fn socket_failed(&mut self, id: ReplicaId, what: &str) {
+        let Some(replica) = &mut self.replicas[id.index()] else {
+            return;
+        };
+        if replica.ending {
+            return;
+        }
+        replica.ending = true;
+        let expected = replica.stopped.is_some();
+        if let Err(error) = replica.vm.signal(rustix::process::Signal::KILL) {
+            self.happened(format!("replica {id} cannot be ended: {error}"));
+        }
+        // What it had let out before it died goes first.
+        self.read_port(id, self.now_ns());
+        self.tell_survivor(id);
+        if !expected {
+            self.happened(format!("replica {id}: {what}"));
+        }
+    }
+
+    /// Tells the peer of a dead replica.
+    fn tell_survivor(&mut self, dead: ReplicaId) {
+        if let Some(ends) = &self.link {
+            // The dead one's end of the link is open here too: without this the survivor could write to nobody.
+            let _ = ends[dead.index()].shutdown(Shutdown::Both);
+            self.say(dead.peer(), &ToShim::PeerDead);
         }
     }
 
@@ -66,8 +93,7 @@ impl Supervisor {
     pub(super) fn say(&mut self, id: ReplicaId, message: &ToShim<'_>) {
         let channel = self.replicas[id.index()].as_mut().and_then(|replica| replica.channel.as_mut());
         if let Some(Err(error)) = channel.map(|channel| channel.send(message)) {
-            let now_ns = self.now_ns();
-            self.channel_failed(id, &error, now_ns);
+            self.channel_failed(id, &error);
         }
     }
 
@@ -100,7 +126,8 @@ impl Supervisor {
         let arguments = self.spec.arguments.clone();
         let config = ToShim::Config(self.config(id, &arguments));
         self.say(id, &config);
-        if self.link.is_some() && self.replicas[id.peer().index()].is_none() {
+        let peer_ends = self.replicas[id.peer().index()].as_ref().is_none_or(|peer| peer.ending);
+        if self.link.is_some() && peer_ends {
             self.say(id, &ToShim::PeerDead);
         }
     }
@@ -221,10 +248,8 @@ impl Supervisor {
         let Some(replica) = self.replicas[id.index()].take() else {
             return;
         };
-        if let Some(ends) = &self.link {
-            // Its end of the link is open here too: without this the survivor could write to nobody.
-            let _ = ends[id.index()].shutdown(Shutdown::Both);
-            self.say(id.peer(), &ToShim::PeerDead);
+        if !replica.ending {
+            self.tell_survivor(id);
         }
         let reason = replica.stopped.unwrap_or_else(|| format!("process ended by {exit}"));
         let pid = replica.vm.pid();

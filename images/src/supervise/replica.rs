@@ -40,6 +40,8 @@ pub struct Replica {
     pub superseded: bool,
     /// Why it has stopped, once it has said so.
     pub stopped: Option<String>,
+    /// Its process ends: it was killed, and its peer was told.
+    pub ending: bool,
     /// When its process is ended, whether or not it has stopped by itself.
     pub kill_at_ns: Option<u64>,
 }
@@ -99,6 +101,7 @@ impl Replica {
             status: None,
             superseded: false,
             stopped: None,
+            ending: false,
             kill_at_ns: None,
         })
     }

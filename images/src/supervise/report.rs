@@ -54,13 +54,11 @@ impl Supervisor {
         if self.phase == Phase::Starting && self.members_run() {
             self.phase = Phase::Probing;
             self.forwarder.start_probes();
-            self.move_data(now_ns);
         }
         if self.phase == Phase::Probing && self.forwarder.unanswered_ports().is_empty() {
             self.phase = Phase::Serving;
             self.start_ms = now_ns / NS_PER_MS;
             self.happened(format!("serving after {} ms", self.start_ms));
-            self.move_data(now_ns);
             self.unwatch_starter();
             tell_starter(&Outcome::Serving(Box::new(self.status(now_ns))));
             detach_stdout();

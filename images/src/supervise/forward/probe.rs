@@ -8,6 +8,9 @@ use super::{Forwarder, GUEST};
 
 /// A guest that refuses is asked again after this time: its program has not come to listen yet.
 const RETRY_NS: u64 = 2_000_000;
+/// A guest that does not answer is asked again after this time. TCP itself would repeat its request after a second,
+/// which is an age for a guest that starts in a tenth of one.
+const PATIENCE_NS: u64 = 50_000_000;
 
 /// A port that is being tried.
 #[derive(Debug)]
@@ -33,15 +36,20 @@ impl Forwarder {
     }
 
     pub(super) fn probes_due(&self) -> Option<u64> {
-        self.probes.iter().filter(|probe| !probe.answered && probe.conn.is_none()).map(|probe| probe.due_ns).min()
+        self.probes.iter().filter(|probe| !probe.answered).map(|probe| probe.due_ns).min()
     }
 
     pub(super) fn run_probes(&mut self, now_ns: u64) {
         for probe in &mut self.probes {
-            if !probe.answered && probe.conn.is_none() && probe.due_ns <= now_ns {
-                probe.conn = self.stack.connect(SocketAddrV4::new(GUEST, probe.port)).ok();
-                probe.due_ns = now_ns + RETRY_NS;
+            if probe.answered || probe.due_ns > now_ns {
+                continue;
             }
+            if let Some(silent) = probe.conn.take() {
+                // A stale id means that the stack has forgotten it already.
+                let _ = self.stack.abort(silent);
+            }
+            probe.conn = self.stack.connect(SocketAddrV4::new(GUEST, probe.port)).ok();
+            probe.due_ns = now_ns + PATIENCE_NS;
         }
     }
 
