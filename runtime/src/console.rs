@@ -147,7 +147,7 @@ pub(crate) fn reset() {
     LINE.with(|line| line.borrow_mut().used = 0);
     INPUT.with(|input| {
         let mut input = input.borrow_mut();
-        input.bytes.clear();
+        input.bytes = VecDeque::new();
         input.reader = None;
     });
 }

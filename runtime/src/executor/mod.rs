@@ -83,16 +83,7 @@ local! {
 
 impl Executor {
     const fn new() -> Self {
-        Self {
-            tables: RefCell::new(Tables {
-                slots: Vec::new(),
-                vacant: Vec::new(),
-                ready: VecDeque::new(),
-                timers: Timers::new(),
-            }),
-            budget: Cell::new(EPOCH_BUDGET),
-            polls: Cell::new(0),
-        }
+        Self { tables: RefCell::new(Tables::new()), budget: Cell::new(EPOCH_BUDGET), polls: Cell::new(0) }
     }
 
     /// Polls ready tasks until there are none or the epoch's budget is spent.
@@ -117,6 +108,10 @@ impl Executor {
 }
 
 impl Tables {
+    const fn new() -> Self {
+        Self { slots: Vec::new(), vacant: Vec::new(), ready: VecDeque::new(), timers: Timers::new() }
+    }
+
     fn insert(&mut self, future: BoxedFuture) -> TaskId {
         let index = self.vacant.pop().unwrap_or_else(|| {
             let index = u32::try_from(self.slots.len()).expect("fewer than 2^32 tasks fit in memory");
@@ -280,11 +275,7 @@ pub(crate) fn reset() {
         abort(TaskId { index: index as u32, generation });
     }
     EXECUTOR.with(|executor| {
-        let mut tables = executor.tables.borrow_mut();
-        tables.slots.clear();
-        tables.vacant.clear();
-        tables.ready.clear();
-        tables.timers = Timers::new();
+        drop(executor.tables.replace(Tables::new()));
         executor.polls.set(0);
     });
 }

@@ -25,6 +25,11 @@ pub fn stats() -> Stats {
     HEAP.with(|heap| heap.borrow().stats())
 }
 
+/// Whether an allocation of this many bytes in one piece would succeed now.
+pub fn has_room(bytes: usize) -> bool {
+    HEAP.with(|heap| heap.borrow_mut().has_room(bytes))
+}
+
 struct Global;
 
 #[global_allocator]

@@ -22,11 +22,13 @@ mod tests;
 
 use classes::{CLASSES, bytes_of, class_of};
 
+#[cfg(not(feature = "image"))]
+pub use crate::host::heap::{has_room, stats};
 pub use classes::SMALL_BYTES;
 #[cfg(feature = "image")]
 pub(crate) use global::install;
 #[cfg(feature = "image")]
-pub use global::stats;
+pub use global::{has_room, stats};
 
 /// Bytes of a block; also its alignment.
 pub const BLOCK_BYTES: usize = 16 * 1024;
@@ -107,6 +109,10 @@ pub struct Heap {
     spare_blocks: usize,
     total_bytes: usize,
     used_bytes: usize,
+    /// Counts changes of the first-fit list.
+    version: u64,
+    /// The last question to `has_room`, the version it was asked at, and the answer.
+    asked: (usize, u64, bool),
 }
 
 impl Heap {
@@ -123,6 +129,8 @@ impl Heap {
             spare_blocks: 0,
             total_bytes: 0,
             used_bytes: 0,
+            version: 0,
+            asked: (0, 0, false),
         }
     }
 
@@ -158,6 +166,29 @@ impl Heap {
             used_bytes: self.used_bytes,
             held_bytes: self.first_fit.used() - self.spare_blocks * BLOCK_BYTES,
         }
+    }
+
+    /// Whether an allocation of this many bytes in one piece would succeed. The answer is remembered, so asking again
+    /// while no block or large allocation has come or gone costs nothing.
+    #[inline]
+    pub fn has_room(&mut self, bytes: usize) -> bool {
+        let (asked_bytes, version, answer) = self.asked;
+        if asked_bytes == bytes && version == self.version { answer } else { self.try_room(bytes) }
+    }
+
+    #[cold]
+    fn try_room(&mut self, bytes: usize) -> bool {
+        let layout = Layout::from_size_align(bytes.max(SMALL_BYTES + 1), 16);
+        let answer = layout.is_ok_and(|layout| {
+            let place = self.allocate_large(layout);
+            if !place.is_null() {
+                // SAFETY: allocated just now with this layout.
+                unsafe { self.deallocate_large(place, layout) };
+            }
+            !place.is_null()
+        });
+        self.asked = (bytes, self.version, answer);
+        answer
     }
 
     /// Memory of this layout, or null when there is none.
@@ -315,6 +346,7 @@ impl Heap {
 
     /// Memory from the first-fit list, which gets all empty blocks back when it has none.
     fn first_fit(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        self.version += 1;
         if let Ok(place) = self.first_fit.allocate_first_fit(layout) {
             return Some(place);
         }
@@ -361,6 +393,7 @@ impl Heap {
     unsafe fn deallocate_large(&mut self, pointer: *mut u8, layout: Layout) {
         if let (Some(place), Some(layout)) = (NonNull::new(pointer), large(layout)) {
             self.used_bytes -= layout.size();
+            self.version += 1;
             // SAFETY: `allocate_large` took it from this list with the same layout.
             unsafe { self.first_fit.deallocate(place, layout) };
         }

@@ -12,6 +12,8 @@ use super::peer::{Driver, Step};
 pub struct Dialogue {
     /// Whether the stream is closed towards the guest once everything is sent.
     pub finishes: bool,
+    /// It begins when all dialogues of lower phases have ended.
+    pub phase: u8,
     /// What is sent.
     pub said: Vec<u8>,
     /// What has come so far.
@@ -25,7 +27,13 @@ pub struct Dialogue {
 impl Dialogue {
     /// A connection that says this and then finishes.
     pub fn new(said: impl Into<Vec<u8>>) -> Self {
-        Self { finishes: true, said: said.into(), heard: Vec::new(), end: None, sent: 0, id: None }
+        Self { finishes: true, phase: 0, said: said.into(), heard: Vec::new(), end: None, sent: 0, id: None }
+    }
+
+    /// The same, begun when all dialogues of lower phases have ended.
+    #[must_use]
+    pub fn in_phase(self, phase: u8) -> Self {
+        Self { phase, ..self }
     }
 
     /// A connection that says this and leaves it to the guest to finish.
@@ -72,7 +80,9 @@ pub struct Dialogues {
 
 impl Driver for Dialogues {
     fn step(&mut self, stack: &mut Stack, _now_ns: u64) -> Step {
-        for dialogue in self.all.iter_mut().filter(|dialogue| dialogue.end.is_none()) {
+        let phase = self.all.iter().filter(|dialogue| dialogue.end.is_none()).map(|dialogue| dialogue.phase).min();
+        let Some(phase) = phase else { return Step::Done };
+        for dialogue in self.all.iter_mut().filter(|dialogue| dialogue.end.is_none() && dialogue.phase == phase) {
             dialogue.end = match dialogue.go_on(self.remote, stack) {
                 Ok(true) => Some(Ok(())),
                 Ok(false) => None,

@@ -36,6 +36,7 @@ use hypercall::layout::{BootInfo, NET_CHECKSUM_OFFLOAD, NetConfig};
 
 pub(crate) mod calls;
 pub mod dialogue;
+pub mod heap;
 mod memory;
 pub mod peer;
 mod shim;
