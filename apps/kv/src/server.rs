@@ -63,7 +63,6 @@ pub struct Server {
     connected: usize,
     clients_bytes: usize,
     next_id: u64,
-    heap_short: bool,
     killed: Vec<u64>,
     run_id: String,
 }
@@ -88,7 +87,6 @@ impl Server {
             connected: 0,
             clients_bytes: 0,
             next_id: 1,
-            heap_short: false,
             killed: Vec::new(),
             run_id,
         }
@@ -138,16 +136,10 @@ impl Server {
         self.connected
     }
 
-    /// Notes whether the allocator itself is short of memory, whatever the estimate says: then writes are refused as
-    /// if the limit were reached.
-    #[inline]
-    pub fn set_heap_short(&mut self, short: bool) {
-        self.heap_short = short;
-    }
-
     #[inline]
     pub(crate) fn is_out_of_memory(&self) -> bool {
-        self.heap_short || (self.config.max_memory_bytes != 0 && self.used_bytes() > self.config.max_memory_bytes)
+        (self.config.max_memory_bytes != 0 && self.used_bytes() > self.config.max_memory_bytes)
+            || crate::service::memory::is_short()
     }
 
     /// Database `index`, which is below [`DATABASES`].

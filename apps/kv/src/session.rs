@@ -129,7 +129,9 @@ impl Session {
     fn keep(&mut self, server: &Server, input: &[u8]) -> usize {
         let others = server.clients_bytes().saturating_sub(server.client(self.peer.slot).map_or(0, |c| c.bytes));
         let needed = self.partial.len() + input.len();
-        if others + needed + self.parser.bytes() > server.config.client_bytes {
+        if others + needed + self.parser.bytes() > server.config.client_bytes
+            || (needed > self.partial.capacity() && !crate::service::memory::may_grow_to(needed * 2))
+        {
             self.out.raw(b"-OOM query buffers of all clients exceed their limit\r\n");
             self.peer.closing = true;
             self.partial = Vec::new();

@@ -15,7 +15,7 @@ use runtime::{JoinHandle, env, println, random, spawn, yield_now};
 
 use crate::{Server, Session, TooManyClients};
 
-mod memory;
+pub(crate) mod memory;
 mod settings;
 
 pub use settings::{Settings, SettingsError};
@@ -180,7 +180,6 @@ async fn converse(shared: &Shared, session: &mut Session, stream: &TcpStream) ->
     loop {
         let fed = stream.read_with(|input| {
             let mut server = shared.server.borrow_mut();
-            memory::watch(&mut server);
             (session.feed(&mut server, now_ms(), input), ())
         });
         let peer_has_finished = fed.await?.is_none();
