@@ -46,8 +46,10 @@ impl EpochOutputs {
 pub struct EpochEnd {
     /// Digest of hypercalls, outputs and registers.
     pub digest: u64,
-    /// Why the epoch's frames could not be read: the guest has damaged its ring and was ended for it.
-    pub damaged: Option<RingError>,
+    /// Which ring the guest has damaged, and how: it is to be ended for it. Both rings are looked at in every epoch, so
+    /// that both replicas notice in the same one; a guest whose receive ring cannot be written to would otherwise only
+    /// hear nothing any more.
+    pub damaged: Option<(&'static str, RingError)>,
 }
 
 impl Guest {
@@ -55,7 +57,8 @@ impl Guest {
     pub fn end_epoch(&mut self, epoch: Epoch, registers: &impl Registers, outputs: &mut EpochOutputs) -> EpochEnd {
         outputs.epoch = epoch;
         outputs.first_frame = self.frames_out;
-        let damaged = self.collect_frames(&mut outputs.records).err();
+        let transmit = self.collect_frames(&mut outputs.records).err().map(|error| ("transmit", error));
+        let damaged = transmit.or_else(|| self.receive.free_bytes().err().map(|error| ("receive", error)));
         outputs.frame_count = self.frames_out - outputs.first_frame;
         outputs.console_offset = self.console_offset;
         self.console_offset += self.console.len() as u64;

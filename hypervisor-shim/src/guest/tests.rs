@@ -330,6 +330,18 @@ fn records_that_are_no_frames_do_not_leave() {
 }
 
 #[test]
+fn a_damaged_receive_ring_is_noticed_at_the_end_of_the_epoch() {
+    let mut bench = Bench::greeted();
+    // SAFETY: the header lies where the loader put it.
+    let header = unsafe { &*bench.base.add(bench.start.receive_ring).cast::<RingHeader>() };
+    let mut outputs = EpochOutputs::default();
+    assert!(bench.guest.end_epoch(1, &REGISTERS, &mut outputs).damaged.is_none());
+    header.tail.store(RING_BYTES, core::sync::atomic::Ordering::Relaxed);
+    let damaged = bench.guest.end_epoch(2, &REGISTERS, &mut outputs).damaged;
+    assert!(matches!(damaged, Some(("receive", RingError::Position { .. }))), "{damaged:?}");
+}
+
+#[test]
 fn a_damaged_ring_is_an_error_of_the_guest() {
     let mut bench = Bench::greeted();
     // SAFETY: the header lies where the loader put it.

@@ -63,12 +63,12 @@ impl<M: Machine> Vmm<M> {
     pub(super) fn finish_epoch(&mut self, epoch: Epoch) -> (u64, bool) {
         let mut outputs = self.outputs.take_empty();
         let end = self.guest.end_epoch(epoch, self.machine.registers(), &mut outputs);
-        if let Some(error) = end.damaged
+        if let Some((ring, error)) = end.damaged
             && self.guest.end().is_none()
         {
-            self.guest.set_end(EndKind::Fault, FAULT_CODE, alloc::format!("transmit ring: {error}\n"));
+            self.guest.set_end(EndKind::Fault, FAULT_CODE, alloc::format!("{ring} ring: {error}\n"));
             outputs.end = self.guest.end().cloned();
-            self.log(Level::Warn, format_args!("the guest has damaged its transmit ring: {error}"));
+            self.log(Level::Warn, format_args!("the guest has damaged its {ring} ring: {error}"));
         }
         let has_outputs = !outputs.is_empty();
         self.outputs.push(outputs);
