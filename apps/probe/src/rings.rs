@@ -15,7 +15,8 @@ pub fn remember(boot: u64) {
     BOOT.store(boot, Relaxed);
 }
 
-/// Damages a ring so that the shim notices at the end of this epoch, or when it next delivers something.
+/// Damages a ring and ends the epoch at once: the runtime, which keeps its own position, would publish it and so mend
+/// the ring before the shim could see it.
 pub fn damage(what: &str) -> String {
     let boot = BOOT.load(Relaxed) as *const BootInfo;
     if boot.is_null() {
@@ -37,7 +38,9 @@ pub fn damage(what: &str) -> String {
         "receive-tail" => word(receive + tail).store(0x7fff_fff8, Relaxed),
         _ => return format!("unknown ring {what:?}"),
     }
-    format!("damaged {what}")
+    // SAFETY: no pointer is passed.
+    unsafe { hypercall::table::guest::wait(0) };
+    format!("nobody minded the damage to {what}")
 }
 
 fn word(address: u64) -> &'static AtomicU32 {
