@@ -1,8 +1,8 @@
 //! What the prebuilt `core` and `alloc` expect of a C library, for images that have none.
 //!
 //! Shim and guest are linked without libc, so the memory functions that the compiler calls come from here. They
-//! are written for an emulator: under TCG a `rep movs` costs a loop iteration a word, and a call more than a few
-//! inlined words, so short copies are overlapping words and long ones an unrolled loop.
+//! are written for an emulator: under TCG general registers are host registers and vector registers are memory, so
+//! short copies are overlapping words and long ones an unrolled loop of words.
 //!
 //! With the feature `symbols` the functions carry their C names; without it (on a host) they can be tested beside
 //! the host's own.
@@ -47,38 +47,77 @@ unsafe fn copy_short(to: *mut u8, from: *const u8, bytes: usize) {
     }
 }
 
+/// Copies whole blocks of 32 bytes upwards; returns how many bytes that were.
+///
+/// In assembly on x86-64: left to itself the compiler merges the words into vector registers, and under TCG a vector
+/// register is memory: measured, 0.50 ns a byte instead of 0.19 (`rep movs`: 0.25).
+#[inline(always)]
+unsafe fn copy_blocks_up(to: *mut u8, from: *const u8, bytes: usize) -> usize {
+    let blocks = bytes & !31;
+    if blocks == 0 {
+        return 0;
+    }
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the caller vouches for `bytes` bytes of either range, and `blocks` is not more and not zero.
+    unsafe {
+        core::arch::asm!(
+            "2:",
+            "mov {word}, [{from}]",
+            "mov [{to}], {word}",
+            "mov {word}, [{from} + 8]",
+            "mov [{to} + 8], {word}",
+            "mov {word}, [{from} + 16]",
+            "mov [{to} + 16], {word}",
+            "mov {word}, [{from} + 24]",
+            "mov [{to} + 24], {word}",
+            "add {from}, 32",
+            "add {to}, 32",
+            "sub {left}, 32",
+            "jnz 2b",
+            word = out(reg) _,
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            left = inout(reg) blocks => _,
+            options(nostack),
+        );
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    for offset in (0..blocks).step_by(8) {
+        // SAFETY: as above.
+        unsafe { store(to.add(offset), load(from.add(offset))) };
+    }
+    blocks
+}
+
+/// Copies less than 32 bytes, at least 16, reading everything before writing anything.
+#[inline(always)]
+unsafe fn copy_medium(to: *mut u8, from: *const u8, bytes: usize) {
+    // SAFETY: every access lies in the first `bytes` bytes of either range.
+    unsafe {
+        let first = (load(from), load(from.add(8)));
+        let last = (load(from.add(bytes - 16)), load(from.add(bytes - 8)));
+        store(to, first.0);
+        store(to.add(8), first.1);
+        store(to.add(bytes - 16), last.0);
+        store(to.add(bytes - 8), last.1);
+    }
+}
+
 /// C's `memcpy`.
 ///
 /// # Safety
 /// As in C: both ranges are valid for `bytes` and do not overlap.
 #[cfg_attr(feature = "symbols", unsafe(no_mangle))]
 pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, bytes: usize) -> *mut u8 {
-    // SAFETY: forward copying is `memmove`'s case for `to` below `from`, and harmless without overlap; every
-    // access lies in the first `bytes` bytes.
+    // SAFETY: every access lies in the first `bytes` bytes of either range.
     unsafe {
-        if bytes < 16 {
-            copy_short(to, from, bytes);
-            return to;
+        let done = copy_blocks_up(to, from, bytes);
+        let (rest_to, rest_from, rest) = (to.add(done), from.add(done), bytes - done);
+        if rest >= 16 {
+            copy_medium(rest_to, rest_from, rest);
+        } else {
+            copy_short(rest_to, rest_from, rest);
         }
-        // The last 16 bytes are read first so that the tail may overlap the loop's last stores.
-        let tail = (load(from.add(bytes - 16)), load(from.add(bytes - 8)));
-        let mut done = 0;
-        while done + 32 <= bytes {
-            let words =
-                (load(from.add(done)), load(from.add(done + 8)), load(from.add(done + 16)), load(from.add(done + 24)));
-            store(to.add(done), words.0);
-            store(to.add(done + 8), words.1);
-            store(to.add(done + 16), words.2);
-            store(to.add(done + 24), words.3);
-            done += 32;
-        }
-        if done + 16 <= bytes {
-            let words = (load(from.add(done)), load(from.add(done + 8)));
-            store(to.add(done), words.0);
-            store(to.add(done + 8), words.1);
-        }
-        store(to.add(bytes - 16), tail.0);
-        store(to.add(bytes - 8), tail.1);
     }
     to
 }
@@ -92,32 +131,16 @@ pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, bytes: usize) -> 
     // SAFETY: every access lies in the first `bytes` bytes; each step reads before it writes, and goes in the
     // direction in which it overwrites only what was read already.
     unsafe {
-        if bytes < 16 {
-            copy_short(to, from, bytes);
-        } else if (to as usize).wrapping_sub(from as usize) >= bytes {
-            // `to` lies below `from`, or the ranges do not overlap.
-            let mut done = 0;
-            let tail = (load(from.add(bytes - 16)), load(from.add(bytes - 8)));
-            while done + 16 <= bytes {
-                let words = (load(from.add(done)), load(from.add(done + 8)));
-                store(to.add(done), words.0);
-                store(to.add(done + 8), words.1);
-                done += 16;
-            }
-            store(to.add(bytes - 16), tail.0);
-            store(to.add(bytes - 8), tail.1);
-        } else {
-            let head = (load(from), load(from.add(8)));
-            let mut left = bytes;
-            while left >= 16 {
-                let words = (load(from.add(left - 16)), load(from.add(left - 8)));
-                store(to.add(left - 16), words.0);
-                store(to.add(left - 8), words.1);
-                left -= 16;
-            }
-            store(to, head.0);
-            store(to.add(8), head.1);
+        if (to as usize).wrapping_sub(from as usize) >= bytes {
+            // `to` lies below `from`, or the ranges do not overlap: upwards, word by word in this order.
+            return memcpy(to, from, bytes);
         }
+        let mut left = bytes;
+        while left >= 8 {
+            left -= 8;
+            store(to.add(left), load(from.add(left)));
+        }
+        copy_short(to, from, left);
     }
     to
 }
