@@ -344,3 +344,6 @@ fn max_pipes() -> usize {
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(RESERVED_DESCRIPTORS);
     usize::try_from(allowed).unwrap_or(usize::MAX).clamp(1, MAX_PIPES)
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use super::{Forwarder, GUEST};
 const RETRY_NS: u64 = 2_000_000;
 /// A guest that does not answer is asked again after this time. TCP itself would repeat its request after a second,
 /// which is an age for a guest that starts in a tenth of one.
-const PATIENCE_NS: u64 = 50_000_000;
+const PATIENCE_NS: u64 = 20_000_000;
 
 /// A port that is being tried.
 #[derive(Debug)]
