@@ -74,7 +74,7 @@ impl Published {
 pub struct ForwardCounters {
     /// Connections of clients accepted.
     pub accepted: u64,
-    /// Connections of clients reset because there were too many.
+    /// Connections of clients reset because there were too many, or no guest any more.
     pub refused: u64,
     /// Pipes that ended by a reset of either side.
     pub reset: u64,
@@ -107,6 +107,7 @@ pub struct Forwarder {
     pipe_of: Vec<Option<(ConnId, usize)>>,
     probes: Vec<Probe>,
     allow_host: bool,
+    guest_gone: bool,
     /// Counters.
     pub counters: ForwardCounters,
 }
@@ -151,6 +152,7 @@ impl Forwarder {
             pipe_of: Vec::new(),
             probes: Vec::new(),
             allow_host,
+            guest_gone: false,
             counters: ForwardCounters::default(),
         })
     }
@@ -186,6 +188,12 @@ impl Forwarder {
         self.serve_pipe(index);
     }
 
+    /// No machine runs any more and none will: clients, those to come included, are told by a reset instead of left
+    /// waiting. What the guest said last goes to them before.
+    pub fn guest_has_gone(&mut self) {
+        self.guest_gone = true;
+    }
+
     /// Does all that can be done now: accepts clients if they may come, moves bytes, sends. Returns when to call again
     /// at the latest.
     pub fn run(&mut self, now_ns: u64, wire: &mut Wire, accepting: bool) -> Option<u64> {
@@ -204,6 +212,8 @@ impl Forwarder {
         }
         if self.stack.has_events() {
             stack_due = Some(now_ns);
+        } else if self.guest_gone {
+            (0..self.pipes.len()).for_each(|index| self.drop_pipe(index, true));
         }
         let more_clients = accepting && self.published.iter().any(|published| published.ready);
         let accepts_due = more_clients.then_some(now_ns);
@@ -272,7 +282,7 @@ impl Forwarder {
     }
 
     fn client_connected(&mut self, stream: TcpStream, guest: SocketAddrV4) {
-        if self.open_pipes() >= self.max_pipes {
+        if self.guest_gone || self.open_pipes() >= self.max_pipes {
             self.counters.refused += 1;
             return pipe::reset(&stream);
         }

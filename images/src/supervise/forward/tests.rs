@@ -356,3 +356,33 @@ fn probes_find_out_when_the_guest_begins_to_serve() {
     bench.listener = bench.guest.listen(GUEST_PORT, 64).expect("a listener");
     bench.until("the probe is answered", |bench| bench.forwarder.unanswered_ports().is_empty().then_some(()));
 }
+
+#[test]
+fn clients_of_a_guest_that_has_gone_read_its_last_words_and_are_reset() {
+    let mut bench = Bench::new(8);
+    let mut client = bench.connect();
+    client.write_all(b"question").expect("written");
+    let conn = bench.accept();
+    assert_eq!(bench.guest_reads(conn, 8), b"question");
+    bench.guest.send(conn, b"last words").expect("room");
+    // The forwarder has the frame, and has not looked at it.
+    let now_ns = bench.now_ns();
+    bench.guest_turn(now_ns);
+    bench.forwarder.guest_has_gone();
+    let mut heard = Vec::new();
+    let error = bench.until("the reset", |_| match poll_read(&mut client) {
+        Ok(Some(bytes)) => {
+            assert!(!bytes.is_empty(), "an orderly end would look like a whole answer");
+            heard.extend_from_slice(&bytes);
+            None
+        }
+        Ok(None) => None,
+        Err(error) => Some(error),
+    });
+    assert_eq!((heard.as_slice(), error.kind()), (&b"last words"[..], io::ErrorKind::ConnectionReset));
+    assert_eq!(bench.forwarder.open_pipes(), 0);
+
+    let mut late = bench.connect();
+    bench.until("the reset of one who comes later", |_| poll_read(&mut late).err());
+    assert_eq!(bench.forwarder.counters.refused, 1);
+}
