@@ -3,7 +3,8 @@
 //! Each client has one connection for its whole life and does SET, GET and INCR on keys of its own, and INCR on a
 //! counter that all share. It knows what every answer must be, so that a write that was lost, repeated or applied
 //! without being asked for shows at once or, at the end, in the final state. A connection that breaks, closes or says
-//! nothing for ten seconds is a failure: nobody connects twice.
+//! nothing for ten seconds is a failure: nobody connects twice. The tests beside this put bugs into a store on purpose:
+//! a checker that does not catch them checks nothing.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -249,3 +250,6 @@ impl Worker {
 fn ask(client: &mut Client, words: &[&[u8]]) -> Result<Reply, String> {
     client.ask(words).map_err(|error| format!("{}: {error}", String::from_utf8_lossy(words[0])))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,8 @@
 //! Run with `cargo test -p pollux-tests --test e2e_failover`. At most `POLLUX_E2E_PAIRS` pairs (2) run at once,
 //! however many threads the test runner has; tests under load run alone.
 
+use std::io::ErrorKind;
+
 use pollux_tests::client::{Client, Reply};
 use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
@@ -174,7 +176,11 @@ fn both_are_killed_and_the_status_says_so() {
     let status = pair.wait_until("the end of both", |status| (status.ended.len() == 2).then(|| status.clone()));
     assert!(!status.serving, "nobody serves");
     assert!(status.replicas.is_empty());
-    client.ask(&[b"PING"]).expect_err("nobody answers");
+    let error = client.ask(&[b"PING"]).expect_err("nobody answers");
+    assert!(
+        matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+        "told, not left waiting: {error}"
+    );
     assert!(pair.must(&["status"]).contains("NOT serving"));
     pair.down();
 }

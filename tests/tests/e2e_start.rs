@@ -1,6 +1,7 @@
 //! Starting, not starting, and dying before or while it matters.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -90,7 +91,11 @@ fn a_backup_killed_during_its_promotion_leaves_a_plain_status() {
     let status = pair.wait_until("the end of both", |status| (status.ended.len() == 2).then(|| status.clone()));
     assert!(!status.serving);
     assert!(pair.must(&["status"]).contains("NOT serving"));
-    client.ask(&[b"GET", b"a"]).expect_err("nobody answers");
+    let error = client.ask(&[b"GET", b"a"]).expect_err("nobody answers");
+    assert!(
+        matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+        "told, not left waiting: {error}"
+    );
     pair.down();
 }
 
