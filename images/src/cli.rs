@@ -119,6 +119,11 @@ struct FaultArgs {
 enum Fault {
     /// Close the replication link.
     CutLink,
+    /// Put bytes that are no message into what a replica reads from the replication link.
+    GarbageOnLink {
+        /// Which replica reads them.
+        role: RoleName,
+    },
     /// Type a line at the guest's console.
     ConsoleInput {
         /// The line.
@@ -171,6 +176,7 @@ fn build_command(args: &BuildArgs) -> Result<()> {
 fn fault(args: &FaultArgs) -> Result<()> {
     let request = match &args.fault {
         Fault::CutLink => ctl::Request::CutLink,
+        Fault::GarbageOnLink { role } => ctl::Request::GarbageOnLink { role: *role },
         Fault::ConsoleInput { text } => ctl::Request::ConsoleInput { text: format!("{text}\n") },
     };
     ctl::Client::connect(args.pair.name.as_deref())?.ask(&request).map(drop)

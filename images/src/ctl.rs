@@ -52,6 +52,11 @@ pub enum Request {
     },
     /// Close the replication link, as a broken cable would.
     CutLink,
+    /// Put bytes that are no message into the stream that a replica reads from the replication link.
+    GarbageOnLink {
+        /// Which replica reads them.
+        role: RoleName,
+    },
     /// Bytes for the guest's console.
     ConsoleInput {
         /// The text.

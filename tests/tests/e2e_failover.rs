@@ -166,6 +166,24 @@ fn the_link_is_cut_and_exactly_one_goes_on() {
     pair.down();
 }
 
+/// What is no message is never taken for one: the link counts as failed, and the arbiter decides.
+#[test]
+fn garbage_on_the_link_is_a_failure_of_the_link_and_nothing_more() {
+    let seed = seed("garbage on the link");
+    for role in [Role::Backup, Role::Primary] {
+        let mut pair = Pair::up(&Options::new("kv").alone());
+        let load = Load::start(pair.address(6379), CLIENTS, seed);
+        pair.fault(&["garbage-on-link", role.name()]);
+        pair.wait_for_solo(2);
+        let status = pair.wait_until("the end of one", |status| (status.ended.len() == 1).then(|| status.clone()));
+        assert!(status.event("the link counts as failed").is_some(), "{:#?}", status.events);
+        assert_eq!(status.count(": granted"), 1, "{:#?}", status.events);
+        load.wait_for_answers(100);
+        load.finish();
+        pair.down();
+    }
+}
+
 #[test]
 fn both_are_killed_and_the_status_says_so() {
     let mut pair = kv();

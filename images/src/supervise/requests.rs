@@ -19,6 +19,8 @@ const MAX_CLIENTS: usize = 64;
 const MAX_LINE_BYTES: usize = 64 * 1024;
 /// Longest text typed at the console in one request; it must fit into one control message.
 const MAX_INPUT_BYTES: usize = 32 * 1024;
+/// Bytes of garbage put into the link: several headers of frames.
+const GARBAGE_BYTES: usize = 256;
 
 #[derive(Debug)]
 struct Client {
@@ -160,6 +162,7 @@ impl Supervisor {
             Request::Status => Response::Status(Box::new(self.status(now_ns))),
             Request::Kill { role, signal } => self.kill(*role, *signal),
             Request::CutLink => self.cut_link().map_or_else(Response::Error, |()| Response::Done),
+            Request::GarbageOnLink { role } => self.garbage_on_link(*role),
             Request::ConsoleInput { text } => self.console_input(text),
             // Answered when all has ended.
             Request::Down => Response::Done,
@@ -185,6 +188,20 @@ impl Supervisor {
         }
         self.happened(format!("{signal:?} sent to the {what} (replica {id}, process {pid}) on request"));
         Response::Killed { pid }
+    }
+
+    /// Writes to one replica's end of the link's socket: its peer's bytes and these arrive in one stream.
+    fn garbage_on_link(&mut self, role: RoleName) -> Response {
+        let active = self.arbiter.record().active;
+        let reader = if role == RoleName::Primary { active } else { active.peer() };
+        let Some(ends) = &mut self.link else {
+            return Response::Error("there is no replication link: this is not a pair".to_owned());
+        };
+        if let Err(error) = ends[reader.peer().index()].write_all(&[0xa5; GARBAGE_BYTES]) {
+            return Response::Error(format!("cannot write to the link: {error}"));
+        }
+        self.happened(format!("{GARBAGE_BYTES} bytes of garbage were sent to replica {reader} on request"));
+        Response::Done
     }
 
     fn console_input(&mut self, text: &str) -> Response {
