@@ -19,7 +19,8 @@ use crate::supervise;
 /// The exit codes, for `--help`.
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 the system refused something · 2 wrong usage · 3 unknown app · \
 4 build failed · 5 not an image · 6 port in use · 7 no such pair · 8 name in use · 9 did not start · \
-10 something is missing (see `pollux doctor`) · 11 supervisor gone · 12 request refused · 13 a check failed\n\n\
+10 something is missing (see `pollux doctor`) · 11 supervisor gone · 12 request refused · 13 a check failed · \
+14 no tap\n\n\
 A pair's files (logs, sockets) lie in $POLLUX_STATE_DIR, else $XDG_RUNTIME_DIR/pollux-UID, else /tmp/pollux-UID.";
 
 /// Turns a Rust program into a bootable image and runs it as a pair of virtual machines in lockstep: when one dies,

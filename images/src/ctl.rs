@@ -104,6 +104,8 @@ pub struct PairStatus {
     pub start_ms: u64,
     /// Since the start, in seconds.
     pub uptime_s: f64,
+    /// The guest's network.
+    pub net: NetStatus,
     /// Published ports.
     pub publish: Vec<PublishStatus>,
     /// Virtual machines that run, the primary first.
@@ -118,6 +120,21 @@ pub struct PairStatus {
     pub events: Vec<EventStatus>,
     /// Process id of the supervisor.
     pub supervisor_pid: i32,
+}
+
+/// The guest's network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetStatus {
+    /// `forward` or `tap`.
+    pub uplink: String,
+    /// The guest's Ethernet address, the same at both replicas.
+    pub mac: String,
+    /// Its IPv4 address; `None` as long as no DHCP server has given it one.
+    pub address: Option<String>,
+    /// The bridge that it is on.
+    pub bridge: Option<String>,
+    /// The port of that bridge which leads to it.
+    pub device: Option<String>,
 }
 
 /// A published port.

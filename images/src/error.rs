@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::build::{BuildError, ImageError};
+use crate::supervise::tap::TapError;
 
 /// The outcome of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -38,6 +39,12 @@ pub enum Error {
     /// The same, as a supervisor has told it.
     #[error("{0}")]
     PortTaken(String),
+    /// The guest cannot be joined to a bridge.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// The same, as a supervisor has told it.
+    #[error("{0}")]
+    NoTap(String),
     /// No pair runs under that name.
     #[error("no pair named {name:?} is running{}; `pollux up APP --name {name}` starts one", others(.running))]
     NoSuchPair {
@@ -100,6 +107,7 @@ impl Error {
             6 => Self::PortTaken(text),
             8 => Self::NameInUse { name: name.to_owned() },
             10 => Self::Missing(text),
+            14 => Self::NoTap(text),
             _ => Self::Start(text),
         }
     }
@@ -120,6 +128,7 @@ impl Error {
             Self::SupervisorGone { .. } => 11,
             Self::Refused(_) => 12,
             Self::CheckFailed(_) => 13,
+            Self::Tap(_) | Self::NoTap(_) => 14,
         }
     }
 }

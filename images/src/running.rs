@@ -12,6 +12,7 @@ use crate::error::{Context, Error, Result};
 use crate::qemu::{Accelerator, Machine};
 use crate::state::StateDir;
 use crate::supervise::Outcome;
+use crate::supervise::net::Net;
 use crate::supervise::spec::{BackupOverrides, ProtocolName, Publish, RunName, Spec, Tuning};
 
 /// Names the program that supervises, when it is not the running one.
@@ -39,6 +40,7 @@ impl Spec {
             memory_mib: DEFAULT_MEMORY_MIB,
             accelerator: Accelerator::Auto.resolve()?,
             machine: Machine::Microvm,
+            net: Net::Forward,
             publish: Vec::new(),
             allow_host: false,
             arguments: String::new(),

@@ -49,9 +49,10 @@ pub fn examine() -> Vec<Finding> {
     vec![
         qemu_finding(),
         linker(),
-        tool("redis-cli", "redis-tools", Need::Test),
-        tool("redis-benchmark", "redis-tools", Need::Test),
-        tool("redis-server", "redis-server", Need::Test),
+        tool("ip", "-V", "iproute2", Need::Test),
+        tool("redis-cli", "--version", "redis-tools", Need::Test),
+        tool("redis-benchmark", "--version", "redis-tools", Need::Test),
+        tool("redis-server", "--version", "redis-server", Need::Test),
         kvm(),
         disk(),
         descriptors(),
@@ -98,8 +99,9 @@ fn linker() -> Finding {
     }
 }
 
-fn tool(name: &'static str, package: &'static str, need: Need) -> Finding {
-    let found = version_of(name, "--version");
+/// A program that tells its version when given `argument`.
+fn tool(name: &'static str, argument: &str, package: &'static str, need: Need) -> Finding {
+    let found = version_of(name, argument);
     Finding {
         name,
         ok: found.is_some(),

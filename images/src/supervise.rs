@@ -13,13 +13,16 @@ mod console;
 pub mod forward;
 pub mod hub;
 mod members;
+pub mod net;
 pub mod port;
 mod replica;
 mod report;
 mod requests;
 pub mod spec;
 mod symbols;
+pub mod tap;
 mod token;
+mod uplink;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -35,12 +38,13 @@ use serde::{Deserialize, Serialize};
 
 use self::arbiter::Arbiter;
 use self::console::Console;
-use self::forward::{Forwarder, Published, Tokens};
+use self::forward::Published;
 use self::hub::Wire;
 use self::replica::Replica;
 use self::requests::Requests;
 use self::spec::{RunName, Spec};
 use self::token::Source;
+use self::uplink::Uplink;
 use crate::ctl::{EventStatus, GuestStoppedStatus, PairStatus};
 use crate::error::{Context, Error, Result};
 use crate::state::{State, StateDir};
@@ -117,7 +121,7 @@ struct Supervisor {
     /// Both ends of the replication link, duplicated: to cut it.
     link: Option<[StdUnixStream; 2]>,
     wire: Wire,
-    forwarder: Forwarder,
+    uplink: Uplink,
     arbiter: Arbiter,
     console: Console,
     requests: Requests,
@@ -146,6 +150,7 @@ impl Supervisor {
         // stays as it is.
         let _ = rustix::fs::ftruncate(io::stderr(), 0);
         let published = bind(&spec)?;
+        let device = uplink::open_device(&spec)?;
         let started = Instant::now();
         let poll = Poll::new().context(|| "cannot make an event loop")?;
         let registry = || poll.registry().try_clone().context(|| "cannot make an event loop");
@@ -156,9 +161,7 @@ impl Supervisor {
         let arbiter = Arbiter::create(dir.file("arbiter"), mode)?;
         let console = Console::create(&dir.console_log()).context(|| "cannot write the console's log")?;
         let [session, pair_id, seed] = random_words()?;
-        let tokens = Tokens { listeners: token::LISTENERS, pipes: token::PIPES };
-        let forwarder = Forwarder::new(registry()?, tokens, published, seed, spec.allow_host, 0)
-            .context(|| "cannot start the forwarder")?;
+        let uplink = Uplink::new(&spec, device, published, registry()?, seed)?;
         let record = arbiter.record();
         let mut supervisor = Self {
             wire: Wire::new(session, record.generation, record.active),
@@ -171,7 +174,7 @@ impl Supervisor {
             start_ms: 0,
             replicas: [None, None],
             link: None,
-            forwarder,
+            uplink,
             arbiter,
             console,
             requests,
@@ -244,6 +247,9 @@ impl Supervisor {
                 self.dispatch(event, now_ns);
             }
             let mut data_due_ns = self.move_data(now_ns);
+            if let Some(failure) = self.uplink.new_failure() {
+                self.happened(failure);
+            }
             let members_due_ns = self.look_after_members(now_ns);
             let phase = self.phase;
             if self.advance_phase(now_ns)? {
@@ -259,11 +265,12 @@ impl Supervisor {
 
     fn dispatch(&mut self, event: &mio::event::Event, now_ns: u64) {
         match token::source(event.token().0) {
-            Source::Pipe(index) => self.forwarder.socket_ready(index, event),
+            Source::Pipe(index) => self.uplink.pipe_ready(index, event),
             Source::Net(id) if event.is_readable() || event.is_read_closed() => self.read_port(id, now_ns),
             // A port that has become writable is served at the end of the turn.
             Source::Net(_) | Source::Unknown => {}
-            Source::Listener(index) => self.forwarder.listener_ready(index),
+            Source::Listener(index) => self.uplink.listener_ready(index),
+            Source::Tap => self.uplink.tap_ready(),
             Source::Control(id) => self.control_ready(id, now_ns),
             Source::Process(id) => self.process_ended(id, now_ns),
             Source::Requests => self.requests.accept(),
@@ -281,9 +288,9 @@ impl Supervisor {
         let Some(port) = &mut replica.port else {
             return;
         };
-        let (wire, forwarder) = (&mut self.wire, &mut self.forwarder);
+        let (wire, uplink) = (&mut self.wire, &mut self.uplink);
         let result =
-            port.read(|packet| wire.take_packet(id, packet, |wire, frame| forwarder.receive(now_ns, frame, wire)));
+            port.read(|packet| wire.take_packet(id, packet, |wire, frame| uplink.receive(now_ns, frame, wire)));
         if let Err(error) = result {
             self.port_failed(id, &error);
         }
@@ -296,11 +303,11 @@ impl Supervisor {
         }
     }
 
-    /// Runs the forwarder and sends what it has for the guest. Returns when to do so again at the latest.
+    /// Runs the uplink and sends what it has for the guest. Returns when to do so again at the latest.
     fn move_data(&mut self, now_ns: u64) -> Option<u64> {
         let accepting = matches!(self.phase, Phase::Serving);
         for _ in 0..SENDS_A_TURN {
-            let due_ns = self.forwarder.run(now_ns, &mut self.wire, accepting);
+            let due_ns = self.uplink.run(now_ns, &mut self.wire, accepting);
             let had_room = netstack::FrameSink::has_room(&self.wire);
             self.flush_wire();
             // Only when frames found no room before and would now is there a reason to go on at once.

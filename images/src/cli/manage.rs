@@ -27,6 +27,10 @@ fn describe(status: &PairStatus) -> String {
     for port in &status.publish {
         out.push_str(&format!("  {}:{} -> guest port {}\n", port.address, port.host, port.guest));
     }
+    if let (Some(bridge), Some(device)) = (&status.net.bridge, &status.net.device) {
+        let address = status.net.address.as_deref().unwrap_or("no address yet");
+        out.push_str(&format!("  guest {address} ({}) at tap {device} of bridge {bridge}\n", status.net.mac));
+    }
     for replica in &status.replicas {
         out.push_str(&describe_replica(replica));
     }

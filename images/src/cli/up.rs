@@ -12,6 +12,7 @@ use crate::error::{Context, Error, Result};
 use crate::qemu::{Accelerator, MAX_GUEST_MEMORY_MIB, MIN_GUEST_MEMORY_MIB, Machine};
 use crate::running;
 use crate::state::{DEFAULT_NAME, StateDir};
+use crate::supervise::net::Net;
 use crate::supervise::spec::{BackupOverrides, ProtocolName, Publish, RunName, Spec, Tuning};
 
 /// What `up` accepts.
@@ -52,6 +53,11 @@ pub struct UpArgs {
     /// The emulated machine.
     #[arg(long, value_enum, default_value = "microvm")]
     machine: Machine,
+    /// Where the guest's network leads: "forward" (published ports; needs no privilege), or
+    /// "tap,bridge=BR[,address=A.B.C.D/P[,gateway=G]][,mac=M]": a port of a bridge of this host, where the guest has an
+    /// address of its own, by DHCP unless it is given. A tap needs CAP_NET_ADMIN.
+    #[arg(long, default_value = "forward", value_name = "NET")]
+    net: Net,
     /// Let the guest reach services of this host's loopback at 10.0.2.2.
     #[arg(long)]
     allow_host: bool,
@@ -93,6 +99,19 @@ impl UpArgs {
         }
     }
 
+    /// What belongs to the forwarder is refused at a tap, rather than ignored.
+    fn check_net(&self) -> Result<()> {
+        let option = match &self.net {
+            Net::Tap(_) if !self.publish.is_empty() => "--publish",
+            Net::Tap(_) if self.allow_host => "--allow-host",
+            _ => return Ok(()),
+        };
+        Err(Error::Usage(format!(
+            "{option} goes with --net forward: a guest behind a tap has an address of its own, which clients connect to; \
+             leave {option} out"
+        )))
+    }
+
     fn spec(&self, image: Image) -> Result<Spec> {
         let absolute = |path: &PathBuf| std::path::absolute(path).context(|| format!("cannot use {}", path.display()));
         Ok(Spec {
@@ -101,6 +120,7 @@ impl UpArgs {
             memory_mib: self.memory_mib,
             accelerator: self.accel.resolve()?,
             machine: self.machine,
+            net: self.net.clone(),
             publish: self.publish.clone(),
             allow_host: self.allow_host,
             arguments: self.args.clone(),
@@ -127,6 +147,7 @@ pub(super) fn up(args: &UpArgs) -> Result<()> {
     if dir.is_live() {
         return Err(Error::NameInUse { name: args.name.clone() });
     }
+    args.check_net()?;
     let image = match (&args.image, &args.app) {
         (Some(path), _) => build::open(path)?,
         (None, Some(app)) => build::build(&Workspace::find()?, app, true)?,
@@ -143,6 +164,9 @@ fn describe(status: &PairStatus) -> String {
     for port in &status.publish {
         let address = port.address.parse().map(|ip| SocketAddr::new(ip, port.host).to_string());
         out.push_str(&format!("  {} -> guest port {}\n", address.unwrap_or_default(), port.guest));
+    }
+    if let Some(bridge) = &status.net.bridge {
+        out.push_str(&format!("  {} on bridge {bridge}\n", status.net.address.as_deref().unwrap_or("no address yet")));
     }
     for replica in &status.replicas {
         let role = if replica.role == RoleName::Primary { "primary" } else { "backup" };

@@ -4,13 +4,11 @@ use std::net::Shutdown;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use protocol::control::{
-    ArbiterReply, ArbiterRequest, Config, Network, Promoted, Ready, Seed, Status, Stopped, StoppedReason, ToShim,
-    ToSupervisor,
+    ArbiterReply, ArbiterRequest, Config, Promoted, Ready, Seed, Status, Stopped, StoppedReason, ToShim, ToSupervisor,
 };
 use protocol::{ReplicaId, Role};
 
 use super::channel::ChannelError;
-use super::forward::{GATEWAY, GUEST, GUEST_MAC, MTU_BYTES, PREFIX_BITS};
 use super::{NS_PER_MS, Supervisor};
 use crate::ctl::EndedStatus;
 
@@ -157,15 +155,7 @@ impl Supervisor {
             max_outstanding_epochs: tuning.max_outstanding_epochs,
             max_epoch_events_bytes: tuning.max_epoch_events_bytes,
             max_outstanding_bytes: tuning.max_outstanding_bytes,
-            network: Network {
-                mac: GUEST_MAC,
-                address: GUEST.octets(),
-                prefix_bits: PREFIX_BITS,
-                gateway: GATEWAY.octets(),
-                mtu_bytes: MTU_BYTES as u16,
-                dhcp: false,
-                checksums: false,
-            },
+            network: self.uplink.network(),
             arguments,
         }
     }
@@ -255,6 +245,9 @@ impl Supervisor {
         let pid = replica.vm.pid();
         self.happened(format!("replica {id} (process {pid}) has ended: {reason}"));
         self.ended.push(EndedStatus { replica: id.get(), pid, reason });
+        if self.replicas.iter().all(Option::is_none) {
+            self.uplink.guest_has_gone();
+        }
     }
 
     /// Closes the replication link as a broken cable would.

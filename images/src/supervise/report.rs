@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use protocol::control::GuestStopped;
+use protocol::control::{Counter, GuestStopped};
 use protocol::{Mode, ReplicaId};
 
 use super::replica::Replica;
@@ -53,9 +53,9 @@ impl Supervisor {
         }
         if self.phase == Phase::Starting && self.members_run() {
             self.phase = Phase::Probing;
-            self.forwarder.start_probes();
+            self.uplink.start_probes();
         }
-        if self.phase == Phase::Probing && self.forwarder.unanswered_ports().is_empty() {
+        if self.phase == Phase::Probing && self.uplink.what_is_missing(self.guest_waits()).is_none() {
             self.phase = Phase::Serving;
             self.start_ms = now_ns / NS_PER_MS;
             self.happened(format!("serving after {} ms", self.start_ms));
@@ -76,6 +76,14 @@ impl Supervisor {
             (RunName::Pair, Mode::Paired) => runs && passive.is_some_and(Replica::is_running),
             _ => runs,
         }
+    }
+
+    /// Whether the guest has come to wait for the first time at every replica that counts: that ends its first epoch.
+    fn guest_waits(&self) -> bool {
+        let epochs =
+            |replica: &Replica| replica.status.as_ref().map_or(0, |status| status.counters.get(Counter::Epochs));
+        let mut members = self.replicas.iter().flatten().filter(|replica| !replica.superseded);
+        members.all(|replica| epochs(replica) > 0)
     }
 
     /// Why the start cannot succeed any more.
@@ -104,9 +112,8 @@ impl Supervisor {
     }
 
     fn what_is_missing(&self) -> String {
-        if self.phase == Phase::Probing {
-            let ports: Vec<_> = self.forwarder.unanswered_ports().iter().map(u16::to_string).collect();
-            return format!("the guest does not accept connections on port {}", ports.join(", "));
+        if let (Phase::Probing, Some(missing)) = (self.phase, self.uplink.what_is_missing(self.guest_waits())) {
+            return missing;
         }
         let states: Vec<_> = (self.replicas.iter().flatten())
             .map(|replica| match replica.state_name() {
@@ -219,9 +226,12 @@ impl Supervisor {
                 ProtocolName::Revised => "revised",
             }
             .to_owned(),
-            serving: self.phase == Phase::Serving && self.replicas[record.active.index()].is_some(),
+            serving: self.phase == Phase::Serving
+                && self.replicas[record.active.index()].is_some()
+                && self.uplink.works(),
             start_ms: self.start_ms,
             uptime_s: now_ns as f64 / 1e9,
+            net: self.uplink.status(),
             publish: self.publish_status(),
             replicas: replicas.collect(),
             ended: self.ended.clone(),
@@ -233,7 +243,7 @@ impl Supervisor {
     }
 
     fn publish_status(&self) -> Vec<PublishStatus> {
-        let published = self.forwarder.published().iter();
+        let published = self.uplink.published().iter();
         let status = published.map(|port| PublishStatus {
             address: port.host.ip().to_string(),
             host: port.host.port(),
@@ -243,8 +253,7 @@ impl Supervisor {
     }
 
     fn hub_counters(&self) -> BTreeMap<String, u64> {
-        let (wire, forward) = (&self.wire.counters, &self.forwarder.counters);
-        let stack = self.forwarder.stack.stats();
+        let wire = &self.wire.counters;
         let named = [
             ("frames_in", wire.frames_in),
             ("batches_in", wire.batches_in),
@@ -255,16 +264,10 @@ impl Supervisor {
             ("frames_in_lost", wire.lost_in),
             ("frames_in_resent", wire.resent),
             ("foreign_packets", wire.foreign),
-            ("connections_open", self.forwarder.open_pipes() as u64),
-            ("connections_accepted", forward.accepted),
-            ("connections_refused", forward.refused),
-            ("connections_reset", forward.reset),
-            ("connections_outbound", forward.outbound),
-            ("connections_outbound_refused", forward.outbound_refused),
-            ("stack_timed_out", stack.timed_out),
-            ("stack_replies_dropped", stack.replies_dropped),
         ];
-        named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        let mut counters = named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        self.uplink.count(&mut counters);
+        counters
     }
 }
 

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use protocol::{Discipline, RunMode};
 use serde::{Deserialize, Serialize};
 
+use super::net::Net;
 use crate::qemu::{Accelerator, Machine};
 
 /// A published port as the command line names it: `[ADDRESS:]HOSTPORT:GUESTPORT`.
@@ -158,6 +159,8 @@ pub struct Spec {
     pub accelerator: Accelerator,
     /// The emulated machine.
     pub machine: Machine,
+    /// Where the guest's network leads.
+    pub net: Net,
     /// Published ports.
     pub publish: Vec<Publish>,
     /// Whether the guest reaches the host's loopback at the gateway's address.

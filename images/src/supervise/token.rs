@@ -6,6 +6,8 @@ use protocol::ReplicaId;
 pub const REQUESTS: usize = 0;
 /// The pipe to the command that started us.
 pub const STARTER: usize = 1;
+/// The tap.
+pub const TAP: usize = 2;
 const REPLICAS: usize = 16;
 const SOURCES_OF_A_REPLICA: usize = 4;
 /// The first published port.
@@ -22,6 +24,8 @@ pub enum Source {
     Requests,
     /// The command that started us.
     Starter,
+    /// The tap.
+    Tap,
     /// A shim's control channel.
     Control(ReplicaId),
     /// A replica's network device.
@@ -62,6 +66,7 @@ pub fn source(token: usize) -> Source {
         REPLICAS.. => replica_source(token - REPLICAS),
         REQUESTS => Source::Requests,
         STARTER => Source::Starter,
+        TAP => Source::Tap,
         _ => Source::Unknown,
     }
 }
@@ -88,6 +93,7 @@ mod tests {
             assert_eq!(source(process(id)), Source::Process(id));
         }
         assert_eq!(source(REQUESTS), Source::Requests);
+        assert_eq!(source(TAP), Source::Tap);
         assert_eq!(source(LISTENERS + 3), Source::Listener(3));
         assert_eq!(source(CLIENTS + 3), Source::Client(3));
         assert_eq!(source(PIPES + 3), Source::Pipe(3));
