@@ -184,6 +184,11 @@ impl Supervisor {
             record.mode
         ));
         if grant.granted {
+            // What the old replica had reported as released may still lie in its socket: it goes out first.
+            let before = self.wire.active();
+            if before != record.active {
+                self.read_port(before, now_ns);
+            }
             self.wire.switch(record.generation, record.active);
         }
         self.say(id, &ToShim::ArbiterReply(ArbiterReply::new(request.request_id, grant)));
