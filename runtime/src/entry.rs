@@ -17,11 +17,13 @@ static NOTE: GuestNote = GuestNote::CURRENT;
 core::arch::global_asm!(
     ".section .text.entry, \"ax\", @progbits",
     ".globl _start",
+    ".type _start, @function",
     "_start:",
     "xor ebp, ebp",
     "and rsp, -16",
     "call pollux_main",
     "ud2",
+    ".size _start, . - _start",
     ".text",
 );
 
