@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::vec;
 use std::vec::Vec;
 
+use netstack::dhcp_server::DhcpServer;
 use netstack::{Config, Congestion, FrameSink, Ipv4Cidr, Stack};
 
 use super::{Boundary, World};
@@ -53,6 +54,10 @@ impl FrameSink for Outbox {
 pub struct Peer<D> {
     stack: Stack,
     outbox: Outbox,
+    /// Answers the guest's DHCP requests.
+    pub dhcp: Option<DhcpServer>,
+    /// Most frames taken from the guest at one boundary: a slow device keeps the ring full.
+    pub frames_taken: usize,
     /// Its program.
     pub driver: D,
 }
@@ -72,7 +77,8 @@ impl<D> Peer<D> {
         config.max_connections = max_connections;
         config.congestion = Congestion::None;
         let stack = Stack::new(config, 0).expect("the configuration is sound");
-        Self { stack, outbox: Outbox { frames: VecDeque::new(), spare: vec![] }, driver }
+        let outbox = Outbox { frames: VecDeque::new(), spare: vec![] };
+        Self { stack, outbox, dhcp: None, frames_taken: usize::MAX, driver }
     }
 }
 
@@ -80,7 +86,16 @@ impl<D: Driver> World for Peer<D> {
     fn boundary(&mut self, boundary: &mut Boundary<'_>) {
         let now_ns = boundary.now_ns();
         let mut traffic = false;
-        while boundary.take_frame(|frame| self.stack.receive(now_ns, frame, &mut self.outbox)).is_some() {
+        for _ in 0..self.frames_taken {
+            let (stack, outbox, dhcp) = (&mut self.stack, &mut self.outbox, &self.dhcp);
+            let taken = boundary.take_frame(|frame| {
+                if !dhcp.as_ref().is_some_and(|dhcp| dhcp.serve(frame, outbox)) {
+                    stack.receive(now_ns, frame, outbox);
+                }
+            });
+            if taken.is_none() {
+                break;
+            }
             traffic = true;
         }
         let until_ns = match self.driver.step(&mut self.stack, now_ns) {
