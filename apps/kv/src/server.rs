@@ -1,7 +1,7 @@
 //! What all connections share: the databases, the register of connections, and the account of memory.
 
 use crate::base::{Rng, Seed, SmallBytes};
-use crate::commands::{Command, Config};
+use crate::commands::Config;
 use crate::store::Db;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -58,6 +58,8 @@ pub struct Server {
     pub(crate) started_ms: i64,
     dbs: [Db; DATABASES],
     data_bytes: usize,
+    /// What each database has in that sum.
+    counted_bytes: [usize; DATABASES],
     clients: Vec<Option<ClientInfo>>,
     free_slots: Vec<usize>,
     connected: usize,
@@ -82,6 +84,7 @@ impl Server {
             started_ms: now_ms,
             dbs: core::array::from_fn(|_| Db::new(Seed::new(config.hash_seed))),
             data_bytes: 0,
+            counted_bytes: [0; DATABASES],
             clients: Vec::new(),
             free_slots: Vec::new(),
             connected: 0,
@@ -158,15 +161,17 @@ impl Server {
         }
     }
 
-    /// Notes that a database's memory went from `before` to `after` bytes.
+    /// Takes what a database's memory has become into the sum.
     #[inline]
-    pub(crate) fn account(&mut self, before: usize, after: usize) {
-        self.data_bytes = self.data_bytes + after - before;
+    pub(crate) fn account(&mut self, index: usize) {
+        let index = index % DATABASES;
+        let bytes = self.dbs[index].bytes();
+        self.data_bytes = self.data_bytes + bytes - core::mem::replace(&mut self.counted_bytes[index], bytes);
     }
 
-    /// Sums the databases' memory up anew, after a command that may have changed any of them.
+    /// Takes what the memory of all databases has become into the sum, after a command that may have changed any.
     pub(crate) fn recount(&mut self) {
-        self.data_bytes = self.dbs.iter().map(Db::bytes).sum();
+        (0..DATABASES).for_each(|index| self.account(index));
     }
 
     pub(crate) fn modified(&mut self, db: usize, key: &[u8]) {
@@ -238,13 +243,6 @@ impl Server {
     /// All connections.
     pub fn clients(&self) -> impl Iterator<Item = &ClientInfo> {
         self.clients.iter().flatten()
-    }
-
-    #[inline]
-    pub(crate) fn note_command(&mut self, slot: usize, command: &'static Command) {
-        if let Some(client) = self.client_mut(slot) {
-            client.last_command = command.name;
-        }
     }
 
     /// Notes how much memory a connection holds.

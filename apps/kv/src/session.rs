@@ -32,7 +32,16 @@ impl Session {
     pub fn open(server: &mut Server, now_ms: i64, address: &str) -> Result<Self, TooManyClients> {
         let (id, slot) = server.register(now_ms, address).ok_or(TooManyClients)?;
         Ok(Self {
-            peer: Peer { id, slot, db: 0, closing: false, reply: ReplyMode::On, multi: None, watched: Vec::new() },
+            peer: Peer {
+                id,
+                slot,
+                db: 0,
+                closing: false,
+                last_command: "NULL",
+                reply: ReplyMode::On,
+                multi: None,
+                watched: Vec::new(),
+            },
             parser: Parser::new(Limits::with_bulk_bytes(server.config.bulk_bytes)),
             partial: Vec::new(),
             out: Output::new(server.config.output_hard_bytes),
@@ -59,7 +68,7 @@ impl Session {
         let mut taken = 0;
         self.parser.set_limits(Limits::with_bulk_bytes(server.config.bulk_bytes));
         let soft_limit_bytes = server.config.output_soft_bytes;
-        while taken < input.len() && !self.peer.closing && self.out.pending().len() < soft_limit_bytes {
+        while taken < input.len() && !self.peer.closing && self.out.pending_bytes() < soft_limit_bytes {
             let rest = input.get(taken..).unwrap_or(&[]);
             taken += match self.partial.is_empty() {
                 true => self.run_from(server, now_ms, rest),
@@ -171,6 +180,7 @@ impl Session {
         if let Some(client) = server.client_mut(self.peer.slot) {
             client.last_ms = now_ms;
             client.db = self.peer.db;
+            client.last_command = self.peer.last_command;
             client.in_multi = queued.is_some();
             client.queued = queued.map_or(0, |(count, _)| count);
             client.input_bytes = self.partial.len();

@@ -226,7 +226,8 @@ fn run(redis: &Redis, seed: u64, commands: u64) {
     for number in 0..commands {
         let client = generator.rng.below(2);
         let args = generator.next(in_multi[client]);
-        let queued: Vec<_> = pairs[client].queued.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        let queued: Vec<_> =
+            pairs[client].queued.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
         let (ours, theirs) = step(&mut pairs[client], &mut server, &args);
         let text: Vec<_> = args.iter().map(|arg| String::from_utf8_lossy(arg)).collect();
         history.push(format!("{number} client {client}: {text:?} {ours:?}"));

@@ -18,17 +18,42 @@ pub fn same(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;
     }
-    let (Some(a_tail), Some(b_tail)) = (a.last_chunk::<8>(), b.last_chunk::<8>()) else {
-        return match (a.last_chunk::<4>(), b.last_chunk::<4>()) {
-            (Some(x), Some(y)) => x == y && a.first_chunk::<4>() == b.first_chunk::<4>(),
-            _ => a.iter().zip(b).all(|(x, y)| x == y),
-        };
-    };
-    if a.len() > 64 {
-        return a == b;
+    #[inline(always)]
+    fn ends<const N: usize>(a: &[u8], b: &[u8]) -> bool {
+        a.first_chunk::<N>() == b.first_chunk::<N>() && a.last_chunk::<N>() == b.last_chunk::<N>()
     }
-    let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
-    a_tail == b_tail && words.into_iter().all(|(x, y)| x == y)
+    match a.len() {
+        8..=16 => ends::<8>(a, b),
+        17..=32 => ends::<16>(a, b),
+        4..=7 => ends::<4>(a, b),
+        0..=3 => a.iter().zip(b).all(|(x, y)| x == y),
+        _ => a == b,
+    }
+}
+
+/// Copies `from` into `to`, which must be as long. Short strings are copied in line, by words that may overlap, because
+/// a call of `memcpy` costs more than they do.
+#[inline(always)]
+pub fn copy(to: &mut [u8], from: &[u8]) {
+    #[inline(always)]
+    fn ends<const N: usize>(to: &mut [u8], from: &[u8]) -> bool {
+        let (Some(head), Some(tail)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) else { return false };
+        let Some(place) = to.first_chunk_mut::<N>() else { return false };
+        *place = *head;
+        let Some(place) = to.last_chunk_mut::<N>() else { return false };
+        *place = *tail;
+        true
+    }
+    let len = from.len();
+    if len > 32 || to.len() != len {
+        to.copy_from_slice(from);
+    } else if len >= 8 {
+        let _ = ends::<16>(to, from) || ends::<8>(to, from);
+    } else if len >= 4 {
+        ends::<4>(to, from);
+    } else {
+        let _ = ends::<2>(to, from) || ends::<1>(to, from);
+    }
 }
 
 /// Whether `text` equals `lower`, which must be in lower case, ignoring the case of ASCII letters.
@@ -54,7 +79,7 @@ impl SmallBytes {
         let mut inline = [0; INLINE_BYTES];
         match inline.get_mut(..bytes.len()) {
             Some(space) => {
-                space.copy_from_slice(bytes);
+                copy(space, bytes);
                 Self(Repr::Inline { len: bytes.len() as u8, bytes: inline })
             }
             None => Self(Repr::Heap(bytes.into())),
@@ -108,6 +133,16 @@ mod tests {
                 b[flip] ^= 1;
                 assert!(!same(&a, &b), "len {len} flip {flip}");
             }
+        }
+    }
+
+    #[test]
+    fn copies_of_every_length_are_whole() {
+        for len in 0..100u8 {
+            let from: Vec<u8> = (1..=len).collect();
+            let mut to = alloc::vec![0; usize::from(len)];
+            copy(&mut to, &from);
+            assert_eq!(to, from);
         }
     }
 

@@ -343,7 +343,9 @@ mod tests {
 
     #[test]
     fn score_bounds_are_lenient() {
-        for (text, expected) in [("", Some(0.0)), (" 1", Some(1.0)), ("1e999", Some(f64::INFINITY)), ("nan", None), ("1 ", None)] {
+        for (text, expected) in
+            [("", Some(0.0)), (" 1", Some(1.0)), ("1e999", Some(f64::INFINITY)), ("nan", None), ("1 ", None)]
+        {
             assert_eq!(parse_score_bound(text.as_bytes()), expected, "{text}");
         }
     }

@@ -10,6 +10,11 @@ use alloc::vec::Vec;
 
 /// `CLIENT ID | SETNAME | GETNAME | LIST | INFO | SETINFO | NO-EVICT | NO-TOUCH | KILL | REPLY | UNPAUSE | GETREDIR | HELP`
 pub fn client(ctx: &mut Ctx<'_>) -> Result<(), Error> {
+    let now_ms = ctx.now_ms;
+    if let Some(client) = ctx.server.client_mut(ctx.peer.slot) {
+        // The register is otherwise brought up to date when all input has been handled.
+        (client.last_command, client.last_ms, client.db) = ("client", now_ms, ctx.peer.db);
+    }
     match subcommands::resolve(subcommands::CLIENT, ctx.args)? {
         "id" => ctx.out.integer(ctx.peer.id as i64),
         "setname" => {

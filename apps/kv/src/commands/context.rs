@@ -47,6 +47,8 @@ pub struct Peer {
     pub slot: usize,
     pub db: usize,
     pub closing: bool,
+    /// The last command, for CLIENT LIST.
+    pub last_command: &'static str,
     pub reply: ReplyMode,
     pub multi: Option<Box<Multi>>,
     pub watched: Vec<(usize, Box<[u8]>)>,

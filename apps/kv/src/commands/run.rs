@@ -2,7 +2,7 @@
 
 use super::context::{Ctx, Peer, ReplyMode};
 use super::error::{Error, OUT_OF_MEMORY, shown};
-use super::table::{Command, lookup};
+use super::table::{Command, command_of};
 use super::transactions;
 use crate::base::same_ignoring_case;
 use crate::resp::{Args, Output};
@@ -40,7 +40,7 @@ fn cut_reply(peer: &mut Peer, command: Option<&Command>, out: &mut Output, mark:
 
 #[inline]
 fn dispatch(ctx: &mut Ctx<'_>) -> Option<&'static Command> {
-    let Some(command) = lookup(ctx.args.at(0)) else {
+    let Some(command) = command_of(ctx.args) else {
         unknown(ctx);
         return None;
     };
@@ -69,19 +69,13 @@ fn reject(ctx: &mut Ctx<'_>, command: &Command, error: Error) {
 #[inline]
 pub fn call(ctx: &mut Ctx<'_>, command: &'static Command) {
     let db = ctx.peer.db;
-    let before = ctx.server.db(db).bytes();
+    ctx.peer.last_command = command.name;
     if let Err(error) = (command.handler)(ctx) {
         error.write(ctx.out, command.name, ctx.args.at(1));
         ctx.server.stats.errors += 1;
     }
     ctx.server.stats.commands += 1;
-    ctx.server.note_command(ctx.peer.slot, command);
-    if command.is_global() {
-        ctx.server.recount();
-    } else {
-        let after = ctx.server.db(db).bytes();
-        ctx.server.account(before, after);
-    }
+    if command.is_global() { ctx.server.recount() } else { ctx.server.account(db) }
 }
 
 fn unknown(ctx: &mut Ctx<'_>) {

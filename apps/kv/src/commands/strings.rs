@@ -281,6 +281,13 @@ pub fn getrange(ctx: &mut Ctx<'_>) -> Result<(), Error> {
 
 fn increment(ctx: &mut Ctx<'_>, delta: i64) -> Result<(), Error> {
     let (now_ms, key) = (ctx.now_ms, ctx.key());
+    if let Some(Value::Str(Str::Int(value))) = ctx.db().inline_mut(key) {
+        let new = value.checked_add(delta).ok_or(OVERFLOW)?;
+        *value = new;
+        ctx.modified(key);
+        ctx.out.integer(new);
+        return Ok(());
+    }
     let change = |value: &mut Str| {
         let new = value.integer().ok_or(NOT_INTEGER)?.checked_add(delta).ok_or(OVERFLOW)?;
         *value = Str::Int(new);

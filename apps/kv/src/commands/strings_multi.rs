@@ -25,7 +25,7 @@ fn set_pairs(ctx: &mut Ctx<'_>) {
     let (now_ms, args) = (ctx.now_ms, ctx.args);
     for at in (1..args.len()).step_by(2) {
         let key = args.at(at);
-        ctx.db().put(now_ms, key, Value::Str(Str::new(args.at(at + 1))), crate::store::NEVER_MS);
+        ctx.db().set_string(now_ms, key, args.at(at + 1));
         ctx.modified(key);
     }
 }

@@ -274,40 +274,36 @@ pub static COMMANDS: [Command; 147] = [
     row("unwatch", 1, FAST, NONE, "transactions", transactions::unwatch),
 ];
 
-/// A name of 1 to 16 letters as two words in which case does not count. The first and the last eight bytes may overlap;
-/// together with the length they still tell all names apart.
+/// A name of 1 to 16 letters as two words in which case does not count, the rest zero.
 ///
-/// Bit 5 is set in every byte. That maps capitals to small letters, and only those two to small letters: a name that
-/// equals one of the table this way differs from it in case alone, because the table has only letters.
+/// Bit 5 is set in every byte of the name. That maps capitals to small letters, and only those two to small letters: a
+/// name that equals one of the table this way differs from it in case alone, because the table has only letters.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Folded {
     head: u64,
     tail: u64,
-    len: usize,
 }
 
 const FOLD: u64 = 0x2020_2020_2020_2020;
 const MAX_NAME: usize = 16;
 
 impl Folded {
-    #[inline]
     const fn new(name: &[u8]) -> Option<Self> {
         if name.is_empty() || name.len() > MAX_NAME {
             return None;
         }
-        let (head, tail) = match (name.first_chunk::<8>(), name.last_chunk::<8>()) {
-            (Some(head), Some(tail)) => (u64::from_le_bytes(*head), u64::from_le_bytes(*tail)),
-            _ => match (name.first_chunk::<4>(), name.last_chunk::<4>()) {
-                (Some(head), Some(tail)) => (u32::from_le_bytes(*head) as u64, u32::from_le_bytes(*tail) as u64),
-                _ => (name[0] as u64 | (name[name.len() / 2] as u64) << 8, name[name.len() - 1] as u64),
-            },
-        };
-        Some(Self { head: head | FOLD, tail: tail | FOLD, len: name.len() })
+        let mut words = [0u64; 2];
+        let mut at = 0;
+        while at < name.len() {
+            words[at / 8] |= ((name[at] | 0x20) as u64) << (at % 8 * 8);
+            at += 1;
+        }
+        Some(Self { head: words[0], tail: words[1] })
     }
 
     #[inline]
     const fn slot(self) -> usize {
-        let mixed = (self.head ^ self.tail.rotate_left(23) ^ self.len as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.head ^ self.tail.rotate_left(23)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed >> (64 - SLOT_BITS)) as usize
     }
 }
@@ -323,7 +319,7 @@ struct Index {
 
 /// Built by the compiler: an open-addressed table from folded names to places in [`COMMANDS`], a fifth full.
 static INDEX: Index = {
-    let mut index = Index { slots: [EMPTY; SLOTS], names: [Folded { head: 0, tail: 0, len: 0 }; COMMANDS.len()] };
+    let mut index = Index { slots: [EMPTY; SLOTS], names: [Folded { head: 0, tail: 0 }; COMMANDS.len()] };
     assert!(COMMANDS.len() < EMPTY as usize);
     let mut at = 0;
     while at < COMMANDS.len() {
@@ -340,9 +336,21 @@ static INDEX: Index = {
 };
 
 /// The command of this name, in any case.
-#[inline]
 pub fn lookup(name: &[u8]) -> Option<&'static Command> {
-    let folded = Folded::new(name)?;
+    find(Folded::new(name)?)
+}
+
+/// The command that `args` name.
+#[inline]
+pub(super) fn command_of(args: Args<'_>) -> Option<&'static Command> {
+    match args.name_word() {
+        Some((word, len)) => find(Folded { head: word | (FOLD >> (64 - 8 * len)), tail: 0 }),
+        None => lookup(args.at(0)),
+    }
+}
+
+#[inline]
+fn find(folded: Folded) -> Option<&'static Command> {
     let mut slot = folded.slot();
     loop {
         let at = usize::from(*INDEX.slots.get(slot)?);
@@ -356,6 +364,7 @@ pub fn lookup(name: &[u8]) -> Option<&'static Command> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resp::Span;
     use alloc::collections::BTreeSet;
 
     #[test]
@@ -365,6 +374,12 @@ mod tests {
             let upper = command.name.to_ascii_uppercase();
             for name in [command.name.as_bytes(), upper.as_bytes()] {
                 assert_eq!(lookup(name).map(|found| found.name), Some(command.name));
+                let buffer = [name, b"\r\n$3\r\nkey\r\n"].concat();
+                let spans = [Span { start: 0, end: name.len() as u32 }];
+                for buffer in [&buffer[..], name] {
+                    let found = command_of(Args::new(buffer, &spans));
+                    assert_eq!(found.map(|found| found.name), Some(command.name));
+                }
                 for flip in 0..name.len() {
                     for bit in [0, 1, 2, 3, 4, 6, 7] {
                         let mut wrong = name.to_vec();

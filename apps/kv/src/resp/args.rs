@@ -39,6 +39,21 @@ impl<'a> Args<'a> {
         }
     }
 
+    /// A name of at most eight bytes as a word, zeros behind it, and its length; without a branch for every length, where
+    /// the buffer goes on far enough behind it.
+    #[inline]
+    pub fn name_word(&self) -> Option<(u64, usize)> {
+        let span = self.spans.first()?;
+        let len = (span.end - span.start) as usize;
+        let rest = self.buffer.get(span.start as usize..)?;
+        let word = match (rest.first_chunk::<8>(), rest.first_chunk::<4>()) {
+            (Some(word), _) => u64::from_le_bytes(*word),
+            (None, Some(word)) if len <= 4 => u64::from(u32::from_le_bytes(*word)),
+            _ => return None,
+        };
+        (1..=8).contains(&len).then(|| (word & (u64::MAX >> (64 - 8 * len)), len))
+    }
+
     /// The arguments from `index` on.
     #[inline]
     pub fn from(&self, index: usize) -> Self {

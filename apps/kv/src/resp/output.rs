@@ -1,6 +1,6 @@
 //! The reply buffer of a connection and the writers that fill it.
 
-use crate::base::{DecimalBuf, Digits, format_f64, write_i64, write_u64};
+use crate::base::{DecimalBuf, copy, format_f64, write_i64, write_u64};
 use alloc::vec::Vec;
 
 /// A buffer larger than this is given back when it has been drained, in bytes.
@@ -11,8 +11,10 @@ const KEEP_BYTES: usize = 16 * 1024;
 /// Writers append whole RESP values. A reply that would pass the hard limit is cut off and [`overflowed`](Self::overflowed)
 /// set; the session then replaces it by an error, so one command cannot take all memory.
 pub struct Output {
+    /// `sent..filled` is pending; what lies behind is zeros or old replies, so that writing is a copy into a slice.
     buffer: Vec<u8>,
     sent: usize,
+    filled: usize,
     hard_limit_bytes: usize,
     overflowed: bool,
 }
@@ -20,26 +22,33 @@ pub struct Output {
 impl Output {
     /// An empty buffer for replies of at most `hard_limit_bytes`.
     pub const fn new(hard_limit_bytes: usize) -> Self {
-        Self { buffer: Vec::new(), sent: 0, hard_limit_bytes, overflowed: false }
+        Self { buffer: Vec::new(), sent: 0, filled: 0, hard_limit_bytes, overflowed: false }
     }
 
     /// What the socket has not taken yet.
     #[inline]
     pub fn pending(&self) -> &[u8] {
-        self.buffer.get(self.sent..).unwrap_or(&[])
+        self.buffer.get(self.sent..self.filled).unwrap_or(&[])
+    }
+
+    /// How many bytes that is.
+    #[inline]
+    pub fn pending_bytes(&self) -> usize {
+        self.filled - self.sent
     }
 
     /// Marks `count` bytes as taken.
     pub fn advance(&mut self, count: usize) {
-        self.sent = (self.sent + count).min(self.buffer.len());
-        if self.sent == self.buffer.len() {
+        self.sent = self.sent.saturating_add(count).min(self.filled);
+        if self.sent == self.filled {
             self.sent = 0;
-            self.buffer.clear();
-            if self.buffer.capacity() > KEEP_BYTES {
+            self.filled = 0;
+            if self.buffer.len() > KEEP_BYTES {
                 self.buffer = Vec::new();
             }
-        } else if self.sent > KEEP_BYTES && self.sent * 2 > self.buffer.len() {
-            self.buffer.drain(..self.sent);
+        } else if self.sent > KEEP_BYTES && self.sent * 2 > self.filled {
+            self.buffer.copy_within(self.sent..self.filled, 0);
+            self.filled -= self.sent;
             self.sent = 0;
         }
     }
@@ -53,12 +62,12 @@ impl Output {
     /// A position for [`rewind`](Self::rewind) and [`insert_array`](Self::insert_array).
     #[inline]
     pub fn mark(&self) -> usize {
-        self.buffer.len()
+        self.filled
     }
 
     /// Forgets everything written since `mark`.
     pub fn rewind(&mut self, mark: usize) {
-        self.buffer.truncate(mark);
+        self.filled = self.filled.min(mark);
     }
 
     /// Whether a reply was cut off since [`clear_overflow`](Self::clear_overflow).
@@ -72,21 +81,42 @@ impl Output {
         self.overflowed = false;
     }
 
-    #[inline]
-    fn room(&mut self, bytes: usize) -> bool {
-        if self.buffer.len() + bytes > self.hard_limit_bytes {
+    /// Space for the next `bytes` of output, which count as written; empty if there is none.
+    #[inline(always)]
+    fn space(&mut self, bytes: usize) -> &mut [u8] {
+        let start = self.filled;
+        if start + bytes > self.buffer.len() && !self.grow(bytes) {
+            return &mut [];
+        }
+        self.filled = start + bytes;
+        self.buffer.get_mut(start..start + bytes).unwrap_or(&mut [])
+    }
+
+    /// Makes room for `bytes` more, by doubling; false if that would pass the hard limit or the heap is short.
+    #[cold]
+    fn grow(&mut self, bytes: usize) -> bool {
+        const LEAST_BYTES: usize = 512;
+        let needed = self.filled + bytes;
+        if needed > self.hard_limit_bytes {
             self.overflowed = true;
             return false;
         }
-        self.buffer.reserve(bytes);
+        let len = needed.max(self.buffer.len() * 2).max(LEAST_BYTES).min(self.hard_limit_bytes);
+        if !crate::service::memory::may_grow_to(len) {
+            self.overflowed = true;
+            return false;
+        }
+        self.buffer.reserve_exact(len - self.buffer.len());
+        self.buffer.resize(len, 0);
         true
     }
 
     /// Appends bytes that are RESP already.
     #[inline]
     pub fn raw(&mut self, bytes: &[u8]) {
-        if self.room(bytes.len()) {
-            self.buffer.extend_from_slice(bytes);
+        let space = self.space(bytes.len());
+        if !space.is_empty() {
+            copy(space, bytes);
         }
     }
 
@@ -120,8 +150,7 @@ impl Output {
         if let 0..=9 = value {
             self.raw(&[b':', b'0' + value as u8, b'\r', b'\n']);
         } else {
-            let mut digits: Digits = [0; 20];
-            self.line(b':', write_i64(value, &mut digits));
+            self.line(b':', write_i64(value, &mut [0; 20]));
         }
     }
 
@@ -131,50 +160,34 @@ impl Output {
         self.integer(value as i64);
     }
 
-    #[inline]
     fn line(&mut self, kind: u8, digits: &[u8]) {
-        if self.room(digits.len() + 3) {
-            self.buffer.push(kind);
-            self.buffer.extend_from_slice(digits);
-            self.buffer.extend_from_slice(b"\r\n");
-        }
-    }
-
-    #[inline]
-    fn header(&mut self, kind: u8, count: usize) {
-        if count < 10 {
-            self.buffer.extend_from_slice(&[kind, b'0' + count as u8, b'\r', b'\n']);
-        } else if count < 100 {
-            let (tens, ones) = (count as u8 / 10, count as u8 % 10);
-            self.buffer.extend_from_slice(&[kind, b'0' + tens, b'0' + ones, b'\r', b'\n']);
-        } else {
-            let mut digits: Digits = [0; 20];
-            let digits = write_u64(count as u64, &mut digits);
-            self.buffer.push(kind);
-            self.buffer.extend_from_slice(digits);
-            self.buffer.extend_from_slice(b"\r\n");
+        if let [first, middle @ .., cr, lf] = self.space(digits.len() + 3) {
+            (*first, *cr, *lf) = (kind, b'\r', b'\n');
+            copy(middle, digits);
         }
     }
 
     /// The header of an array of `count` values, which the caller writes next.
     #[inline]
     pub fn array(&mut self, count: usize) {
-        if self.room(24) {
-            self.header(b'*', count);
+        if count < 10 {
+            self.raw(&[b'*', b'0' + count as u8, b'\r', b'\n']);
+        } else {
+            self.line(b'*', write_u64(count as u64, &mut [0; 20]));
         }
     }
 
     /// Puts an array header before what was written since `mark`, for arrays whose length shows only afterwards.
     pub fn insert_array(&mut self, mark: usize, count: usize) {
-        let end = self.buffer.len();
+        let end = self.filled;
         self.array(count);
         self.move_before(mark, end);
     }
 
     /// Moves what was written since `from` before what was written between `mark` and `from`.
     pub fn move_before(&mut self, mark: usize, from: usize) {
-        let end = self.buffer.len();
-        if let Some(tail) = self.buffer.get_mut(mark..) {
+        let end = self.filled;
+        if let Some(tail) = self.buffer.get_mut(mark..end) {
             tail.rotate_right(end - from);
         }
     }
@@ -182,10 +195,30 @@ impl Output {
     /// A bulk string.
     #[inline]
     pub fn bulk(&mut self, bytes: &[u8]) {
-        if self.room(bytes.len() + 26) {
-            self.header(b'$', bytes.len());
-            self.buffer.extend_from_slice(bytes);
-            self.buffer.extend_from_slice(b"\r\n");
+        const ONE_DIGIT: u32 = u32::from_le_bytes(*b"$0\r\n");
+        let len = bytes.len();
+        if len < 10 {
+            let header = (ONE_DIGIT + ((len as u32) << 8)).to_le_bytes();
+            if let Some((head, rest)) = self.space(len + 6).split_first_chunk_mut::<4>()
+                && let Some((middle, tail)) = rest.split_last_chunk_mut::<2>()
+            {
+                *head = header;
+                copy(middle, bytes);
+                *tail = *b"\r\n";
+            }
+        } else if len < 100 {
+            let (tens, ones) = (b'0' + len as u8 / 10, b'0' + len as u8 % 10);
+            if let Some((head, rest)) = self.space(len + 7).split_first_chunk_mut::<5>()
+                && let Some((middle, tail)) = rest.split_last_chunk_mut::<2>()
+            {
+                *head = [b'$', tens, ones, b'\r', b'\n'];
+                copy(middle, bytes);
+                *tail = *b"\r\n";
+            }
+        } else {
+            self.line(b'$', write_u64(len as u64, &mut [0; 20]));
+            self.raw(bytes);
+            self.raw(b"\r\n");
         }
     }
 

@@ -151,6 +151,53 @@ impl Parser {
     /// command.
     #[inline]
     pub fn parse(&mut self, buffer: &[u8]) -> Step {
+        if self.missing.is_none()
+            && let Some(bytes) = self.whole(buffer)
+        {
+            return Step::Command(bytes);
+        }
+        self.parse_any(buffer)
+    }
+
+    /// Parses a command that is complete, has at most nine arguments and none longer than 99 bytes, which most are; gives
+    /// its length. Whatever else, this takes no notice of and leaves to [`parse_any`](Self::parse_any).
+    #[inline]
+    fn whole(&mut self, buffer: &[u8]) -> Option<usize> {
+        const ONE_DIGIT: u32 = u32::from_le_bytes(*b"$\0\r\n");
+        const TWO_DIGITS: u32 = u32::from_le_bytes(*b"$\0\0\r");
+        const COUNT: u32 = u32::from_le_bytes(*b"*\0\r\n");
+        let digit = |word: u32, shift: u32| (word >> shift & 0xff).wrapping_sub(u32::from(b'0'));
+        let word = u32::from_le_bytes(*buffer.first_chunk()?);
+        let count = digit(word, 8);
+        if word & 0xffff_00ff != COUNT || count.wrapping_sub(1) > 8 {
+            return None;
+        }
+        self.spans.clear();
+        self.inline = false;
+        let mut at = 4;
+        for _ in 0..count {
+            let rest = buffer.get(at..)?;
+            let word = u32::from_le_bytes(*rest.first_chunk()?);
+            let (bytes, header) = if word & 0xffff_00ff == ONE_DIGIT && digit(word, 8) < 10 {
+                (digit(word, 8), 4)
+            } else if word & 0xff00_00ff == TWO_DIGITS && digit(word, 8).wrapping_sub(1) < 9 && digit(word, 16) < 10 {
+                (digit(word, 8) * 10 + digit(word, 16), 5)
+            } else {
+                return None;
+            };
+            let start = at + header;
+            let end = start + bytes as usize;
+            // A digit that is none is over 99 here; the sum of bounds catches it together with a cut end.
+            if end + 2 > buffer.len() {
+                return None;
+            }
+            self.spans.push(Span { start: start as u32, end: end as u32 });
+            at = end + 2;
+        }
+        Some(at)
+    }
+
+    fn parse_any(&mut self, buffer: &[u8]) -> Step {
         let step = match self.missing {
             Some(missing) => self.bulks(buffer, missing),
             None => self.start(buffer),

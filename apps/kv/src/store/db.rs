@@ -193,10 +193,31 @@ impl Db {
         Ok(Some(result))
     }
 
+    /// The value of `key`, to change without touching the heap; nothing if `key` is missing or has an expiry.
+    #[inline]
+    pub fn inline_mut(&mut self, key: &[u8]) -> Option<&mut Value> {
+        let at = self.records.find(key)?;
+        let record = self.records.get_mut(at)?;
+        (record.expire_at_ms == NEVER_MS).then_some(&mut record.value)
+    }
+
     /// Makes `key` the string `text` without an expiry: the plain SET.
     #[inline]
     pub fn set_string(&mut self, now_ms: i64, key: &[u8], text: &[u8]) {
         let hash = self.records.hash(key);
+        let found = self.records.find_hashed(hash, key);
+        if let Some(at) = found
+            && let Some(record) = self.records.get_mut(at)
+            && record.expire_at_ms == NEVER_MS
+            && let Value::Str(value) = &mut record.value
+            && value.set_inline(text)
+        {
+            return;
+        }
+        self.set_string_anew(now_ms, hash, key, text);
+    }
+
+    fn set_string_anew(&mut self, now_ms: i64, hash: u32, key: &[u8], text: &[u8]) {
         let Some(at) = self.find_hashed(now_ms, hash, key) else {
             self.insert_hashed(hash, key, Value::Str(Str::new(text)), NEVER_MS);
             return;

@@ -1,6 +1,6 @@
 //! String values: integers as integers, short ones inline, long ones in a buffer that grows by doubling.
 
-use crate::base::{Digits, alloc_bytes, parse_i64, write_i64};
+use crate::base::{Digits, alloc_bytes, copy, parse_i64, write_i64};
 use alloc::boxed::Box;
 use alloc::vec;
 
@@ -41,11 +41,25 @@ impl Str {
         let mut bytes = [0; INLINE_BYTES];
         match bytes.get_mut(..text.len()) {
             Some(space) => {
-                space.copy_from_slice(text);
+                copy(space, text);
                 Self::Inline { len: text.len() as u8, bytes }
             }
             None => Self::Heap { len: text.len() as u32, buffer: text.into() },
         }
+    }
+
+    /// Replaces the text if that leaves the heap alone, as it does for short ones; false if it did not.
+    #[inline]
+    pub fn set_inline(&mut self, text: &[u8]) -> bool {
+        if let Self::Inline { len, bytes } = self
+            && let Some(space) = bytes.get_mut(..text.len())
+            && !matches!(text, [b'0'..=b'9' | b'-', ..])
+        {
+            copy(space, text);
+            *len = text.len() as u8;
+            return true;
+        }
+        false
     }
 
     /// Replaces the text, in the memory it has where that fits well.
