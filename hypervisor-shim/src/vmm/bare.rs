@@ -10,6 +10,9 @@ impl<M: Machine> Vmm<M> {
         self.guest.without_digests();
         let mut turn = 0;
         let mut events = alloc::vec::Vec::new();
+        for message in core::mem::take(&mut self.early) {
+            self.on_control_bare(message);
+        }
         loop {
             self.drain_control(Self::on_control_bare);
             let now_ns = self.now_ns();

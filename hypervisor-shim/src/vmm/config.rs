@@ -46,6 +46,8 @@ impl<M: Machine> Refusal<M> {
 struct Owned {
     config: Config<'static>,
     arguments: String,
+    /// What came behind it in the same buffer.
+    early: Vec<ToShim<'static>>,
 }
 
 /// Waits for the configuration and makes the replica that it describes.
@@ -59,21 +61,26 @@ pub fn receive<M: Machine>(
         Ok(owned) => owned,
         Err(text) => return Err(Box::new(Refusal { machine, control, text })),
     };
-    build(machine, control, image, ready, &owned)
+    build(machine, control, image, ready, owned)
 }
 
 fn wait_for_config<M: Machine>(machine: &mut M, control: &mut Channel) -> Result<Owned, String> {
     let until_ns = machine.now_ns() + CONFIG_TIMEOUT_NS;
-    let mut owned = None;
+    let mut owned: Option<Owned> = None;
     while owned.is_none() {
         let Some(mut reader) = control.take_reader() else {
             return Err(String::from("the control channel is closed"));
         };
         if let Some(received) = machine.control().take() {
             let result = reader.feed::<protocol::frame::FrameError>(received.payload(), |frame| {
-                if let Ok(ToShim::Config(config)) = ToShim::decode(frame.kind, frame.payload) {
-                    let arguments = String::from(config.arguments);
-                    owned = Some(Owned { config: Config { arguments: "", ..config }, arguments });
+                match (ToShim::decode(frame.kind, frame.payload), &mut owned) {
+                    (Ok(ToShim::Config(config)), None) => {
+                        let arguments = String::from(config.arguments);
+                        owned =
+                            Some(Owned { config: Config { arguments: "", ..config }, arguments, early: Vec::new() });
+                    }
+                    (Ok(message), Some(owned)) => owned.early.extend(lasting(message)),
+                    _ => {}
                 }
                 Ok(())
             });
@@ -87,6 +94,18 @@ fn wait_for_config<M: Machine>(machine: &mut M, control: &mut Channel) -> Result
         control.put_reader(reader);
     }
     owned.ok_or_else(String::new)
+}
+
+/// A message that must not be lost though it came before anybody could act on it: that the peer died while this machine
+/// booted is said once only.
+fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
+    match message {
+        ToShim::PeerDead => Some(ToShim::PeerDead),
+        ToShim::LinkCut => Some(ToShim::LinkCut),
+        ToShim::Superseded { generation } => Some(ToShim::Superseded { generation }),
+        ToShim::Shutdown => Some(ToShim::Shutdown),
+        ToShim::Config(_) | ToShim::ArbiterReply(_) | ToShim::Time { .. } | ToShim::ConsoleInput { .. } => None,
+    }
 }
 
 fn sleep_until_interrupt<M: Machine>(machine: &mut M, until_ns: u64) -> Result<(), String> {
@@ -109,7 +128,7 @@ fn build<M: Machine>(
     control: Channel,
     image: &Image<'_>,
     ready: &Ready,
-    owned: &Owned,
+    owned: Owned,
 ) -> Result<Vmm<M>, Box<Refusal<M>>> {
     let config = &owned.config;
     let refuse = |machine, control, text| Err(Box::new(Refusal { machine, control, text }));
@@ -156,6 +175,7 @@ fn build<M: Machine>(
         guest,
         replica,
         control,
+        early: owned.early,
         link,
         outputs: OutputLog::new(),
         outbound: Outbound::default(),
@@ -173,6 +193,7 @@ fn build<M: Machine>(
         counters: Counters::ZERO,
         end_told: false,
         asked_for: 0,
+        peer_dead: false,
         last_heard_ns: now_ns,
     })
 }

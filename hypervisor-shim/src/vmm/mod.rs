@@ -15,7 +15,7 @@ mod status;
 use alloc::format;
 use core::fmt;
 
-use protocol::control::{Counters, GuestStopped, Level, Log, Ready, StopKind, Stopped, StoppedReason, ToSupervisor};
+use protocol::control::{Counters, GuestStopped, Level, Log, Ready, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor};
 use protocol::replica::Replica;
 use protocol::{Clocks, Epoch, ReplicaId, RunMode, control};
 
@@ -68,6 +68,8 @@ struct Vmm<M: Machine> {
     /// `None` in bare mode.
     replica: Option<Replica>,
     control: Channel,
+    /// What the supervisor said right behind the configuration, until the loop begins.
+    early: alloc::vec::Vec<ToShim<'static>>,
     link: Channel,
     outputs: OutputLog,
     outbound: Outbound,
@@ -89,6 +91,8 @@ struct Vmm<M: Machine> {
     end_told: bool,
     /// The newest request to the arbiter whose reason was logged.
     asked_for: u64,
+    /// The supervisor has said that the peer's machine is gone.
+    peer_dead: bool,
     /// When the link last brought something.
     last_heard_ns: u64,
 }

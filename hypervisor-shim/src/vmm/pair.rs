@@ -18,6 +18,9 @@ impl<M: Machine> Vmm<M> {
     pub(super) fn run_replica(&mut self) -> ! {
         let now_ns = self.now_ns();
         self.drive(|replica, commands| replica.start(now_ns, commands));
+        for message in core::mem::take(&mut self.early) {
+            self.on_control(message);
+        }
         loop {
             self.round();
             if let Some(epoch) = self.run_next.take() {
@@ -161,6 +164,7 @@ impl<M: Machine> Vmm<M> {
                 self.step(Input::ArbiterReply { request_id, granted, record });
             }
             ToShim::PeerDead => {
+                self.peer_dead = true;
                 // What the peer sent before its death is read first.
                 self.drain_link();
                 self.step(Input::PeerDead);
@@ -248,6 +252,7 @@ impl<M: Machine> Vmm<M> {
             self.asked_for = request_id;
             match (status.divergence, status.link_fault) {
                 (Some(divergence), _) => self.log(Level::Error, format_args!("{divergence}; asking to go on alone")),
+                _ if self.peer_dead => self.log(Level::Warn, format_args!("peer has died; asking to go on alone")),
                 (None, Some(fault)) => self.log(Level::Warn, format_args!("{fault}; asking to go on alone")),
                 (None, None) => {
                     let silent_ms = now_ns.saturating_sub(self.last_heard_ns) / 1_000_000;
