@@ -37,7 +37,7 @@ fn build_command() -> PathBuf {
     assert!(output.status.success(), "the pollux command cannot be built");
     let text = String::from_utf8(output.stdout).expect("cargo writes UTF-8");
     let built = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let executable = built.filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?))).last();
+    let executable = built.filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?))).next_back();
     executable.expect("cargo names the executable that it built")
 }
 

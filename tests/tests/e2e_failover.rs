@@ -41,6 +41,7 @@ fn the_primary_is_killed_while_nothing_happens() {
 
 /// One kill of the primary under load, after a number of answers that the seed decides.
 fn kill_primary_under_load(seed: u64, arguments: &[&str]) {
+    println!("moment of seed {seed}");
     let mut rng = Rng::new(seed);
     let mut pair = Pair::up(&Options::new("kv").with(arguments).alone());
     let load = Load::start(pair.address(6379), CLIENTS, seed);
@@ -63,7 +64,6 @@ fn kill_primary_under_load(seed: u64, arguments: &[&str]) {
 fn the_primary_is_killed_under_load_at_many_moments() {
     let first = seed("killed under load");
     for seed in first..first + 8 {
-        println!("moment of seed {seed}");
         kill_primary_under_load(seed, &[]);
     }
 }
@@ -72,7 +72,6 @@ fn the_primary_is_killed_under_load_at_many_moments() {
 fn the_primary_is_killed_under_load_in_the_original_protocol() {
     let first = seed("killed under load, original protocol");
     for seed in first..first + 2 {
-        println!("moment of seed {seed}");
         kill_primary_under_load(seed, &["--protocol", "original"]);
     }
 }
@@ -146,6 +145,33 @@ fn a_frozen_backup_is_left_behind_and_thawed_it_stops() {
     });
     assert!(reason.contains("superseded"), "it says why: {reason}");
     load.finish();
+    pair.down();
+}
+
+#[test]
+fn frozen_replicas_are_taken_down_too() {
+    for frozen in [&[Role::Primary][..], &[Role::Backup], &[Role::Backup, Role::Primary]] {
+        let pair = kv();
+        let pids: Vec<_> = frozen.iter().map(|&role| pair.kill(role, "STOP")).collect();
+        pair.must(&["down"]);
+        for pid in pids {
+            assert!(wait_for_end(pid, DEADLINE), "{frozen:?}: a frozen process is left");
+        }
+    }
+}
+
+/// Nothing is asked of the pair while its primary is frozen: silence alone must be noticed.
+#[test]
+fn an_idle_primary_that_freezes_is_replaced() {
+    let mut pair = kv();
+    let mut client = connect(&mut pair);
+    assert!(client.must("SET answer 42").is_ok());
+    let frozen = pair.kill(Role::Primary, "STOP");
+    pair.wait_for_solo(2);
+    assert_eq!(client.must("INCR answer"), Reply::Integer(43), "the same connection goes on");
+    pair.kill(Role::Backup, "CONT");
+    assert!(wait_for_end(frozen, DEADLINE), "thawed, it stops by itself");
+    assert_eq!(client.must("INCR answer"), Reply::Integer(44));
     pair.down();
 }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use pollux_tests::client::{Client, Reply};
 use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
+use pollux_tests::sim::Rng;
 use pollux_tests::status::{Role, Status};
 use pollux_tests::workbench::{Permit, Signal, image, seed, send_signal, wait_for_end};
 
@@ -64,6 +65,32 @@ fn a_replica_killed_while_they_pair_leaves_the_other_to_serve() {
     the_other_serves(1, "replica 1 booted");
     the_other_serves(0, "replica 1 booted");
     the_other_serves(1, "replica 0 booted");
+}
+
+/// The seed chooses the victim and how often the supervisor is asked before it dies: moments between the logged ones.
+#[test]
+fn a_replica_killed_at_any_moment_of_the_start_leaves_the_other_to_serve() {
+    let first = seed("killed during the start");
+    for seed in first..first + 6 {
+        let mut rng = Rng::new(seed);
+        let (victim, asked) = (rng.below(2) as usize, rng.below(1500));
+        println!("seed {seed}: replica {victim} dies after {asked} questions");
+        let (mut pair, mut starting) = Pair::begin(&Options::new("kv"));
+        pair.wait_for_event("replica 1 started");
+        for _ in 0..asked {
+            pair.status();
+        }
+        let pid = pair.started_pids()[victim];
+        send_signal(pid, Signal::KILL);
+        let status = pair.finish_up(&mut starting).unwrap_or_else(|failure| panic!("seed {seed}: {}", failure.text));
+        println!("serving after {} ms, {}", status.start_ms, status.mode);
+        // The survivor is told; it need not conclude it from a silence.
+        assert!(!pair.log().contains("peer not heard"), "seed {seed}: nobody told replica {}", 1 - victim);
+        let status = pair.wait_for_solo(2);
+        assert_eq!((status.replicas.len(), usize::from(status.replicas[0].replica)), (1, 1 - victim), "seed {seed}");
+        assert_eq!(connect(&mut pair).must("INCR a"), Reply::Integer(1), "seed {seed}");
+        pair.down();
+    }
 }
 
 #[test]
