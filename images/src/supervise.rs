@@ -14,6 +14,7 @@ pub mod forward;
 pub mod hub;
 mod members;
 pub mod net;
+mod pacer;
 pub mod port;
 mod replica;
 mod report;
@@ -40,6 +41,7 @@ use self::arbiter::Arbiter;
 use self::console::Console;
 use self::forward::Published;
 use self::hub::Wire;
+use self::pacer::Pacer;
 use self::replica::Replica;
 use self::requests::Requests;
 use self::spec::{RunName, Spec};
@@ -121,6 +123,7 @@ struct Supervisor {
     /// Both ends of the replication link, duplicated: to cut it.
     link: Option<[StdUnixStream; 2]>,
     wire: Wire,
+    pacer: Pacer,
     uplink: Uplink,
     arbiter: Arbiter,
     console: Console,
@@ -164,6 +167,7 @@ impl Supervisor {
         let uplink = Uplink::new(&spec, device, published, registry()?, seed)?;
         let record = arbiter.record();
         let mut supervisor = Self {
+            pacer: Pacer::new(poll.registry()).context(|| "cannot make a timer")?,
             wire: Wire::new(session, record.generation, record.active),
             spec,
             dir,
@@ -267,6 +271,7 @@ impl Supervisor {
         match token::source(event.token().0) {
             Source::Pipe(index) => self.uplink.pipe_ready(index, event),
             Source::Net(id) if event.is_readable() || event.is_read_closed() => self.read_port(id, now_ns),
+            Source::Pacer => self.pacer.clear(),
             // A port that has become writable is served at the end of the turn.
             Source::Net(_) | Source::Unknown => {}
             Source::Listener(index) => self.uplink.listener_ready(index),
@@ -309,7 +314,7 @@ impl Supervisor {
         for _ in 0..SENDS_A_TURN {
             let due_ns = self.uplink.run(now_ns, &mut self.wire, accepting);
             let had_room = netstack::FrameSink::has_room(&self.wire);
-            self.flush_wire();
+            self.flush_wire(now_ns);
             // Only when frames found no room before and would now is there a reason to go on at once.
             if had_room || !netstack::FrameSink::has_room(&self.wire) {
                 return due_ns;
@@ -318,13 +323,15 @@ impl Supervisor {
         Some(now_ns)
     }
 
-    fn flush_wire(&mut self) {
+    fn flush_wire(&mut self, now_ns: u64) {
         let id = self.wire.active();
         let Some(Replica { port: Some(port), .. }) = &mut self.replicas[id.index()] else {
             return;
         };
-        if let Err(error) = self.wire.flush(port) {
-            self.port_failed(id, &error);
+        match self.wire.flush(port, now_ns) {
+            Ok(None) => {}
+            Ok(Some(until_ns)) => self.pacer.set(until_ns.saturating_sub(now_ns)),
+            Err(error) => self.port_failed(id, &error),
         }
     }
 

@@ -8,6 +8,8 @@ pub const REQUESTS: usize = 0;
 pub const STARTER: usize = 1;
 /// The tap.
 pub const TAP: usize = 2;
+/// The timer of the wire.
+pub const PACER: usize = 3;
 const REPLICAS: usize = 16;
 const SOURCES_OF_A_REPLICA: usize = 4;
 /// The first published port.
@@ -26,6 +28,8 @@ pub enum Source {
     Starter,
     /// The tap.
     Tap,
+    /// The timer of the wire.
+    Pacer,
     /// A shim's control channel.
     Control(ReplicaId),
     /// A replica's network device.
@@ -66,6 +70,7 @@ pub fn source(token: usize) -> Source {
         REPLICAS.. => replica_source(token - REPLICAS),
         REQUESTS => Source::Requests,
         STARTER => Source::Starter,
+        PACER => Source::Pacer,
         TAP => Source::Tap,
         _ => Source::Unknown,
     }
@@ -93,6 +98,7 @@ mod tests {
             assert_eq!(source(process(id)), Source::Process(id));
         }
         assert_eq!(source(REQUESTS), Source::Requests);
+        assert_eq!((source(PACER), source(TAP)), (Source::Pacer, Source::Tap));
         assert_eq!(source(TAP), Source::Tap);
         assert_eq!(source(LISTENERS + 3), Source::Listener(3));
         assert_eq!(source(CLIENTS + 3), Source::Client(3));

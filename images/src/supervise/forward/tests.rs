@@ -114,7 +114,7 @@ impl Bench {
             })
             .expect("read");
         self.forwarder.run(now_ns, &mut self.wire, true);
-        self.wire.flush(&mut self.port).expect("flushed");
+        self.wire.flush(&mut self.port, now_ns).expect("flushed");
         self.guest_turn(now_ns);
     }
 
