@@ -33,18 +33,35 @@ pub fn parse_i64(text: &[u8]) -> Option<i64> {
 /// Room for the longest 64-bit integer in decimal.
 pub type Digits = [u8; 20];
 
+/// The two digits of every number below 100.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[0; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        pairs[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    pairs
+};
+
 /// Writes `value` in decimal at the end of `digits` and returns the text.
 #[inline]
-pub fn write_u64(mut value: u64, digits: &mut Digits) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            return &digits[at..];
-        }
+pub fn write_u64(value: u64, digits: &mut Digits) -> &[u8] {
+    let (mut at, mut rest) = (digits.len(), value);
+    while rest >= 100 {
+        let pair = PAIRS[(rest % 100) as usize];
+        rest /= 100;
+        at -= 2;
+        [digits[at], digits[at + 1]] = pair;
     }
+    let [tens, ones] = PAIRS[rest as usize];
+    at -= 1;
+    digits[at] = ones;
+    if rest >= 10 {
+        at -= 1;
+        digits[at] = tens;
+    }
+    &digits[at..]
 }
 
 /// Writes `value` in decimal at the end of `digits` and returns the text.
@@ -301,7 +318,7 @@ mod tests {
 
     #[test]
     fn integers_print() {
-        for value in [0, 1, -1, 10, i64::MAX, i64::MIN] {
+        for value in [0, 1, -1, 9, 10, 99, 100, 101, 999, -1000, 12_345, i64::MAX, i64::MIN] {
             assert_eq!(write_i64(value, &mut [0; 20]), alloc::format!("{value}").as_bytes());
         }
         assert_eq!(write_u64(u64::MAX, &mut [0; 20]), b"18446744073709551615");

@@ -2,7 +2,7 @@
 
 use super::context::Ctx;
 use super::error::Error;
-use crate::store::{Str, Value};
+use crate::store::Value;
 
 /// `MGET key [key ...]`
 pub fn mget(ctx: &mut Ctx<'_>) -> Result<(), Error> {
