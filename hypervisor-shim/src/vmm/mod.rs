@@ -15,7 +15,9 @@ mod status;
 use alloc::format;
 use core::fmt;
 
-use protocol::control::{Counters, GuestStopped, Level, Log, Ready, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor};
+use protocol::control::{
+    Counters, GuestStopped, Level, Log, Ready, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor,
+};
 use protocol::replica::Replica;
 use protocol::{Clocks, Epoch, ReplicaId, RunMode, control};
 
