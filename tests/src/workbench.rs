@@ -128,6 +128,11 @@ pub fn seed(test: &str) -> u64 {
     seed
 }
 
+/// How many moments of a kind of fault are tried: `POLLUX_E2E_MOMENTS`, or `default`.
+pub fn moments(default: u64) -> u64 {
+    number("POLLUX_E2E_MOMENTS").unwrap_or(default)
+}
+
 /// Notices when something is written to a file or created in a folder.
 #[derive(Debug)]
 pub struct Watch {

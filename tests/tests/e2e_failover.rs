@@ -1,7 +1,8 @@
 //! Replicas die, freeze and lose each other; clients must not notice.
 //!
 //! Run with `cargo test -p pollux-tests --test e2e_failover`. At most `POLLUX_E2E_PAIRS` pairs (2) run at once,
-//! however many threads the test runner has; tests under load run alone.
+//! however many threads the test runner has; tests under load run alone. `POLLUX_E2E_MOMENTS=300` tries that many
+//! moments of each kind, `POLLUX_SEED` repeats a run.
 
 use std::io::ErrorKind;
 
@@ -10,7 +11,7 @@ use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
-use pollux_tests::workbench::{seed, wait_for_end};
+use pollux_tests::workbench::{moments, seed, wait_for_end};
 
 /// Clients under load: enough that every epoch has several requests in flight.
 const CLIENTS: usize = 8;
@@ -63,7 +64,7 @@ fn kill_primary_under_load(seed: u64, arguments: &[&str]) {
 #[test]
 fn the_primary_is_killed_under_load_at_many_moments() {
     let first = seed("killed under load");
-    for seed in first..first + 8 {
+    for seed in first..first + moments(20) {
         kill_primary_under_load(seed, &[]);
     }
 }
@@ -71,7 +72,7 @@ fn the_primary_is_killed_under_load_at_many_moments() {
 #[test]
 fn the_primary_is_killed_under_load_in_the_original_protocol() {
     let first = seed("killed under load, original protocol");
-    for seed in first..first + 2 {
+    for seed in first..first + moments(5) {
         kill_primary_under_load(seed, &["--protocol", "original"]);
     }
 }

@@ -11,7 +11,7 @@ use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::{Role, Status};
-use pollux_tests::workbench::{Permit, Signal, image, seed, send_signal, wait_for_end};
+use pollux_tests::workbench::{Permit, Signal, image, moments, seed, send_signal, wait_for_end};
 
 /// Exit codes of the command, as `pollux --help` lists them.
 mod code {
@@ -71,7 +71,7 @@ fn a_replica_killed_while_they_pair_leaves_the_other_to_serve() {
 #[test]
 fn a_replica_killed_at_any_moment_of_the_start_leaves_the_other_to_serve() {
     let first = seed("killed during the start");
-    for seed in first..first + 6 {
+    for seed in first..first + moments(10) {
         let mut rng = Rng::new(seed);
         let (victim, asked) = (rng.below(2) as usize, rng.below(1500));
         println!("seed {seed}: replica {victim} dies after {asked} questions");
