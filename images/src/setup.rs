@@ -49,6 +49,7 @@ pub fn examine() -> Vec<Finding> {
     vec![
         qemu_finding(),
         linker(),
+        tool("c++", "--version", "build-essential", Need::Test),
         tool("ip", "-V", "iproute2", Need::Test),
         tool("redis-cli", "--version", "redis-tools", Need::Test),
         tool("redis-benchmark", "--version", "redis-tools", Need::Test),
