@@ -33,7 +33,10 @@ pub fn setbit(ctx: &mut Ctx<'_>) -> Result<(), Error> {
         None => 0,
     };
     let before = ctx.db().update(now_ms, key, true, change)?.unwrap_or(0);
-    ctx.modified(key);
+    // A bit that was so already is no change, as redis 7 has it.
+    if byte >= old || before != bit {
+        ctx.modified(key);
+    }
     ctx.out.integer(i64::from(before));
     Ok(())
 }
