@@ -48,6 +48,13 @@ pub struct Workspace {
     packages: Vec<Package>,
 }
 
+/// Code for a translator is not code for a processor. A return costs a look-up, so more is inlined; a vector register is
+/// memory, so words are not gathered into vectors (nocona is the processor whose tuning says so; QEMU's least CPU model
+/// has all its features). Measured with `redis-benchmark -P 16`, four interleaved runs: 0.97 to 1.20 us of the vCPU's
+/// time a request instead of 1.10 to 1.42.
+const FOR_AN_EMULATOR: [&str; 4] =
+    ["llvm-args=-inline-threshold=600", "target-cpu=nocona", "no-vectorize-loops", "no-vectorize-slp"];
+
 impl Workspace {
     /// Asks cargo for the workspace around the current folder; failing that, for the one this command was built from.
     ///
@@ -167,7 +174,7 @@ impl Workspace {
     /// macros, which run on the host, are built without them.
     fn flags(&self, script: &Path, codegen: &[&str]) -> OsString {
         let mut flags: Vec<OsString> = Vec::new();
-        for option in ["relocation-model=static", "no-redzone=yes"].iter().chain(codegen) {
+        for option in ["relocation-model=static", "no-redzone=yes"].iter().chain(&FOR_AN_EMULATOR).chain(codegen) {
             flags.extend(["-C".into(), (*option).into()]);
         }
         let link = ["-nostartfiles", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,-z,norelro"];
