@@ -54,8 +54,12 @@ fn kill_primary_under_load(seed: u64, arguments: &[&str]) {
     let summary = load.finish();
     let status = pair.status();
     println!(
-        "seed {seed}: {} requests, outage {:?}, {} frames handed over",
-        summary.answered, summary.longest_wait, status.hub["frames_in_resent"]
+        "seed {seed}: {} requests, longest wait {:?}, {} frames handed over, {} and {} lost",
+        summary.answered,
+        summary.longest_wait,
+        status.hub["frames_in_resent"],
+        status.hub["frames_in_lost"],
+        status.hub["frames_out_lost"]
     );
     assert_eq!(status.hub["connections_reset"], 0, "no connection was reset");
     pair.down();
