@@ -104,7 +104,7 @@ hypercalls! {
     /// when none were, or `-EFAULT`. What was taken leaves the machine when the epoch is committed.
     4 ConsoleWrite console_write(address, bytes);
     /// `entropy(address, bytes)`: fills memory with random bytes, the same in both replicas. Returns 0, or
-    /// `-EFAULT`, or `-E2BIG` above [`crate::layout::MAX_ENTROPY_BYTES`].
+    /// `-EFAULT` where the guest itself may not write, or `-E2BIG` above [`crate::layout::MAX_ENTROPY_BYTES`].
     5 Entropy entropy(address, bytes);
 }
 

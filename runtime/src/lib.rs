@@ -1,6 +1,6 @@
 //! What a Pollux program links: executor, heap, TCP/IP, time, entropy.
 //!
-//! A program is one `async fn` handed to [`main!`]. It runs in a virtual machine with one CPU and no interrupts, on a
+//! A program is one `async fn` handed to `main!`. It runs in a virtual machine with one CPU and no interrupts, on a
 //! cooperative executor; what it waits for (frames, timers) arrives between *epochs*. Everything that a program can
 //! see is the same in both replicas: the clock stands still during an epoch, random numbers come from the shim,
 //! tasks run in the order in which they were woken.

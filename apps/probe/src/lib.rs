@@ -8,7 +8,7 @@
 //! | `hello` | answers `hello` |
 //! | `exit N` | the program ends with code N |
 //! | `panic` | panics three calls deep |
-//! | `fault KIND` | does what a guest may not: see [`faults::commit`] |
+//! | `fault KIND` | does what a guest may not: see the module `faults` |
 //! | `wild` | makes hypercalls with unknown numbers and wild pointers, answers how many were refused as they should |
 //! | `ring transmit-head\|transmit-record\|receive-tail` | damages a ring |
 //! | `tsc N` | reads the time stamp N times, answers whether it only ever grew |

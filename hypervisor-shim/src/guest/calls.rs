@@ -84,7 +84,7 @@ impl Hypercalls for Guest {
         if bytes > MAX_ENTROPY_BYTES {
             return Outcome::Return(-E2BIG);
         }
-        if self.memory.offset_of(address, bytes).is_none() {
+        if !self.may_write(address, bytes) {
             return Outcome::Return(-EFAULT);
         }
         let mut random = vec![0; bytes as usize];

@@ -82,6 +82,8 @@ impl fmt::Display for DeliverError {
 pub struct Guest {
     memory: GuestMemory,
     shared_page: usize,
+    /// Where ring 3 may write: the shim writes for it nowhere else.
+    writable: Vec<Mapping>,
     receive: Producer,
     transmit: Consumer,
     /// The guest has agreed on the ABI.
@@ -134,6 +136,7 @@ impl Guest {
         Self {
             memory,
             shared_page: start.shared_page,
+            writable: start.mappings.iter().copied().filter(|mapping| mapping.rights == Rights::WRITE).collect(),
             receive,
             transmit,
             greeted: false,
@@ -234,6 +237,14 @@ impl Guest {
     /// How the guest ended, if it has.
     pub fn end(&self) -> Option<&End> {
         self.end.as_ref()
+    }
+
+    /// Whether the guest itself may write to this range.
+    fn may_write(&self, address: u64, bytes: u64) -> bool {
+        self.memory.offset_of(address, bytes).is_some_and(|offset| {
+            let (start, end) = (offset as u64, offset as u64 + bytes);
+            self.writable.iter().any(|mapping| mapping.offset <= start && end <= mapping.offset + mapping.bytes)
+        })
     }
 
     /// The guest's memory, for reports.

@@ -281,6 +281,21 @@ fn wild_pointers_are_efault_and_touch_nothing() {
 }
 
 #[test]
+fn the_shim_writes_for_a_guest_only_where_the_guest_may_write() {
+    let mut bench = Bench::greeted();
+    let data = GUEST_BASE + 0x1000;
+    assert_eq!(bench.call(Number::Entropy, [data, 0x1000, 0, 0]), Outcome::Return(0));
+    // Code, boot information, a range that begins in code, and the guard below the stack.
+    let boot = bench.start.boot_info;
+    let stack_guard = bench.start.stack_top + 8 - hypercall::layout::STACK_BYTES - 4096;
+    for (address, bytes) in [(GUEST_BASE, 8), (boot, 8), (data - 4, 8), (stack_guard, 8)] {
+        let before = bench.guest.memory().copy_out(address, bytes as usize);
+        assert_eq!(bench.call(Number::Entropy, [address, bytes, 0, 0]), Outcome::Return(-EFAULT), "{address:#x}");
+        assert_eq!(bench.guest.memory().copy_out(address, bytes as usize), before);
+    }
+}
+
+#[test]
 fn the_console_takes_what_fits_in_an_epoch_and_the_rest_in_the_next() {
     let mut bench = Bench::greeted();
     let wanted = CONSOLE_EPOCH_BYTES as u64 + 10;
