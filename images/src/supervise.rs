@@ -270,6 +270,7 @@ impl Supervisor {
     fn dispatch(&mut self, event: &mio::event::Event, now_ns: u64) {
         match token::source(event.token().0) {
             Source::Pipe(index) => self.uplink.pipe_ready(index, event),
+            Source::Datagram(index) => self.uplink.datagram_ready(index, now_ns),
             Source::Net(id) if event.is_readable() || event.is_read_closed() => self.read_port(id, now_ns),
             Source::Pacer => self.pacer.clear(),
             // A port that has become writable is served at the end of the turn.

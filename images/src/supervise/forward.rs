@@ -4,7 +4,9 @@
 //! the guest opens becomes a socket of the host. Each such pair is a *pipe*. Bytes go from one receive call into the
 //! stack's send buffer and from its receive buffer into one send call, without a copy between; who cannot take more
 //! makes the other side wait, so nothing grows without bound. The ends of streams and resets go through both ways.
+//! Datagrams that the guest sends go out too, and their answers come back.
 
+mod datagram;
 mod outbound;
 mod pipe;
 mod probe;
@@ -16,12 +18,15 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use netstack::{Config, ConnId, Error as StackError, Event, Ipv4Cidr, Readiness, Stack};
 
+use self::datagram::Datagrams;
 use self::pipe::{Ended, Pipe};
 pub use self::probe::Probe;
 use super::hub::Wire;
 
 /// Addresses of the guest's network.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// At its port 53 the guest reaches the name server of the host.
+const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 /// The guest's own address.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// Bits of the network's prefix.
@@ -78,9 +83,9 @@ pub struct ForwardCounters {
     pub refused: u64,
     /// Pipes that ended by a reset of either side.
     pub reset: u64,
-    /// Connections that the guest opened.
+    /// Connections that the guest opened, and flows of its datagrams.
     pub outbound: u64,
-    /// Connection attempts of the guest that were refused.
+    /// Connection attempts and datagrams of the guest that were refused.
     pub outbound_refused: u64,
 }
 
@@ -89,6 +94,8 @@ pub struct ForwardCounters {
 pub struct Tokens {
     /// Listener `i` has the token `listeners + i`.
     pub listeners: usize,
+    /// Flow `i` of datagrams has the token `datagrams + i`.
+    pub datagrams: usize,
     /// Pipe `i` has the token `pipes + i`.
     pub pipes: usize,
 }
@@ -106,6 +113,7 @@ pub struct Forwarder {
     /// Which pipe a connection of the stack belongs to, by the connection's index.
     pipe_of: Vec<Option<(ConnId, usize)>>,
     probes: Vec<Probe>,
+    datagrams: Datagrams,
     allow_host: bool,
     guest_gone: bool,
     /// Counters.
@@ -151,6 +159,7 @@ impl Forwarder {
             max_pipes,
             pipe_of: Vec::new(),
             probes: Vec::new(),
+            datagrams: Datagrams::default(),
             allow_host,
             guest_gone: false,
             counters: ForwardCounters::default(),
@@ -169,6 +178,7 @@ impl Forwarder {
 
     /// Takes a frame of the guest.
     pub fn receive(&mut self, now_ns: u64, frame: &[u8], wire: &mut Wire) {
+        self.expect_datagram(frame);
         self.stack.receive(now_ns, frame, wire);
     }
 
@@ -217,7 +227,7 @@ impl Forwarder {
         }
         let more_clients = accepting && self.published.iter().any(|published| published.ready);
         let accepts_due = more_clients.then_some(now_ns);
-        [stack_due, accepts_due, self.probes_due()].into_iter().flatten().min()
+        [stack_due, accepts_due, self.probes_due(), self.expire_flows(now_ns)].into_iter().flatten().min()
     }
 
     fn handle_events(&mut self, now_ns: u64) {
@@ -225,7 +235,8 @@ impl Forwarder {
             match event {
                 Event::Connection(conn, readiness) => self.connection_changed(conn, readiness, now_ns),
                 Event::Incoming(id) => self.guest_connects(id),
-                Event::Acceptable(_) | Event::Datagram(..) | Event::Address => {}
+                Event::Datagram(id, _) => self.datagrams_arrived(id, now_ns),
+                Event::Acceptable(_) | Event::Address => {}
             }
         }
     }

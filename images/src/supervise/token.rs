@@ -16,6 +16,8 @@ const SOURCES_OF_A_REPLICA: usize = 4;
 pub const LISTENERS: usize = 1 << 10;
 /// The first connection with requests.
 pub const CLIENTS: usize = 1 << 12;
+/// The first flow of the forwarder's datagrams.
+pub const DATAGRAMS: usize = 1 << 14;
 /// The first pipe of the forwarder.
 pub const PIPES: usize = 1 << 16;
 
@@ -40,6 +42,8 @@ pub enum Source {
     Listener(usize),
     /// A connection with requests.
     Client(usize),
+    /// A flow of the forwarder's datagrams.
+    Datagram(usize),
     /// A pipe of the forwarder.
     Pipe(usize),
     /// None of these.
@@ -65,6 +69,7 @@ pub fn process(id: ReplicaId) -> usize {
 pub fn source(token: usize) -> Source {
     match token {
         PIPES.. => Source::Pipe(token - PIPES),
+        DATAGRAMS.. => Source::Datagram(token - DATAGRAMS),
         CLIENTS.. => Source::Client(token - CLIENTS),
         LISTENERS.. => Source::Listener(token - LISTENERS),
         REPLICAS.. => replica_source(token - REPLICAS),
@@ -102,6 +107,7 @@ mod tests {
         assert_eq!(source(TAP), Source::Tap);
         assert_eq!(source(LISTENERS + 3), Source::Listener(3));
         assert_eq!(source(CLIENTS + 3), Source::Client(3));
+        assert_eq!(source(DATAGRAMS + 3), Source::Datagram(3));
         assert_eq!(source(PIPES + 3), Source::Pipe(3));
         assert_eq!(source(9), Source::Unknown);
     }

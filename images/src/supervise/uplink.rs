@@ -65,7 +65,7 @@ impl Uplink {
                 Ok(Self::Tap(Box::new(port)))
             }
             _ => {
-                let tokens = Tokens { listeners: token::LISTENERS, pipes: token::PIPES };
+                let tokens = Tokens { listeners: token::LISTENERS, datagrams: token::DATAGRAMS, pipes: token::PIPES };
                 let forwarder = Forwarder::new(registry, tokens, published, seed, spec.allow_host, 0);
                 Ok(Self::Forward(Box::new(forwarder.context(|| "cannot start the forwarder")?)))
             }
@@ -109,6 +109,13 @@ impl Uplink {
     pub fn pipe_ready(&mut self, index: usize, event: &mio::event::Event) {
         if let Self::Forward(forwarder) = self {
             forwarder.socket_ready(index, event);
+        }
+    }
+
+    /// A socket of the forwarder's flow `index` has datagrams.
+    pub fn datagram_ready(&mut self, index: usize, now_ns: u64) {
+        if let Self::Forward(forwarder) = self {
+            forwarder.datagram_socket_ready(index, now_ns);
         }
     }
 

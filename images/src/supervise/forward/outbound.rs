@@ -6,11 +6,18 @@ use mio::net::TcpStream;
 use netstack::IncomingId;
 
 use super::pipe::Pipe;
-use super::{Forwarder, GATEWAY, PREFIX_BITS};
+use super::{Forwarder, GATEWAY, NAME_SERVER, PREFIX_BITS};
+
+/// Where the host says which name servers it asks.
+const RESOLVER: &str = "/etc/resolv.conf";
+const DNS_PORT: u16 = 53;
 
 /// Where the host goes for a destination of the guest; `None` when the guest may not go there.
-fn destination(asked: SocketAddrV4, allow_host: bool) -> Option<SocketAddrV4> {
+pub(super) fn destination(asked: SocketAddrV4, allow_host: bool) -> Option<SocketAddrV4> {
     let ip = *asked.ip();
+    if asked == SocketAddrV4::new(NAME_SERVER, DNS_PORT) {
+        return name_server(&std::fs::read_to_string(RESOLVER).ok()?);
+    }
     if ip == GATEWAY {
         return allow_host.then(|| SocketAddrV4::new(Ipv4Addr::LOCALHOST, asked.port()));
     }
@@ -18,6 +25,12 @@ fn destination(asked: SocketAddrV4, allow_host: bool) -> Option<SocketAddrV4> {
     let nobody =
         ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast();
     (!ours && !nobody && asked.port() != 0).then_some(asked)
+}
+
+/// The first name server that the resolver's configuration names.
+fn name_server(configuration: &str) -> Option<SocketAddrV4> {
+    let mut lines = configuration.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    lines.find_map(|rest| rest.trim().parse().ok()).map(|ip| SocketAddrV4::new(ip, DNS_PORT))
 }
 
 impl Forwarder {
@@ -66,6 +79,16 @@ impl Forwarder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_name_server_that_can_be_asked_is_asked() {
+        let server = |text| name_server(text).map(|server| server.to_string());
+        assert_eq!(
+            server("search x\nnameserver fe80::1\n nameserver\t192.0.2.53\nnameserver 192.0.2.54"),
+            Some("192.0.2.53:53".to_owned())
+        );
+        assert_eq!(server("# nameserver 192.0.2.53\n"), None);
+    }
 
     #[test]
     fn the_host_is_closed_to_the_guest_unless_allowed() {

@@ -15,7 +15,7 @@ use crate::supervise::port::Port;
 
 const SESSION: u64 = 5;
 const GUEST_PORT: u16 = 80;
-const TOKENS: Tokens = Tokens { listeners: 100, pipes: 1000 };
+const TOKENS: Tokens = Tokens { listeners: 100, datagrams: 500, pipes: 1000 };
 /// Nothing here takes this long; a test that waits for longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -100,13 +100,14 @@ impl Bench {
     fn turn(&mut self) {
         let mut events = Events::with_capacity(256);
         self.poll.poll(&mut events, Some(Duration::from_millis(1))).expect("polled");
+        let now_ns = self.now_ns();
         for event in &events {
             match event.token().0 {
                 token @ 1000.. => self.forwarder.socket_ready(token - 1000, event),
+                token @ 500.. => self.forwarder.datagram_socket_ready(token - 500, now_ns),
                 token => self.forwarder.listener_ready(token - 100),
             }
         }
-        let now_ns = self.now_ns();
         let (wire, forwarder) = (&mut self.wire, &mut self.forwarder);
         self.port
             .read(|packet| {
@@ -385,4 +386,45 @@ fn clients_of_a_guest_that_has_gone_read_its_last_words_and_are_reset() {
     let mut late = bench.connect();
     bench.until("the reset of one who comes later", |_| poll_read(&mut late).err());
     assert_eq!(bench.forwarder.counters.refused, 1);
+}
+
+#[test]
+fn datagrams_find_their_way_out_and_back() {
+    let mut bench = Bench::new(8);
+    let service = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    service.set_nonblocking(true).expect("non-blocking");
+    let port = service.local_addr().expect("an address").port();
+    let asked = SocketAddrV4::new(GATEWAY, port);
+    let queue = netstack::UdpQueue { datagrams: 8, bytes: 4096 };
+    let sockets = [0, 0].map(|any| bench.guest.bind(any, queue).expect("bound"));
+    for (index, socket) in sockets.into_iter().enumerate() {
+        bench.guest.send_to(socket, format!("question {index}").as_bytes(), asked).expect("sent");
+    }
+    let mut asked_by = Vec::new();
+    bench.until("the service hears both", |_| {
+        let mut chunk = [0; 64];
+        while let Ok((bytes, from)) = service.recv_from(&mut chunk) {
+            asked_by.push((String::from_utf8_lossy(&chunk[..bytes]).into_owned(), from));
+        }
+        (asked_by.len() == 2).then_some(())
+    });
+    for (question, from) in asked_by {
+        service.send_to(question.replace("question", "answer").as_bytes(), from).expect("sent");
+    }
+    for (index, socket) in sockets.into_iter().enumerate() {
+        let mut chunk = [0; 64];
+        let answer = bench.until("the guest hears", |bench| bench.guest.recv_from(socket, &mut chunk).ok());
+        assert_eq!(answer.remote, asked, "the answer comes from where the question went");
+        assert_eq!(&chunk[..answer.len_bytes], format!("answer {index}").as_bytes());
+    }
+    assert_eq!(bench.forwarder.counters.outbound, 2);
+    // A minute later nothing is left of them.
+    let later_ns = bench.now_ns() + 61_000_000_000;
+    assert_eq!(bench.forwarder.expire_flows(later_ns), None);
+    bench.guest.send_to(sockets[0], b"again", asked).expect("sent");
+    bench.until("the service hears again", |_| service.recv_from(&mut [0; 8]).ok());
+    assert_eq!(bench.forwarder.counters.outbound, 3);
+    // Where the guest may not go, nothing goes.
+    bench.guest.send_to(sockets[0], b"x", SocketAddrV4::new([10, 0, 2, 99].into(), 9)).expect("sent");
+    bench.until("it is refused", |bench| (bench.forwarder.counters.outbound_refused == 1).then_some(()));
 }
