@@ -58,7 +58,7 @@ impl<M: Machine> Vmm<M> {
         // Between the last look at the queues and now something may have come without an interrupt.
         let waiting = self.machine.control().peek().is_some()
             || self.machine.link().is_some_and(|link| link.peek().is_some())
-            || (self.is_active() && self.guest.end().is_none() && self.machine.net().peek().is_some());
+            || (self.hears_network() && self.guest.end().is_none() && self.machine.net().peek().is_some());
         if !waiting {
             self.machine.halt();
         }
@@ -66,12 +66,17 @@ impl<M: Machine> Vmm<M> {
         self.machine.acknowledge_interrupts();
     }
 
+    /// Whether a frame that comes now would be acted upon now.
+    fn hears_network(&self) -> bool {
+        self.is_active() && !self.waits_for_company()
+    }
+
     fn set_interrupts(&mut self, enabled: bool) {
         self.machine.control().set_interrupts(enabled);
         if let Some(link) = self.machine.link() {
             link.set_interrupts(enabled);
         }
-        let active = self.is_active();
-        self.machine.net().set_interrupts(enabled && active);
+        let hears = self.hears_network();
+        self.machine.net().set_interrupts(enabled && hears);
     }
 }

@@ -82,6 +82,9 @@ impl<M: Machine> Vmm<M> {
         if replica.role() != Role::Primary || self.guest.end().is_some() || !self.wants_to_run(now_ns) {
             return false;
         }
+        if self.waits_for_company() {
+            return false;
+        }
         let holds_too_much = self.holds_too_much();
         let Some(replica) = &mut self.replica else { return false };
         if replica.may_begin(now_ns) != Gate::Ready || holds_too_much {
@@ -104,6 +107,13 @@ impl<M: Machine> Vmm<M> {
         true
     }
 
+    /// Whether what has come should wait for the acknowledgement of the last epoch, and for more to come: under load that
+    /// makes few large epochs out of many small ones. A guest that has not finished its work (it waits for no time at
+    /// all) is never kept waiting.
+    pub(super) fn waits_for_company(&self) -> bool {
+        self.deadline_ns != 0 && self.replica.as_ref().is_some_and(|replica| replica.awaits_ack())
+    }
+
     fn run_epoch(&mut self, epoch: u64) {
         let Some(record) = self.replica.as_ref().and_then(|replica| replica.record(epoch)) else { return };
         if let Err(error) = self.guest.begin_epoch(epoch, record.clocks, &record.events) {
@@ -123,7 +133,8 @@ impl<M: Machine> Vmm<M> {
     fn rest(&mut self) {
         let now_ns = self.now_ns();
         let mut until_ns = self.replica.as_ref().map_or(u64::MAX, |replica| replica.next_deadline_ns());
-        if self.is_active() && self.guest.end().is_none() && self.gated_since_ns.is_none() {
+        if self.is_active() && self.guest.end().is_none() && self.gated_since_ns.is_none() && !self.waits_for_company()
+        {
             until_ns = until_ns.min(self.deadline_on_machine_ns().unwrap_or(u64::MAX));
         }
         // Devices do not interrupt when they have sent something, so what depends on that is looked after soon. A

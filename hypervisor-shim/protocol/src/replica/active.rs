@@ -35,6 +35,18 @@ impl Replica {
         blocked.map_or(Gate::Ready, Gate::Blocked)
     }
 
+    /// Whether the backup has not acknowledged the newest record, so that what the guest put out last is still held.
+    ///
+    /// Nothing forbids to begin another epoch then. But a guest that has nothing to do except for what has just come
+    /// loses nothing by waiting: what it would answer could not leave before the acknowledgement either, and meanwhile
+    /// more comes that can share the cost of the epoch.
+    pub fn awaits_ack(&self) -> bool {
+        self.mode == Mode::Paired
+            && self.role == Role::Primary
+            && self.sends_log()
+            && self.active.received_through < self.record.epoch
+    }
+
     /// What keeps the next epoch from beginning, whatever the time is.
     fn obstacle(&self) -> Option<Blocked> {
         if self.stopped.is_some() {
