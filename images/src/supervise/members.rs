@@ -97,7 +97,12 @@ impl Supervisor {
 
     fn take_message(&mut self, id: ReplicaId, message: &ToSupervisor<'_>, now_ns: u64) {
         match message {
-            ToSupervisor::Ready(ready) => self.configure(id, *ready),
+            ToSupervisor::Ready(ready) => {
+                if let Some(replica) = &self.replicas[id.index()] {
+                    replica.vm.yield_to_others();
+                }
+                self.configure(id, *ready);
+            }
             ToSupervisor::Status(status) => self.note_status(id, *status),
             ToSupervisor::ArbiterRequest(request) => self.arbitrate(id, *request, now_ns),
             ToSupervisor::Console(output) => {
