@@ -23,7 +23,7 @@ where
     spawn(async move { place.set(Some(main.await)) });
     loop {
         EXECUTOR.with(|executor| executor.budget.set(EPOCH_BUDGET));
-        let more_to_receive = net::receive(spend);
+        net::receive(spend);
         wake_due_timers();
         let sent = loop {
             EXECUTOR.with(|executor| executor.run_ready());
@@ -36,7 +36,7 @@ where
         if let Some(output) = result.take() {
             return output;
         }
-        let at_once = more_to_receive || sent.backlog || has_work();
+        let at_once = net::has_arrived() || sent.backlog || has_work();
         platform::wait(if at_once { 0 } else { sent.deadline_ns.min(next_timer_ns()) });
     }
 }

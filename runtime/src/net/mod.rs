@@ -157,25 +157,28 @@ pub(crate) fn detach() {
     drop(state);
 }
 
-/// Takes in what arrived, as long as `spend` allows it, and wakes who waited for it. Returns whether something is
-/// left in the ring.
-pub(crate) fn receive(mut spend: impl FnMut(u32) -> bool) -> bool {
-    let left = STATE.with(|state| {
+/// Takes in what arrived, as long as `spend` allows it, and wakes who waited for it.
+pub(crate) fn receive(mut spend: impl FnMut(u32) -> bool) {
+    STATE.with(|state| {
         let mut state = state.borrow_mut();
-        let Some(state) = state.as_mut() else { return false };
+        let Some(state) = state.as_mut() else { return };
         let now_ns = time::monotonic_ns();
         let Rings { receive, transmit } = &mut state.rings;
-        let left = receive.drain(|frame| {
+        receive.drain(|frame| {
             if let Some(net) = &mut state.net {
                 net.stack.receive(now_ns, frame, transmit);
             }
             spend(frame.len() as u32)
         });
         state.dispatch();
-        left
     });
     wake_deferred();
-    left
+}
+
+/// Whether something has arrived that was not taken in: an epoch that a task ended by itself (a console that was full)
+/// may have brought it.
+pub(crate) fn has_arrived() -> bool {
+    STATE.with(|state| state.borrow().as_ref().is_some_and(|state| !state.rings.receive.is_empty()))
 }
 
 /// What sending left behind.

@@ -43,10 +43,15 @@ impl Rings {
 pub(super) struct ReceiveRing(Consumer);
 
 impl ReceiveRing {
-    /// Hands every frame to `take` until it returns false, and typed bytes to the console. Returns whether something
-    /// is left.
+    /// Whether nothing is left in the ring.
     #[inline]
-    pub(super) fn drain(&mut self, mut take: impl FnMut(&[u8]) -> bool) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Hands every frame to `take` until it returns false, and typed bytes to the console.
+    #[inline]
+    pub(super) fn drain(&mut self, mut take: impl FnMut(&[u8]) -> bool) {
         loop {
             let more: Result<Option<bool>, RingError> = self.0.pop_with(|record| match record.kind {
                 KIND_FRAME => take(record.payload),
@@ -58,8 +63,7 @@ impl ReceiveRing {
                 _ => true,
             });
             match more.expect(BROKEN) {
-                None => return false,
-                Some(false) => return !self.0.is_empty(),
+                None | Some(false) => return,
                 Some(true) => {}
             }
         }
