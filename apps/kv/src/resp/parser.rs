@@ -154,6 +154,8 @@ impl Parser {
         if self.missing.is_none()
             && let Some(bytes) = self.whole(buffer)
         {
+            // The first pieces of this command may have left their marks.
+            self.searched = 0;
             return Step::Command(bytes);
         }
         self.parse_any(buffer)
@@ -389,6 +391,14 @@ mod tests {
         ] {
             assert_eq!(first(input).0, Step::Error(error));
         }
+    }
+
+    #[test]
+    fn a_command_whose_header_came_in_two_pieces_leaves_nothing_behind_for_the_next() {
+        let mut parser = Parser::new(limits());
+        assert_eq!(parser.parse(b"*1"), Step::Partial);
+        assert_eq!(parser.parse(b"*1\r\n$4\r\nPING\r\n"), Step::Command(14));
+        assert_eq!(parser.parse(b"E\n"), Step::Command(2));
     }
 
     #[test]
