@@ -206,11 +206,6 @@ impl Guest {
         Ok(free.saturating_sub(hypercall::record::total_bytes(hypercall::layout::MAX_FRAME_BYTES)))
     }
 
-    /// Whether the guest has something to read: it must not be left waiting for its deadline.
-    pub fn clocks(&self) -> Clocks {
-        self.clocks
-    }
-
     /// The value of a trapped time stamp read: the epoch's clock, strictly increasing, the same in both replicas.
     pub fn time_stamp(&mut self) -> u64 {
         self.time_stamps += 1;

@@ -92,7 +92,7 @@ impl<M: Machine> Vmm<M> {
         due || self.has_events()
     }
 
-    /// Sets what the clocks and numbers of a promoted replica go on from.
+    /// Number of the next input frame as the hub counts them, and the epoch that runs or ran last.
     pub(super) fn input_position(&self) -> (u64, Epoch) {
         (self.guest.frames_in() + self.input_skew, self.replica.as_ref().map_or(0, |replica| replica.epoch()))
     }

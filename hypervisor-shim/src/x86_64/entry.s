@@ -31,6 +31,26 @@
 .set USER_CODE, 0x23
 .set LAPIC_EOI, 0xfee000b0
 
+# What both ways out of the guest do: keep the registers in the context at rax.
+.macro save_low
+    mov [rax + C_RBX], rbx
+    mov [rax + C_RCX], rcx
+    mov [rax + C_RDX], rdx
+    mov [rax + C_RSI], rsi
+    mov [rax + C_RDI], rdi
+    mov [rax + C_RBP], rbp
+.endm
+.macro save_high
+    mov [rax + C_R8], r8
+    mov [rax + C_R9], r9
+    mov [rax + C_R10], r10
+    mov [rax + C_R11], r11
+    mov [rax + C_R12], r12
+    mov [rax + C_R13], r13
+    mov [rax + C_R14], r14
+    mov [rax + C_R15], r15
+.endm
+
 .section .text
 .code64
 
@@ -113,21 +133,9 @@ enter_guest:
 syscall_entry:
     mov [rip + guest_context + C_RAX], rax
     lea rax, [rip + guest_context]
-    mov [rax + C_RBX], rbx
-    mov [rax + C_RCX], rcx
-    mov [rax + C_RDX], rdx
-    mov [rax + C_RSI], rsi
-    mov [rax + C_RDI], rdi
-    mov [rax + C_RBP], rbp
+    save_low
     mov [rax + C_RSP], rsp
-    mov [rax + C_R8], r8
-    mov [rax + C_R9], r9
-    mov [rax + C_R10], r10
-    mov [rax + C_R11], r11
-    mov [rax + C_R12], r12
-    mov [rax + C_R13], r13
-    mov [rax + C_R14], r14
-    mov [rax + C_R15], r15
+    save_high
     mov [rax + C_RIP], rcx
     mov [rax + C_RFLAGS], r11
     stmxcsr [rax + C_MXCSR]
@@ -141,20 +149,8 @@ common_trap:
     jz 3f
     mov [rip + guest_context + C_RAX], rax
     lea rax, [rip + guest_context]
-    mov [rax + C_RBX], rbx
-    mov [rax + C_RCX], rcx
-    mov [rax + C_RDX], rdx
-    mov [rax + C_RSI], rsi
-    mov [rax + C_RDI], rdi
-    mov [rax + C_RBP], rbp
-    mov [rax + C_R8], r8
-    mov [rax + C_R9], r9
-    mov [rax + C_R10], r10
-    mov [rax + C_R11], r11
-    mov [rax + C_R12], r12
-    mov [rax + C_R13], r13
-    mov [rax + C_R14], r14
-    mov [rax + C_R15], r15
+    save_low
+    save_high
     pop [rax + C_VECTOR]
     pop [rax + C_ERROR]
     pop [rax + C_RIP]
