@@ -162,6 +162,21 @@ pub unsafe extern "C" fn sys_writev(fd: i32, iov: *const iovec, iovcnt: usize) -
     total
 }
 
+/// A caller's buffer, zeroed; `None` for a null pointer or a length that no object has.
+///
+/// # Safety
+/// `buf` is null or points to `len` writable bytes that nobody else uses while the slice lives.
+unsafe fn zeroed<'a>(buf: *mut u8, len: usize) -> Option<&'a mut [u8]> {
+    if buf.is_null() || isize::try_from(len).is_err() {
+        return None;
+    }
+    // SAFETY: the caller vouches for pointer and length; the bytes are read only after having been given a value.
+    Some(unsafe {
+        buf.write_bytes(0, len);
+        slice::from_raw_parts_mut(buf, len)
+    })
+}
+
 /// Reads typed bytes (descriptor 0): how many. Waits for at least one. `-EBADF` for another descriptor, `-EFAULT` for
 /// a null pointer.
 ///
@@ -175,14 +190,8 @@ pub unsafe extern "C" fn sys_read(fd: i32, buf: *mut u8, len: usize) -> isize {
     if len == 0 {
         return 0;
     }
-    if buf.is_null() || isize::try_from(len).is_err() {
-        return -EFAULT as isize;
-    }
-    // SAFETY: the caller vouches for pointer and length; the bytes are only written, after having been given a value.
-    let buffer = unsafe {
-        buf.write_bytes(0, len);
-        slice::from_raw_parts_mut(buf, len)
-    };
+    // SAFETY: the caller vouches for pointer and length.
+    let Some(buffer) = (unsafe { zeroed(buf, len) }) else { return -EFAULT as isize };
     loop {
         let taken = console::try_read(buffer);
         if taken > 0 {
@@ -206,14 +215,8 @@ pub unsafe extern "C" fn sys_read_entropy(buf: *mut u8, len: usize, flags: u32) 
     if len == 0 {
         return 0;
     }
-    if buf.is_null() || isize::try_from(len).is_err() {
-        return -EFAULT as isize;
-    }
-    // SAFETY: as for `sys_read`.
-    let buffer = unsafe {
-        buf.write_bytes(0, len);
-        slice::from_raw_parts_mut(buf, len)
-    };
+    // SAFETY: the caller vouches for pointer and length.
+    let Some(buffer) = (unsafe { zeroed(buf, len) }) else { return -EFAULT as isize };
     match random::fill(buffer) {
         Ok(()) => len as isize,
         Err(_) => -EIO as isize,
