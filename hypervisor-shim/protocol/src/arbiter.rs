@@ -3,7 +3,8 @@
 //! Two nodes cannot elect by timeout. Whoever loses its peer asks to move the record from generation g to g+1 with
 //! itself active and solo; one of the two requests finds the expected generation and wins, the other one does not
 //! and its sender stops. The functions here are the whole decision; where the record is kept (a file of the
-//! supervisor, etcd) is the caller's part, which must make a change durable before it answers.
+//! supervisor, etcd) is the caller's part. Before it answers, a change must be kept so that it outlives whatever a
+//! replica can outlive.
 
 use core::fmt;
 

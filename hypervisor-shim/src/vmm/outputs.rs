@@ -77,7 +77,8 @@ impl<M: Machine> Vmm<M> {
     fn send_batch(&mut self, through: Epoch) -> bool {
         let Some(mut buffer) = self.machine.net().buffer() else { return false };
         let start = buffer.len();
-        buffer.resize(BUFFER_BYTES, 0);
+        // No longer than what waits: zeros are written before the frames, and under load this happens every epoch.
+        buffer.resize((start + HEADER_BYTES + self.outputs.bytes()).min(BUFFER_BYTES), 0);
         let Ok(mut encoder) = BatchEncoder::new(&mut buffer[start..]) else { return false };
         let mut first_frame = None;
         let mut complete = true;

@@ -171,7 +171,7 @@ impl Supervisor {
         }
     }
 
-    /// The one place that decides who goes on. The answer leaves only when the record is on disk.
+    /// The one place that decides who goes on. The answer leaves only when the record is in its file.
     fn arbitrate(&mut self, id: ReplicaId, request: ArbiterRequest, now_ns: u64) {
         // Who asks is known from the channel, whatever the message says.
         let grant = match self.arbiter.ask(request.expect_generation, id) {
@@ -180,14 +180,18 @@ impl Supervisor {
             Err(error) => return self.happened(format!("the arbiter cannot decide: {error}")),
         };
         let record = grant.record;
-        self.happened(format!(
-            "arbiter: replica {id} asks for generation {}: {} (generation {}, replica {} active, {})",
-            request.expect_generation.saturating_add(1),
-            if grant.granted { "granted" } else { "denied" },
-            record.generation,
-            record.active,
-            record.mode
-        ));
+        // Whoever does not hear an answer soon asks again, and hears the same again: that is no event.
+        let asked = self.replicas[id.index()].as_mut().and_then(|replica| replica.asked.replace(grant));
+        if asked != Some(grant) {
+            self.happened(format!(
+                "arbiter: replica {id} asks for generation {}: {} (generation {}, replica {} active, {})",
+                request.expect_generation.saturating_add(1),
+                if grant.granted { "granted" } else { "denied" },
+                record.generation,
+                record.active,
+                record.mode
+            ));
+        }
         if grant.granted {
             // What the old replica had reported as released may still lie in its socket: it goes out first.
             let before = self.wire.active();

@@ -7,6 +7,7 @@ use mio::net::UnixStream;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use protocol::ReplicaId;
+use protocol::arbiter::Grant;
 use protocol::control::{Ready, State, Status};
 
 use super::channel::{Channel, Inbox};
@@ -36,6 +37,8 @@ pub struct Replica {
     pub ready: Option<Ready>,
     /// What it said last.
     pub status: Option<Status>,
+    /// What the arbiter answered it last.
+    pub asked: Option<Grant>,
     /// It was told that its peer is active.
     pub superseded: bool,
     /// Why it has stopped, once it has said so.
@@ -99,6 +102,7 @@ impl Replica {
             port: Some(port),
             ready: None,
             status: None,
+            asked: None,
             superseded: false,
             stopped: None,
             ending: false,
