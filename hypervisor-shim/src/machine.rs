@@ -1,6 +1,7 @@
 //! What the shim needs of a machine. One small trait set; everything above it is the same on every platform.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use protocol::digest::Digest64;
@@ -36,6 +37,10 @@ pub enum Exit {
     /// The guest asked for the time stamp counter by an instruction; the machine has stepped over it when
     /// [`Machine::set_time_stamp`] is called.
     TimeStamp,
+    /// The guest has retired exactly as many instructions as [`Machine::set_budget`] allows.
+    Cut,
+    /// The machine counts instructions and has lost count.
+    Miscounted,
     /// The guest did what it may not: it cannot go on.
     Fault(Fault),
 }
@@ -117,6 +122,11 @@ pub trait Machine {
     fn start_guest(&mut self, start: &Start);
     /// Takes the memory of an image whose guest was loaded for the shim's own use.
     fn reclaim(&mut self, image: Image<'static>);
+    /// Whether [`Machine::set_budget`] can be used, or why not.
+    fn can_count(&self) -> Result<(), String>;
+    /// From now on the guest may retire so many instructions; then, and not an instruction earlier or later,
+    /// [`Machine::run_guest`] comes back with [`Exit::Cut`]. `u64::MAX`: they are not counted.
+    fn set_budget(&mut self, instructions: u64);
     /// Runs the guest until something happens. To be called after [`Machine::start_guest`].
     fn run_guest(&mut self) -> Exit;
     /// The guest's registers.

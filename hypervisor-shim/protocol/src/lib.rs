@@ -31,4 +31,4 @@ pub mod link;
 pub mod replica;
 mod types;
 
-pub use types::{Clocks, Discipline, Epoch, Generation, Mode, ReplicaId, Role, RunMode};
+pub use types::{Clocks, Discipline, Epoch, EpochSource, Generation, Mode, ReplicaId, Role, RunMode};

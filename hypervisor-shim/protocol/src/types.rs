@@ -117,6 +117,18 @@ wire_enum! {
 }
 
 wire_enum! {
+    /// What ends an epoch. With every source a guest that waits ends its epoch early.
+    EpochSource {
+        /// Only the guest, by waiting.
+        Cooperative = 0, "cooperative";
+        /// The machine, after an exact number of the guest's instructions.
+        Exact = 1, "exact";
+        /// Code in the guest that counts, after a number of its ticks.
+        Counted = 2, "counted";
+    }
+}
+
+wire_enum! {
     /// How a shim runs its guest.
     RunMode {
         /// No epochs, no log, no digest: the baseline of every ratio.

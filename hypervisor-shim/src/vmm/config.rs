@@ -10,7 +10,7 @@ use protocol::control::{Config, Counters, Network, Ready, StoppedReason, ToShim}
 use protocol::frame::direction_session;
 use protocol::link::{EPOCH_START_FIXED_BYTES, Identity};
 use protocol::replica::{self, Replica};
-use protocol::{Mode, RunMode};
+use protocol::{EpochSource, Mode, RunMode};
 use sha2::{Digest as _, Sha256};
 
 use super::channel::Channel;
@@ -21,10 +21,10 @@ use crate::machine::{Machine, Port};
 
 /// Version of the replication protocol that this shim speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
-/// Epochs end where the guest waits.
-const EPOCH_SOURCE_COOPERATIVE: u32 = 0;
 /// Half of the receive ring, so that a record always fits when the guest has read everything.
 const MAX_EPOCH_EVENTS_BYTES: u32 = hypercall::layout::RING_BYTES / 2;
+/// Shorter epochs would spend their time at their borders.
+const MIN_EPOCH_INSTRUCTIONS: u64 = 100;
 /// The supervisor that has heard "ready" answers within this.
 const CONFIG_TIMEOUT_NS: u64 = 30_000_000_000;
 
@@ -132,11 +132,10 @@ fn build<M: Machine>(
 ) -> Result<Vmm<M>, Box<Refusal<M>>> {
     let config = &owned.config;
     let refuse = |machine, control, text| Err(Box::new(Refusal { machine, control, text }));
-    if config.epoch_source != EPOCH_SOURCE_COOPERATIVE {
-        let text =
-            format!("this machine cannot give epoch source {}, only cooperative epochs (0)", config.epoch_source);
-        return refuse(machine, control, text);
-    }
+    let epoch_budget = match epoch_budget(config, &machine) {
+        Ok(budget) => budget,
+        Err(text) => return refuse(machine, control, text),
+    };
     if config.run_mode == RunMode::Pair && machine.link().is_none() {
         return refuse(machine, control, String::from("a pair needs a second virtio console for the link"));
     }
@@ -168,6 +167,7 @@ fn build<M: Machine>(
         generation: config.generation,
         status_interval_ns: config.status_interval_ns.max(1_000_000),
         mac: config.network.mac,
+        epoch_budget,
     };
     Ok(Vmm {
         machine,
@@ -196,6 +196,26 @@ fn build<M: Machine>(
         peer_dead: false,
         last_heard_ns: now_ns,
     })
+}
+
+/// How many instructions an epoch may have at most; `u64::MAX`: they are not counted.
+fn epoch_budget<M: Machine>(config: &Config<'_>, machine: &M) -> Result<u64, String> {
+    let source = u8::try_from(config.epoch_source).ok().and_then(EpochSource::from_code);
+    let length = config.epoch_length_instructions;
+    match source {
+        Some(EpochSource::Cooperative) => Ok(u64::MAX),
+        Some(EpochSource::Exact) if !(MIN_EPOCH_INSTRUCTIONS..u64::MAX).contains(&length) => {
+            Err(format!("an exact epoch has at least {MIN_EPOCH_INSTRUCTIONS} instructions, not {length}"))
+        }
+        Some(EpochSource::Exact) => {
+            machine.can_count().map_err(|error| format!("exact epochs cannot be had: {error}"))?;
+            Ok(length)
+        }
+        Some(EpochSource::Counted) | None => Err(format!(
+            "this shim knows no epoch source {}; it has cooperative (0) and exact (1)",
+            config.epoch_source
+        )),
+    }
 }
 
 fn make_replica(
@@ -245,6 +265,7 @@ fn guest_config_digest(config: &Config<'_>, arguments: &str) -> [u8; 32] {
     hash.update([net.prefix_bits, u8::from(net.dhcp), u8::from(net.checksums)]);
     hash.update(net.mtu_bytes.to_le_bytes());
     hash.update(config.entropy.0);
+    hash.update(config.epoch_length_instructions.to_le_bytes());
     hash.update(arguments.as_bytes());
     hash.finalize().into()
 }

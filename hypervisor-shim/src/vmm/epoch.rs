@@ -3,8 +3,8 @@
 use alloc::string::String;
 
 use hypercall::table::Outcome;
-use protocol::Epoch;
-use protocol::control::{Counter, Level};
+use protocol::control::{Counter, Level, StoppedReason};
+use protocol::{Epoch, RunMode};
 
 use super::Vmm;
 use crate::guest::{EndKind, write_report};
@@ -17,7 +17,8 @@ impl<M: Machine> Vmm<M> {
     /// Runs the guest from where it stands to the end of the epoch. Interrupts on the way are looked after by `service`.
     pub(super) fn run_guest(&mut self, epoch: Epoch, mut service: impl FnMut(&mut Self)) {
         let start_ns = self.machine.now_ns();
-        self.ensure_timer(start_ns, start_ns + super::SERVICE_INTERVAL_NS);
+        self.machine.set_budget(self.epoch_budget());
+        self.serve_soon(start_ns);
         while self.guest.end().is_none() {
             match self.machine.run_guest() {
                 Exit::Hypercall => {
@@ -37,8 +38,17 @@ impl<M: Machine> Vmm<M> {
                     self.machine.acknowledge_interrupts();
                     service(self);
                     let now_ns = self.machine.now_ns();
-                    self.ensure_timer(now_ns, now_ns + super::SERVICE_INTERVAL_NS);
+                    self.serve_soon(now_ns);
                 }
+                // The guest has more to do, at once.
+                Exit::Cut => {
+                    self.deadline_ns = 0;
+                    break;
+                }
+                Exit::Miscounted => self.stop(
+                    StoppedReason::Failed,
+                    "the machine has lost count of the guest's instructions; its peer goes on",
+                ),
                 Exit::TimeStamp => {
                     let value = self.guest.time_stamp();
                     self.machine.set_time_stamp(value);
@@ -47,8 +57,29 @@ impl<M: Machine> Vmm<M> {
             }
         }
         let end_ns = self.machine.now_ns();
+        if self.counts() {
+            // The machine has used the timer for itself.
+            self.timer_at_ns = 0;
+        }
         self.counters.add(Counter::GuestNs, end_ns - start_ns);
         self.counters.add(Counter::Epochs, 1);
+    }
+
+    /// How many instructions the epoch that begins may have.
+    fn epoch_budget(&self) -> u64 {
+        if self.settings.run_mode == RunMode::Bare { u64::MAX } else { self.settings.epoch_budget }
+    }
+
+    fn counts(&self) -> bool {
+        self.epoch_budget() != u64::MAX
+    }
+
+    /// Sees to it that the devices are looked after while the guest runs. A machine that counts comes back by itself
+    /// and needs the timer for that.
+    fn serve_soon(&mut self, now_ns: u64) {
+        if !self.counts() {
+            self.ensure_timer(now_ns, now_ns + super::SERVICE_INTERVAL_NS);
+        }
     }
 
     fn end_by_fault(&mut self, epoch: Epoch, fault: &Fault) {

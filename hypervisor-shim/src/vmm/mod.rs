@@ -42,6 +42,8 @@ struct Settings {
     generation: u64,
     status_interval_ns: u64,
     mac: [u8; 6],
+    /// How many instructions an epoch has at most; `u64::MAX`: they are not counted.
+    epoch_budget: u64,
 }
 
 /// How the guest's clocks follow from the machine's.

@@ -8,6 +8,7 @@ const IO_APIC: u64 = 0xfec0_0000;
 
 const END_OF_INTERRUPT: u64 = 0xb0;
 const SPURIOUS: u64 = 0xf0;
+const REQUESTS: u64 = 0x200;
 const TIMER_VECTOR: u64 = 0x320;
 const TIMER_INITIAL: u64 = 0x380;
 const TIMER_CURRENT: u64 = 0x390;
@@ -56,6 +57,11 @@ pub fn end_of_interrupt() {
 /// Starts the timer, one-shot. QEMU's local APIC counts nanoseconds.
 pub fn arm_timer(ticks: u32) {
     write(TIMER_INITIAL, ticks.max(1));
+}
+
+/// Whether the timer's interrupt waits to be taken.
+pub fn timer_is_pending() -> bool {
+    read(REQUESTS + 0x10 * u64::from(VECTOR_TIMER / 32)) & (1 << (VECTOR_TIMER % 32)) != 0
 }
 
 /// Ticks left.

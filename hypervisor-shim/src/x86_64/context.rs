@@ -25,7 +25,8 @@ pub struct Context {
     pub error: u64,
     /// SSE control and status, as saved by a hypercall.
     pub mxcsr: u64,
-    reserved: u64,
+    /// Instructions that the guest has retired in this epoch, where they are counted.
+    pub retired: u64,
     /// `fxsave64` image, as saved by an exception or an interrupt.
     pub fxsave: [u8; 512],
 }
@@ -41,6 +42,7 @@ pub mod register {
     pub const RBP: usize = 6;
     pub const RSP: usize = 7;
     pub const R8: usize = 8;
+    pub const R15: usize = 15;
 }
 
 const GENERAL_NAMES: [&str; 16] =
@@ -56,6 +58,11 @@ const _: () = {
     assert!(offset_of!(Context, fxsave) == 176);
 };
 
+/// [`Context::vector`] after a hypercall: none, and the vector registers hold nothing of the guest's.
+const HYPERCALL: u64 = u64::MAX;
+/// What `fxsave64` writes; behind it is room that it leaves alone.
+const FXSAVE_WRITTEN_BYTES: usize = 416;
+
 /// Power-on value of MXCSR: all exceptions masked, round to nearest.
 const MXCSR_RESET: u64 = 0x1f80;
 /// Reserved bit 1 and the interrupt flag: the guest runs with interrupts on, the shim never does.
@@ -69,12 +76,15 @@ static mut CONTEXT: Context = Context {
     vector: 0,
     error: 0,
     mxcsr: MXCSR_RESET,
-    reserved: 0,
+    retired: 0,
     fxsave: [0; 512],
 };
 
 unsafe extern "C" {
     fn enter_guest(everything: u64) -> u64;
+    fn enter_counted(everything: u64, ticks: u64) -> u64;
+    static guest_entered_at: u64;
+    static guest_left_at: u64;
 }
 
 /// Why the guest was left, before anybody looked at the vector.
@@ -117,6 +127,7 @@ impl VirtualCpu {
         context.rip = entry;
         context.rflags = RFLAGS_GUEST;
         context.mxcsr = MXCSR_RESET;
+        context.retired = 0;
         self.last = Left::Hypercall;
     }
 
@@ -129,7 +140,28 @@ impl VirtualCpu {
         // context holds only what the guest itself may set (flags are those that ring 3 can change plus the fixed
         // ones, because they come from `reset`, `syscall` or an interrupt frame of ring 3).
         let left = unsafe { enter_guest(u64::from(self.last == Left::Trap)) };
+        self.note(left)
+    }
+
+    /// Runs the guest as [`Self::run`] does, with the timer started shortly before for `ticks` nanoseconds (0: it is
+    /// left alone). Returns with why it was left how far the time stamps of entry and exit lie apart.
+    ///
+    /// # Safety
+    /// As for [`Self::run`].
+    pub unsafe fn run_stamped(&mut self, ticks: u32) -> (Left, u64) {
+        // SAFETY: as in `run`; the assembly has written both stamps when it returns.
+        let (left, distance) = unsafe {
+            let left = enter_counted(u64::from(self.last == Left::Trap), u64::from(ticks));
+            (left, (&raw const guest_left_at).read().wrapping_sub((&raw const guest_entered_at).read()))
+        };
+        (self.note(left), distance)
+    }
+
+    fn note(&mut self, left: u64) -> Left {
         self.last = if left == 0 { Left::Hypercall } else { Left::Trap };
+        if self.last == Left::Hypercall {
+            self.context().vector = HYPERCALL;
+        }
         self.last
     }
 }
@@ -151,6 +183,10 @@ impl Registers for Context {
         }
         digest.write_u64(self.rip);
         digest.write_u64(self.rflags);
+        digest.write_u64(self.retired);
+        if self.vector != HYPERCALL {
+            digest.write_bytes(&self.fxsave[..FXSAVE_WRITTEN_BYTES]);
+        }
     }
 
     fn frame_pointer(&self) -> u64 {

@@ -74,6 +74,11 @@ pub fn find(command_line: &str) -> Result<Devices, Missing> {
     })
 }
 
+/// What an instruction takes, as `icount=<shift>` says: 2^shift nanoseconds.
+pub fn icount_shift(command_line: &str) -> Option<u32> {
+    command_line.split_whitespace().find_map(|word| word.strip_prefix("icount=")?.parse().ok())
+}
+
 /// Offset of `InterruptACK` (virtio 1.1, section 4.2.2).
 const INTERRUPT_ACK: usize = 0x64;
 

@@ -3,6 +3,11 @@
 #
 # enter_guest returns in rax why the guest was left: 0 for a hypercall, 1 for an exception or an interrupt, whose
 # vector and error code are in the context.
+#
+# enter_counted is the same for a processor that counts instructions (count.rs). Between its time stamp and the guest's
+# first instruction lies a fixed number of instructions, and between the guest's last one and the stamp of either way out
+# another: what is left of the distance is the guest's own. These numbers are measured, so the code may change, but not
+# branch there.
 
 .set C_RAX, 0
 .set C_RBX, 8
@@ -30,6 +35,7 @@
 .set USER_DATA, 0x1b
 .set USER_CODE, 0x23
 .set LAPIC_EOI, 0xfee000b0
+.set LAPIC_TIMER_INITIAL, 0xfee00380
 
 # What both ways out of the guest do: keep the registers in the context at rax.
 .macro save_low
@@ -51,6 +57,50 @@
     mov [rax + C_R15], r15
 .endm
 
+# Time stamp on the way out; rax and rdx are saved already, rax points to the context again afterwards.
+.macro stamp_exit
+    rdtsc
+    shl rdx, 32
+    or rdx, rax
+    mov [rip + guest_left_at], rdx
+    lea rax, [rip + guest_context]
+.endm
+# What a hypercall leaves in the vector registers, as the ABI says; rax points to the context.
+.macro zero_vectors
+    ldmxcsr [rax + C_MXCSR]
+    .irp register, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    pxor xmm\register, xmm\register
+    .endr
+.endm
+.macro push_guest_frame
+    push USER_DATA
+    push [rax + C_RSP]
+    push [rax + C_RFLAGS]
+    push USER_CODE
+    push [rax + C_RIP]
+.endm
+# All general registers but rax, rcx, rdx, rsi and rsp.
+.macro restore_most
+    mov rbx, [rax + C_RBX]
+    mov rdi, [rax + C_RDI]
+    mov rbp, [rax + C_RBP]
+    mov r8, [rax + C_R8]
+    mov r9, [rax + C_R9]
+    mov r10, [rax + C_R10]
+    mov r11, [rax + C_R11]
+    mov r12, [rax + C_R12]
+    mov r13, [rax + C_R13]
+    mov r14, [rax + C_R14]
+    mov r15, [rax + C_R15]
+.endm
+# The rest, rax last, because it points to the context.
+.macro restore_rest
+    mov rcx, [rax + C_RCX]
+    mov rdx, [rax + C_RDX]
+    mov rsi, [rax + C_RSI]
+    mov rax, [rax + C_RAX]
+.endm
+
 .section .text
 .code64
 
@@ -69,23 +119,7 @@ enter_guest:
     test edi, edi
     jnz 2f
 
-    ldmxcsr [rax + C_MXCSR]
-    pxor xmm0, xmm0
-    pxor xmm1, xmm1
-    pxor xmm2, xmm2
-    pxor xmm3, xmm3
-    pxor xmm4, xmm4
-    pxor xmm5, xmm5
-    pxor xmm6, xmm6
-    pxor xmm7, xmm7
-    pxor xmm8, xmm8
-    pxor xmm9, xmm9
-    pxor xmm10, xmm10
-    pxor xmm11, xmm11
-    pxor xmm12, xmm12
-    pxor xmm13, xmm13
-    pxor xmm14, xmm14
-    pxor xmm15, xmm15
+    zero_vectors
     mov rcx, [rax + C_RIP]
     mov r11, [rax + C_RFLAGS]
     mov rbx, [rax + C_RBX]
@@ -105,26 +139,40 @@ enter_guest:
     sysretq
 
 2:  fxrstor64 [rax + C_FXSAVE]
-    push USER_DATA
-    push [rax + C_RSP]
-    push [rax + C_RFLAGS]
-    push USER_CODE
-    push [rax + C_RIP]
-    mov rbx, [rax + C_RBX]
-    mov rcx, [rax + C_RCX]
-    mov rdx, [rax + C_RDX]
-    mov rsi, [rax + C_RSI]
-    mov rdi, [rax + C_RDI]
-    mov rbp, [rax + C_RBP]
-    mov r8, [rax + C_R8]
-    mov r9, [rax + C_R9]
-    mov r10, [rax + C_R10]
-    mov r11, [rax + C_R11]
-    mov r12, [rax + C_R12]
-    mov r13, [rax + C_R13]
-    mov r14, [rax + C_R14]
-    mov r15, [rax + C_R15]
-    mov rax, [rax + C_RAX]
+    push_guest_frame
+    restore_most
+    restore_rest
+    iretq
+
+# u64 enter_counted(u64 everything, u64 ticks): as enter_guest, and always by iretq; starts the timer with so many
+# ticks, unless they are 0.
+.global enter_counted
+enter_counted:
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    mov [rip + shim_rsp], rsp
+    lea rax, [rip + guest_context]
+    test edi, edi
+    jnz 1f
+    zero_vectors
+    jmp 2f
+1:  fxrstor64 [rax + C_FXSAVE]
+2:  push_guest_frame
+    restore_most
+    test esi, esi
+    jz 3f
+    mov edx, LAPIC_TIMER_INITIAL
+    mov [rdx], esi
+3:  rdtsc
+    shl rdx, 32
+    or rdx, rax
+    mov [rip + guest_entered_at], rdx
+    lea rax, [rip + guest_context]
+    restore_rest
     iretq
 
 # The target of `syscall`: rcx = guest rip, r11 = guest rflags, interrupts masked, still on the guest's stack,
@@ -134,6 +182,7 @@ syscall_entry:
     mov [rip + guest_context + C_RAX], rax
     lea rax, [rip + guest_context]
     save_low
+    stamp_exit
     mov [rax + C_RSP], rsp
     save_high
     mov [rax + C_RIP], rcx
@@ -150,6 +199,7 @@ common_trap:
     mov [rip + guest_context + C_RAX], rax
     lea rax, [rip + guest_context]
     save_low
+    stamp_exit
     save_high
     pop [rax + C_VECTOR]
     pop [rax + C_ERROR]
@@ -195,6 +245,7 @@ leave_guest:
 .macro stub number
     .align 16
     .if (\number == 8) || (\number == 10) || (\number == 11) || (\number == 12) || (\number == 13) || (\number == 14) || (\number == 17) || (\number == 21)
+    nop                         # as many instructions with an error code as without
     .else
     push 0
     .endif
@@ -214,5 +265,9 @@ trap_stubs:
 .section .bss
     .align 16
 shim_rsp: .skip 8
+.global guest_entered_at
+guest_entered_at: .skip 8
+.global guest_left_at
+guest_left_at: .skip 8
 .global pending_interrupts
 pending_interrupts: .skip 32

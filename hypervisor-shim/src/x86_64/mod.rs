@@ -8,6 +8,7 @@
 pub mod apic;
 pub mod clock;
 pub mod context;
+pub mod count;
 pub mod discover;
 pub mod heap;
 pub mod paging;
@@ -16,6 +17,8 @@ pub mod pvh;
 pub mod traps;
 pub mod virtio;
 
+use alloc::format;
+use alloc::string::String;
 use core::arch::{asm, global_asm};
 use core::fmt::Write as _;
 
@@ -24,6 +27,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::clock::Clock;
 use self::context::{Context, Left, VirtualCpu};
+use self::count::{CountError, Counter};
 use self::heap::ShimHeap;
 use self::paging::{AddressSpace, DIRECT_BASE};
 use self::port::DebugConsole;
@@ -116,13 +120,20 @@ unsafe fn start(parameters: pvh::BootParameters) -> Result<(X86Machine, Image<'s
     unsafe { HEAP.initialise(heap_start as *mut u8, (PAYLOAD_PHYSICAL_BASE - heap_start) as usize) };
     // SAFETY: called once, early.
     unsafe { traps::initialise() };
-    let space = AddressSpace::new(memory_end, GUEST_PHYSICAL_BASE);
+    let mut space = AddressSpace::new(memory_end, GUEST_PHYSICAL_BASE);
     // SAFETY: code, stack and heap lie where both sets of tables map them alike.
     unsafe { space.activate() };
     GUEST_BYTES.store(guest_bytes, core::sync::atomic::Ordering::Relaxed);
     // SAFETY: descriptor tables are loaded and the controllers' registers mapped.
     unsafe { apic::initialise() };
     let clock = Clock::calibrate();
+    // SAFETY: the only call.
+    let mut cpu = unsafe { VirtualCpu::new() };
+    // Before there are devices that could interrupt it.
+    // SAFETY: descriptor tables, page tables and controllers are set up, and the guest is not loaded.
+    let counter = unsafe {
+        Counter::calibrate(discover::icount_shift(command_line), &mut cpu, &mut space, &guest_memory(guest_bytes))
+    };
 
     // SAFETY: the loader has put the payload's segment there; it ends below guest memory.
     let payload = unsafe {
@@ -139,11 +150,28 @@ unsafe fn start(parameters: pvh::BootParameters) -> Result<(X86Machine, Image<'s
     let control = open(devices.control, Buffers { transmit_count: 4, ..console })?;
     let link = devices.link.map(|found| open(found, console)).transpose()?;
     let net = open(devices.net, wide)?;
-    // SAFETY: the only call.
-    let cpu = unsafe { VirtualCpu::new() };
-    let machine =
-        X86Machine { cpu, clock, space, guest_bytes, control, link, net, counters: MachineCounters::default() };
+    let machine = X86Machine {
+        cpu,
+        clock,
+        space,
+        guest_bytes,
+        control,
+        link,
+        net,
+        counters: MachineCounters::default(),
+        counter,
+        budget: u64::MAX,
+    };
     Ok((machine, image))
+}
+
+/// Guest memory of this size.
+///
+/// # Safety
+/// The direct map is active, and the guest does not run while the value is used.
+unsafe fn guest_memory(bytes: u64) -> GuestMemory {
+    // SAFETY: guest memory is mapped there for good and holds nothing of the shim's.
+    unsafe { GuestMemory::new((DIRECT_BASE + GUEST_PHYSICAL_BASE) as *mut u8, bytes as usize) }
 }
 
 fn open<const HEADER: usize>(found: discover::Found, buffers: Buffers) -> Result<QueuePair<HEADER>, StartError> {
@@ -185,6 +213,9 @@ pub struct X86Machine {
     link: Option<QueuePair<0>>,
     net: QueuePair<VIRTIO_NET_HEADER_BYTES>,
     counters: MachineCounters,
+    counter: Result<Counter, CountError>,
+    /// Instructions that the guest may still retire, where they are counted.
+    budget: u64,
 }
 
 impl Machine for X86Machine {
@@ -198,9 +229,8 @@ impl Machine for X86Machine {
     }
 
     fn guest_memory(&mut self) -> GuestMemory {
-        // SAFETY: guest memory is mapped there for good, holds nothing of the shim's, and the guest runs only inside
-        // `run_guest`, which needs the machine itself.
-        unsafe { GuestMemory::new((DIRECT_BASE + GUEST_PHYSICAL_BASE) as *mut u8, self.guest_bytes as usize) }
+        // SAFETY: guest memory is mapped, and the guest runs only inside `run_guest`, which needs the machine itself.
+        unsafe { guest_memory(self.guest_bytes) }
     }
 
     fn start_guest(&mut self, start: &Start) {
@@ -219,16 +249,37 @@ impl Machine for X86Machine {
         unsafe { HEAP.extend((GUEST_PHYSICAL_BASE - PAYLOAD_PHYSICAL_BASE) as usize) };
     }
 
+    fn can_count(&self) -> Result<(), String> {
+        self.counter.map(|_| ()).map_err(|error| format!("{error}"))
+    }
+
+    fn set_budget(&mut self, instructions: u64) {
+        self.budget = instructions;
+        self.cpu.context().retired = 0;
+    }
+
     fn run_guest(&mut self) -> Exit {
-        // SAFETY: `start` and `start_guest` have set everything up; `vmm` calls this only after the latter.
-        match unsafe { self.cpu.run() } {
-            Left::Hypercall => Exit::Hypercall,
-            Left::Trap => {
-                let exit = traps::classify(self.cpu.context());
-                self.counters.interrupts += u64::from(exit == Exit::Interrupt);
-                exit
+        let left = match &self.counter {
+            Ok(counter) if self.budget != u64::MAX => {
+                if self.budget == 0 {
+                    return Exit::Cut;
+                }
+                // SAFETY: as below.
+                let slice = unsafe { counter.run(&mut self.cpu, self.budget) };
+                let Some(retired) = slice.retired else { return Exit::Miscounted };
+                self.budget -= retired;
+                self.cpu.context().retired += retired;
+                slice.left
             }
+            // SAFETY: `start` and `start_guest` have set everything up; `vmm` calls this only after the latter.
+            _ => unsafe { self.cpu.run() },
+        };
+        if left == Left::Hypercall {
+            return Exit::Hypercall;
         }
+        let exit = traps::classify(self.cpu.context());
+        self.counters.interrupts += u64::from(exit == Exit::Interrupt);
+        if exit == Exit::Interrupt && self.budget == 0 { Exit::Cut } else { exit }
     }
 
     fn registers(&mut self) -> &mut Context {

@@ -111,6 +111,14 @@ impl AddressSpace {
         }
     }
 
+    /// Takes a mapping of [`Self::map_guest`] away. Takes effect with the next [`Self::activate`].
+    pub fn unmap_guest(&mut self, offset: u64, bytes: u64) {
+        for offset in (offset..offset + bytes).step_by(PAGE_BYTES as usize) {
+            let address = GUEST_BASE + offset;
+            self.table(address, 1)[index(address, 0)].set_unused();
+        }
+    }
+
     /// Makes these tables the processor's.
     ///
     /// # Safety

@@ -13,7 +13,7 @@ use crate::qemu::{Accelerator, MAX_GUEST_MEMORY_MIB, MIN_GUEST_MEMORY_MIB, Machi
 use crate::running;
 use crate::state::{DEFAULT_NAME, StateDir};
 use crate::supervise::net::Net;
-use crate::supervise::spec::{BackupOverrides, ProtocolName, Publish, RunName, Spec, Tuning};
+use crate::supervise::spec::{BackupOverrides, EpochSpec, ProtocolName, Publish, RunName, Spec, Tuning};
 
 /// What `up` accepts.
 #[derive(Args, Debug, Clone)]
@@ -38,6 +38,10 @@ pub struct UpArgs {
     /// How primary and backup work together.
     #[arg(long, value_enum, default_value = "revised")]
     protocol: ProtocolName,
+    /// What ends an epoch besides a guest that waits: nothing ("cooperative"), or the machine after so many instructions
+    /// ("exact:50000"), which needs --accel tcg.
+    #[arg(long, default_value = "cooperative", value_name = "SOURCE")]
+    epoch: EpochSpec,
     /// One virtual machine without epochs and log: the baseline of every comparison.
     #[arg(long, group = "run")]
     bare: bool,
@@ -112,13 +116,26 @@ impl UpArgs {
         )))
     }
 
+    /// Only the translator counts instructions.
+    fn accelerator(&self) -> Result<Accelerator> {
+        match (self.epoch, self.accel) {
+            (EpochSpec::Cooperative, accel) => accel.resolve(),
+            (EpochSpec::Exact(_), Accelerator::Kvm) => Err(Error::Usage(format!(
+                "--epoch {} needs --accel tcg: KVM cannot stop a guest after an exact number of instructions",
+                self.epoch
+            ))),
+            (EpochSpec::Exact(_), _) => Ok(Accelerator::Tcg),
+        }
+    }
+
     fn spec(&self, image: Image) -> Result<Spec> {
         let absolute = |path: &PathBuf| std::path::absolute(path).context(|| format!("cannot use {}", path.display()));
         Ok(Spec {
             run: self.run_name(),
             protocol: self.protocol,
+            epoch: self.epoch,
             memory_mib: self.memory_mib,
-            accelerator: self.accel.resolve()?,
+            accelerator: self.accelerator()?,
             machine: self.machine,
             net: self.net.clone(),
             publish: self.publish.clone(),

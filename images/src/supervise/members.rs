@@ -17,7 +17,6 @@ const STOP_GRACE_NS: u64 = 1_000 * NS_PER_MS;
 /// How often the shims are told the wall clock.
 const CLOCK_INTERVAL_NS: u64 = 10_000 * NS_PER_MS;
 /// The only epoch source of this version: the guest waits or yields.
-const EPOCH_SOURCE_COOPERATIVE: u32 = 0;
 
 impl Supervisor {
     /// A control channel is ready.
@@ -148,8 +147,8 @@ impl Supervisor {
             generation: 1,
             session: self.session,
             pair_id: self.pair_id,
-            epoch_source: EPOCH_SOURCE_COOPERATIVE,
-            epoch_length_instructions: 0,
+            epoch_source: u32::from(self.spec.epoch.source().code()),
+            epoch_length_instructions: self.spec.epoch.length(),
             realtime_ns: realtime_ns(),
             entropy: Seed(self.entropy),
             max_lag_ns: tuning.max_lag_ms * NS_PER_MS,

@@ -1,11 +1,12 @@
 //! What a supervisor is told to run.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use protocol::{Discipline, RunMode};
+use protocol::{Discipline, EpochSource, RunMode};
 use serde::{Deserialize, Serialize};
 
 use super::net::Net;
@@ -54,6 +55,90 @@ impl ProtocolName {
         match self {
             Self::Original => Discipline::Original,
             Self::Revised => Discipline::Revised,
+        }
+    }
+}
+
+/// Nanoseconds of machine time that an instruction takes where instructions are counted, as a power of two. With 8 ns
+/// the machine's clock runs ahead of everybody's while it works.
+const ICOUNT_SHIFT: u8 = 3;
+/// The shortest exact epoch.
+pub const MIN_EPOCH_INSTRUCTIONS: u64 = 100;
+/// The longest: a guest that never waits is not heard of for so long.
+const MAX_EPOCH_INSTRUCTIONS: u64 = 1_000_000_000;
+
+/// What ends an epoch, as the command line names it: `cooperative` or `exact:INSTRUCTIONS`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum EpochSpec {
+    /// The guest, by waiting.
+    #[default]
+    Cooperative,
+    /// The machine, after so many instructions of the guest.
+    Exact(u64),
+}
+
+impl EpochSpec {
+    /// The protocol crate's name for it.
+    pub fn source(self) -> EpochSource {
+        match self {
+            Self::Cooperative => EpochSource::Cooperative,
+            Self::Exact(_) => EpochSource::Exact,
+        }
+    }
+
+    /// Instructions of an epoch, or 0.
+    pub fn length(self) -> u64 {
+        match self {
+            Self::Cooperative => 0,
+            Self::Exact(length) => length,
+        }
+    }
+
+    /// How the machine must count, if it must.
+    pub fn icount_shift(self) -> Option<u8> {
+        matches!(self, Self::Exact(_)).then_some(ICOUNT_SHIFT)
+    }
+}
+
+impl FromStr for EpochSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "expected cooperative or exact:INSTRUCTIONS ({MIN_EPOCH_INSTRUCTIONS} to {MAX_EPOCH_INSTRUCTIONS}), such \
+                 as exact:50000, got {text:?}"
+            )
+        };
+        if text == "cooperative" {
+            return Ok(Self::Cooperative);
+        }
+        let length = text.strip_prefix("exact:").and_then(|length| length.parse().ok()).ok_or_else(wrong)?;
+        let allowed = (MIN_EPOCH_INSTRUCTIONS..=MAX_EPOCH_INSTRUCTIONS).contains(&length);
+        if allowed { Ok(Self::Exact(length)) } else { Err(wrong()) }
+    }
+}
+
+impl TryFrom<String> for EpochSpec {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<EpochSpec> for String {
+    fn from(spec: EpochSpec) -> Self {
+        spec.to_string()
+    }
+}
+
+impl fmt::Display for EpochSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cooperative => f.write_str("cooperative"),
+            Self::Exact(length) => write!(f, "exact:{length}"),
         }
     }
 }
@@ -153,6 +238,9 @@ pub struct Spec {
     pub run: RunName,
     /// Which protocol.
     pub protocol: ProtocolName,
+    /// What ends an epoch.
+    #[serde(default)]
+    pub epoch: EpochSpec,
     /// Guest memory.
     pub memory_mib: u32,
     /// Resolved: not `auto`.
@@ -178,6 +266,19 @@ pub struct Spec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn epoch_sources_are_read() {
+        let parse = |text: &str| text.parse::<EpochSpec>();
+        for spec in [EpochSpec::Cooperative, EpochSpec::Exact(100), EpochSpec::Exact(1_000_000)] {
+            assert_eq!(parse(&spec.to_string()), Ok(spec));
+        }
+        for wrong in
+            ["", "exact", "exact:", "exact:0", "exact:99", "exact:-5", "exact:1e6", "counted", "exact:99999999999"]
+        {
+            assert!(parse(wrong).is_err(), "{wrong:?} passes");
+        }
+    }
 
     #[test]
     fn published_ports_are_read() {
