@@ -16,6 +16,7 @@ pub use pack::{
 };
 
 use crate::error::{Error, Result};
+use crate::supervise::spec::EpochSpec;
 
 /// Why an image was not built.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,14 @@ pub enum BuildError {
         what: String,
         /// How cargo ended.
         status: String,
+    },
+    /// The manifest of the app says something that makes no sense.
+    #[error("{path}: [package.metadata.pollux] epoch: {what}", path = path.display())]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
     },
     /// The two ELFs do not make an image.
     #[error("cannot pack {app}: {source}")]
@@ -72,6 +81,8 @@ pub struct Image {
     pub guest_elf: Option<PathBuf>,
     /// The shim with symbols, if known.
     pub shim_elf: Option<PathBuf>,
+    /// What the app's manifest wants to end its epochs.
+    pub epoch: EpochSpec,
 }
 
 /// Builds the image of `app` in the release-like profile `image`.
@@ -80,6 +91,7 @@ pub struct Image {
 /// [`BuildError`], within [`Error::Build`].
 pub fn build(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image> {
     let package = workspace.app(app)?;
+    let epoch = package.epoch()?;
     let guest = workspace.build_guest(package, quiet)?;
     let shim = workspace.build_shim(quiet)?;
     let folder = workspace.images_dir();
@@ -100,6 +112,7 @@ pub fn build(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image> {
         image_id: hex(&packed.image_id),
         guest_elf: Some(guest_elf),
         shim_elf: Some(shim_elf),
+        epoch,
     })
 }
 
@@ -126,6 +139,8 @@ pub fn open(path: &Path) -> Result<Image> {
         image_id: hex(&info.image_id),
         guest_elf: guest_elf.filter(|_| ours),
         shim_elf: shim_elf.filter(|_| ours),
+        // The image does not say; whoever built it may.
+        epoch: EpochSpec::default(),
     })
 }
 

@@ -13,7 +13,7 @@ use crate::qemu::{Accelerator, Machine};
 use crate::state::StateDir;
 use crate::supervise::Outcome;
 use crate::supervise::net::Net;
-use crate::supervise::spec::{BackupOverrides, EpochSpec, ProtocolName, Publish, RunName, Spec, Tuning};
+use crate::supervise::spec::{BackupOverrides, ProtocolName, Publish, RunName, Spec, Tuning};
 
 /// Names the program that supervises, when it is not the running one.
 pub const PROGRAM_VARIABLE: &str = "POLLUX_BIN";
@@ -37,7 +37,7 @@ impl Spec {
             guest_elf: image.guest_elf,
             run: RunName::Pair,
             protocol: ProtocolName::Revised,
-            epoch: EpochSpec::default(),
+            epoch: image.epoch,
             memory_mib: DEFAULT_MEMORY_MIB,
             accelerator: Accelerator::Auto.resolve()?,
             machine: Machine::Microvm,

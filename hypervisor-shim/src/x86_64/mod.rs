@@ -144,12 +144,13 @@ unsafe fn start(parameters: pvh::BootParameters) -> Result<(X86Machine, Image<'s
     };
     let image = Image::parse(payload).map_err(StartError::Image)?;
 
+    let barriers = discover::icount_shift(command_line).is_none();
     let devices = discover::find(command_line).map_err(StartError::Missing)?;
     let console = Buffers { receive_count: 16, receive_bytes: 4096, transmit_count: 8 };
     let wide = Buffers { receive_count: 8, receive_bytes: crate::machine::BUFFER_BYTES, transmit_count: 24 };
-    let control = open(devices.control, Buffers { transmit_count: 4, ..console })?;
-    let link = devices.link.map(|found| open(found, console)).transpose()?;
-    let net = open(devices.net, wide)?;
+    let control = open(devices.control, Buffers { transmit_count: 4, ..console }, barriers)?;
+    let link = devices.link.map(|found| open(found, console, barriers)).transpose()?;
+    let net = open(devices.net, wide, barriers)?;
     let machine = X86Machine {
         cpu,
         clock,
@@ -174,9 +175,13 @@ unsafe fn guest_memory(bytes: u64) -> GuestMemory {
     unsafe { GuestMemory::new((DIRECT_BASE + GUEST_PHYSICAL_BASE) as *mut u8, bytes as usize) }
 }
 
-fn open<const HEADER: usize>(found: discover::Found, buffers: Buffers) -> Result<QueuePair<HEADER>, StartError> {
+fn open<const HEADER: usize>(
+    found: discover::Found,
+    buffers: Buffers,
+    barriers: bool,
+) -> Result<QueuePair<HEADER>, StartError> {
     let vector = apic::route_pin(found.pin);
-    QueuePair::new(found, vector, buffers).map_err(StartError::Device)
+    QueuePair::new(found, vector, buffers, barriers).map_err(StartError::Device)
 }
 
 /// Ends the machine: QEMU runs with `-no-reboot`, so a processor that cannot go on ends the process.

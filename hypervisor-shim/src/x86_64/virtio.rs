@@ -116,6 +116,8 @@ pub struct QueuePair<const HEADER: usize> {
     /// buffers always finds us with at least that many.
     returned: Vec<Box<[u8]>>,
     half: usize,
+    /// See [`QueuePair::new`].
+    barriers: bool,
     vector: u8,
     acknowledge_at: Option<NonNull<u32>>,
 }
@@ -131,7 +133,11 @@ impl<const HEADER: usize> fmt::Debug for QueuePair<HEADER> {
 
 impl<const HEADER: usize> QueuePair<HEADER> {
     /// Sets the device up. Its interrupts arrive at `vector`.
-    pub fn new(found: Found, vector: u8, buffers: Buffers) -> Result<Self, DeviceError> {
+    ///
+    /// `barriers` says whether the processor's memory barriers work. QEMU's translator leaves them out where it runs one
+    /// processor at a time, as it does under `-icount`; the device, which runs beside it, may then miss that it is to be
+    /// kicked, and we that it was done.
+    pub fn new(found: Found, vector: u8, buffers: Buffers, barriers: bool) -> Result<Self, DeviceError> {
         let mut transport = found.transport;
         if !transport.begin_init(Features::VERSION_1).contains(Features::VERSION_1) {
             return Err(DeviceError::Legacy);
@@ -153,6 +159,7 @@ impl<const HEADER: usize> QueuePair<HEADER> {
             pool: (0..buffers.transmit_count).map(|_| Vec::with_capacity(BUFFER_BYTES)).collect(),
             returned: Vec::new(),
             half: (buffers.receive_count / 2).max(1),
+            barriers,
             vector,
             acknowledge_at: found.acknowledge,
         };
@@ -186,7 +193,7 @@ impl<const HEADER: usize> QueuePair<HEADER> {
         while let Some(buffer) = self.returned.pop() {
             self.post(buffer);
         }
-        if self.receive.should_notify() {
+        if !self.barriers || self.receive.should_notify() {
             self.transport.notify(RECEIVE_QUEUE);
         }
     }
@@ -272,7 +279,7 @@ impl<const HEADER: usize> Port for QueuePair<HEADER> {
                 self.sent += 1;
                 // Always kick unless the device is at work on the queue: a suppressed kick is only ever late, because
                 // the device looks at the queue again before it sleeps.
-                if self.transmit.should_notify() {
+                if !self.barriers || self.transmit.should_notify() {
                     self.transport.notify(TRANSMIT_QUEUE);
                 }
             }
@@ -283,6 +290,10 @@ impl<const HEADER: usize> Port for QueuePair<HEADER> {
 
     fn set_interrupts(&mut self, enabled: bool) {
         self.receive.set_dev_notify(enabled);
+        if enabled && !self.barriers {
+            // An access to a device takes a lock, which is a barrier as well.
+            super::apic::timer_left();
+        }
     }
 
     fn acknowledge(&mut self) {

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 
 use super::BuildError;
+use crate::supervise::spec::EpochSpec;
 
 /// The target that images are built for: the one whose prebuilt core and alloc every stable toolchain has.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -36,6 +37,23 @@ impl Package {
     /// An app lives under `apps/` or says `[package.metadata.pollux]` in its manifest.
     fn is_app(&self, root: &Path) -> bool {
         self.manifest_path.starts_with(root.join("apps")) || self.metadata.get("pollux").is_some()
+    }
+
+    /// What `[package.metadata.pollux] epoch = { source = "…", length = N }` says.
+    ///
+    /// # Errors
+    /// [`BuildError::Manifest`] when that is no epoch source.
+    pub fn epoch(&self) -> Result<EpochSpec, BuildError> {
+        let Some(epoch) = self.metadata.get("pollux").and_then(|pollux| pollux.get("epoch")) else {
+            return Ok(EpochSpec::default());
+        };
+        let source = epoch.get("source").and_then(serde_json::Value::as_str);
+        let text = match (source, epoch.get("length")) {
+            (Some(source), Some(length)) => format!("{source}:{length}"),
+            (Some(source), None) => source.to_owned(),
+            (None, _) => epoch.to_string(),
+        };
+        text.parse().map_err(|error| BuildError::Manifest { path: self.manifest_path.clone(), what: error })
     }
 }
 

@@ -39,9 +39,9 @@ pub struct UpArgs {
     #[arg(long, value_enum, default_value = "revised")]
     protocol: ProtocolName,
     /// What ends an epoch besides a guest that waits: nothing ("cooperative"), or the machine after so many instructions
-    /// ("exact:50000"), which needs --accel tcg.
-    #[arg(long, default_value = "cooperative", value_name = "SOURCE")]
-    epoch: EpochSpec,
+    /// ("exact:50000"), which needs --accel tcg. Unless given, the manifest of an app that is built decides.
+    #[arg(long, value_name = "SOURCE")]
+    epoch: Option<EpochSpec>,
     /// One virtual machine without epochs and log: the baseline of every comparison.
     #[arg(long, group = "run")]
     bare: bool,
@@ -117,12 +117,11 @@ impl UpArgs {
     }
 
     /// Only the translator counts instructions.
-    fn accelerator(&self) -> Result<Accelerator> {
-        match (self.epoch, self.accel) {
+    fn accelerator(&self, epoch: EpochSpec) -> Result<Accelerator> {
+        match (epoch, self.accel) {
             (EpochSpec::Cooperative, accel) => accel.resolve(),
             (EpochSpec::Exact(_), Accelerator::Kvm) => Err(Error::Usage(format!(
-                "--epoch {} needs --accel tcg: KVM cannot stop a guest after an exact number of instructions",
-                self.epoch
+                "epochs by {epoch} need --accel tcg: KVM cannot stop a guest after an exact number of instructions"
             ))),
             (EpochSpec::Exact(_), _) => Ok(Accelerator::Tcg),
         }
@@ -130,12 +129,13 @@ impl UpArgs {
 
     fn spec(&self, image: Image) -> Result<Spec> {
         let absolute = |path: &PathBuf| std::path::absolute(path).context(|| format!("cannot use {}", path.display()));
+        let epoch = self.epoch.unwrap_or(image.epoch);
         Ok(Spec {
             run: self.run_name(),
             protocol: self.protocol,
-            epoch: self.epoch,
+            epoch,
             memory_mib: self.memory_mib,
-            accelerator: self.accelerator()?,
+            accelerator: self.accelerator(epoch)?,
             machine: self.machine,
             net: self.net.clone(),
             publish: self.publish.clone(),
