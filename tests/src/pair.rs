@@ -48,7 +48,7 @@ impl Options {
         let ports = match app {
             "kv" => vec![6379],
             "echo" => vec![7],
-            "probe" => vec![7000],
+            "probe" | "dhrystone" => vec![7000],
             _ => Vec::new(),
         };
         Self { app: app.to_owned(), image: None, ports, arguments: Vec::new(), weight: 1 }

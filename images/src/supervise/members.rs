@@ -16,7 +16,6 @@ use crate::ctl::EndedStatus;
 const STOP_GRACE_NS: u64 = 1_000 * NS_PER_MS;
 /// How often the shims are told the wall clock.
 const CLOCK_INTERVAL_NS: u64 = 10_000 * NS_PER_MS;
-/// The only epoch source of this version: the guest waits or yields.
 
 impl Supervisor {
     /// A control channel is ready.

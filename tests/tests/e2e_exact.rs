@@ -1,0 +1,127 @@
+//! Epochs that the machine ends after an exact number of instructions, whatever the guest does.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use pollux_tests::client::Client;
+use pollux_tests::pair::{Options, Pair};
+use pollux_tests::sim::Rng;
+use pollux_tests::status::{Role, Status};
+use pollux_tests::workbench::seed;
+
+/// Instructions of an epoch.
+const LENGTH: &str = "exact:10000";
+/// Epochs that both replicas must have run alike.
+const EPOCHS: u64 = 10_000;
+
+fn ask(client: &mut Client, command: &str) -> String {
+    client.send(format!("{command}\n").as_bytes()).expect("the connection stands");
+    client.line().unwrap_or_else(|error| panic!("{command}: {error}"))
+}
+
+fn epoch_of(status: &Status, role: Role) -> u64 {
+    status.replicas.iter().find(|replica| replica.role == role).map_or(0, |replica| replica.epoch)
+}
+
+fn still_paired(pair: &mut Pair) {
+    let status = pair.status();
+    assert_eq!((status.mode.as_str(), status.generation), ("paired", 1), "{:#?}", status.events);
+    assert_eq!(status.replicas.len(), 2, "{:#?}", status.events);
+    assert!(status.event("diverge").is_none(), "{:#?}", status.events);
+}
+
+/// What the guest's `compute` gives.
+fn computed(rounds: u64) -> String {
+    let next = |state: u64, round| state.rotate_left(7).wrapping_mul(0x2545_f491_4f6c_dd1d) ^ round;
+    format!("computed {:x}", (0..rounds).fold(0x9e37_79b9_7f4a_7c15_u64, next))
+}
+
+/// Keeps a guest hearing something at moments that no two runs share.
+fn disturb(address: SocketAddr, rng: &mut Rng, over: &AtomicBool) {
+    let mut client = Client::connect(address).expect("a published port takes connections");
+    while !over.load(Ordering::Relaxed) {
+        let questions = rng.between(1, 20);
+        for _ in 0..questions {
+            client.send(b"hello\n").expect("the connection stands");
+        }
+        // Some connections are left with their answers on the way.
+        if rng.between(0, 3) == 0 {
+            client = Client::connect(address).expect("a published port takes connections");
+        } else {
+            for _ in 0..questions {
+                assert_eq!(client.line().expect("an answer"), "hello");
+            }
+        }
+    }
+}
+
+/// The digest of an epoch covers registers, flags, vector registers and the count of instructions, so a replica that
+/// was cut one instruction earlier or later than its peer is found out in that epoch.
+#[test]
+fn both_replicas_are_cut_at_the_same_instruction_whatever_comes_in() {
+    let seed = seed("random traffic at exact epochs");
+    let mut pair = Pair::up(&Options::new("probe").alone().with(&["--epoch", LENGTH]));
+    let address = pair.address(7000);
+    let mut client = Client::connect(address).expect("a published port takes connections");
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for lane in 0..3 {
+            let over = &over;
+            scope.spawn(move || disturb(address, &mut Rng::new(seed + lane), over));
+        }
+        let mut rng = Rng::new(seed);
+        while epoch_of(&pair.status(), Role::Backup) < EPOCHS {
+            let rounds = rng.between(1, 400_000);
+            assert_eq!(ask(&mut client, &format!("compute {rounds}")), computed(rounds));
+            pair.fault(&["console-input", "typed"]);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    still_paired(&mut pair);
+    pair.down();
+}
+
+/// A computation that never gives way has no moment of its own at which a backup could take over.
+#[test]
+fn a_computation_that_never_waits_survives_its_primary() {
+    let seed = seed("a kill within a computation");
+    let mut rng = Rng::new(seed);
+    for _ in 0..3 {
+        let mut pair = Pair::up(&Options::new("dhrystone").with(&["--epoch", "exact:50000", "--args", "serve"]));
+        let mut client = Client::connect(pair.address(7000)).expect("a published port takes connections");
+        let before = epoch_of(&pair.status(), Role::Backup);
+        client.send(b"run 1000000\n").expect("the connection stands");
+        let moment = before + rng.between(1, 4_000);
+        pair.wait_until("the chosen epoch", |status| (epoch_of(status, Role::Backup) >= moment).then_some(()));
+        pair.kill(Role::Primary, "KILL");
+        assert_eq!(client.line().expect("the connection lives on"), "dhrystone: runs=1000000 ok");
+        pair.wait_for_solo(2);
+        pair.down();
+    }
+}
+
+/// The counter's own numbers are measured on each machine; one whose instructions take another time is found out.
+#[test]
+fn a_machine_that_counts_otherwise_is_refused() {
+    let other = ["--backup-qemu-arg=-icount", "--backup-qemu-arg=shift=4,sleep=on"];
+    let mut pair = Pair::up(&Options::new("probe").with(&["--epoch", LENGTH]).with(&other));
+    let status = pair.wait_until("the end of the backup", |status| (status.ended.len() == 1).then(|| status.clone()));
+    assert!(status.ended[0].reason.contains("exact epochs cannot be had"), "{}", status.ended[0].reason);
+    pair.down();
+}
+
+#[test]
+fn a_source_that_cannot_be_had_is_refused_with_the_reason() {
+    let cases: [(&[&str], &str); 4] = [
+        (&["--epoch", "exact:10000", "--accel", "kvm"], "KVM cannot stop a guest after an exact number"),
+        (&["--epoch", "exact:7"], "exact:INSTRUCTIONS"),
+        (&["--epoch", "sometimes"], "exact:INSTRUCTIONS"),
+        (&["--epoch", "exact:"], "exact:INSTRUCTIONS"),
+    ];
+    for (arguments, expected) in cases {
+        let failure = Pair::refused(&Options::new("probe").with(arguments));
+        assert_eq!(failure.code, 2, "{arguments:?}: {}", failure.text);
+        assert!(failure.text.contains(expected), "{arguments:?}: {}", failure.text);
+    }
+}
