@@ -15,6 +15,7 @@ use freestanding as _;
 
 pub mod guest;
 pub mod machine;
+pub mod pace;
 pub mod vmm;
 // Linked to the addresses of its own script, so only into an image.
 #[cfg(all(target_arch = "x86_64", feature = "image"))]

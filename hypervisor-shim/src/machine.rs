@@ -116,6 +116,8 @@ pub trait Machine {
 
     /// The monotonic clock, in nanoseconds since an arbitrary start.
     fn now_ns(&mut self) -> u64;
+    /// The supervisor's clock says `real_ns`. A machine whose time is not everybody's lets [`Machine::now_ns`] follow.
+    fn follow_clock(&mut self, real_ns: u64);
     /// The guest's memory.
     fn guest_memory(&mut self) -> GuestMemory;
     /// Maps the guest's memory as the loader has planned and puts the registers where a fresh guest finds them.

@@ -195,6 +195,7 @@ fn build<M: Machine>(
         asked_for: 0,
         peer_dead: false,
         last_heard_ns: now_ns,
+        link_flushed_ns: now_ns,
     })
 }
 

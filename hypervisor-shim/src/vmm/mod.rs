@@ -99,6 +99,8 @@ struct Vmm<M: Machine> {
     peer_dead: bool,
     /// When the link last brought something.
     last_heard_ns: u64,
+    /// When the link was last given everything there was.
+    link_flushed_ns: u64,
 }
 
 /// Runs a replica for ever.

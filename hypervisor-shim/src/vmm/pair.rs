@@ -13,6 +13,8 @@ use crate::machine::{Machine, Port};
 
 /// The state machine may put an uncertain event before what was gathered.
 const UNCERTAIN_RECORD_BYTES: usize = 32;
+/// Records of a guest that computes are sent together, at the latest after this time.
+const RECORDS_WAIT_NS: u64 = 500_000;
 
 impl<M: Machine> Vmm<M> {
     pub(super) fn run_replica(&mut self) -> ! {
@@ -65,14 +67,30 @@ impl<M: Machine> Vmm<M> {
             self.drop_input();
         }
         self.tell_status(now_ns);
-        self.flush_channels();
+        self.flush_channels(now_ns);
     }
 
-    fn flush_channels(&mut self) {
-        if let Some(port) = self.machine.link() {
-            self.link.flush(port);
+    fn flush_channels(&mut self, now_ns: u64) {
+        if !self.records_may_wait(now_ns) {
+            self.flush_link(now_ns);
         }
         self.control.flush(self.machine.control());
+    }
+
+    fn flush_link(&mut self, now_ns: u64) {
+        if let Some(port) = self.machine.link() {
+            self.link.flush(port);
+            self.link_flushed_ns = now_ns;
+        }
+    }
+
+    /// Whether records had better wait to be sent with those of the next epochs. A guest that was cut goes on at once,
+    /// and as long as it has put out nothing that waits for an acknowledgement nobody misses one.
+    fn records_may_wait(&self, now_ns: u64) -> bool {
+        self.deadline_ns == 0
+            && self.outputs.bytes() == 0
+            && now_ns < self.link_flushed_ns + RECORDS_WAIT_NS
+            && self.replica.as_ref().is_some_and(|replica| replica.may_delay_records())
     }
 
     /// Begins an epoch if the guest wants to run and the protocol allows it. Returns whether it did.
@@ -102,8 +120,8 @@ impl<M: Machine> Vmm<M> {
         self.drive(|replica, commands| {
             replica.begin(now_ns, clocks, events, commands);
         });
-        // The record leaves before the guest runs: the backup works at the same time.
-        self.flush_channels();
+        // The record leaves before the guest runs, unless it comes with others soon: the backup works at the same time.
+        self.flush_channels(now_ns);
         true
     }
 
@@ -132,6 +150,7 @@ impl<M: Machine> Vmm<M> {
     /// Halts until something comes.
     fn rest(&mut self) {
         let now_ns = self.now_ns();
+        self.flush_link(now_ns);
         let mut until_ns = self.replica.as_ref().map_or(u64::MAX, |replica| replica.next_deadline_ns());
         if self.is_active() && self.guest.end().is_none() && self.gated_since_ns.is_none() && !self.waits_for_company()
         {

@@ -75,6 +75,7 @@ impl<M: Machine> Vmm<M> {
 
     /// The supervisor's clock says what time it is.
     pub(super) fn set_realtime(&mut self, realtime_ns: u64) {
+        self.machine.follow_clock(realtime_ns);
         let now_ns = self.now_ns();
         self.offsets.realtime_ns = realtime_ns.wrapping_sub(now_ns);
     }

@@ -1,17 +1,15 @@
 //! The monotonic clock: the time stamp counter, calibrated against the local APIC's timer.
 
 use super::apic;
+use crate::pace::Pace;
 
 /// How long to calibrate. The error is about a microsecond of scheduling noise in this.
 const CALIBRATION_NS: u32 = 2_000_000;
-const SHIFT: u32 = 32;
 
 /// Nanoseconds since the clock was calibrated.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
-    start: u64,
-    /// Nanoseconds per tick, times 2^32.
-    multiplier: u64,
+    pace: Pace,
 }
 
 /// Reads the time stamp counter.
@@ -32,14 +30,17 @@ impl Clock {
             left = apic::timer_left();
             stamp = time_stamp();
         }
-        let ticks = (stamp - first).max(1);
-        Self { start: first, multiplier: (u64::from(first_left - left) << SHIFT) / ticks }
+        Self { pace: Pace::new(first, stamp - first, u64::from(first_left - left)) }
     }
 
     /// Nanoseconds since the calibration.
     #[inline]
     pub fn now_ns(&self) -> u64 {
-        let ticks = time_stamp().saturating_sub(self.start);
-        ((u128::from(ticks) * u128::from(self.multiplier)) >> SHIFT) as u64
+        self.pace.at(time_stamp())
+    }
+
+    /// Everybody else's clock shows `real_ns` now.
+    pub fn follow(&mut self, real_ns: u64) {
+        self.pace.follow(time_stamp(), real_ns);
     }
 }

@@ -233,6 +233,12 @@ impl Machine for X86Machine {
         self.clock.now_ns()
     }
 
+    fn follow_clock(&mut self, real_ns: u64) {
+        if self.counter.is_ok() {
+            self.clock.follow(real_ns);
+        }
+    }
+
     fn guest_memory(&mut self) -> GuestMemory {
         // SAFETY: guest memory is mapped, and the guest runs only inside `run_guest`, which needs the machine itself.
         unsafe { guest_memory(self.guest_bytes) }

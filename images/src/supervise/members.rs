@@ -16,6 +16,8 @@ use crate::ctl::EndedStatus;
 const STOP_GRACE_NS: u64 = 1_000 * NS_PER_MS;
 /// How often the shims are told the wall clock.
 const CLOCK_INTERVAL_NS: u64 = 10_000 * NS_PER_MS;
+/// The same for machines that count instructions, whose own time runs with the work they do.
+const COUNTED_CLOCK_INTERVAL_NS: u64 = 20 * NS_PER_MS;
 
 impl Supervisor {
     /// A control channel is ready.
@@ -299,16 +301,24 @@ impl Supervisor {
             }
         }
         self.tell_clock(now_ns);
+        if self.counts() {
+            due_ns = Some(due_ns.unwrap_or(u64::MAX).min(self.clock_due_ns));
+        }
         due_ns
     }
 
+    /// Whether the machines count instructions.
+    fn counts(&self) -> bool {
+        self.spec.epoch.icount_shift().is_some()
+    }
+
     /// The wall clock may be adjusted while the pair runs. It rides on whatever wakes the loop: an idle pair does not
-    /// need it.
+    /// need it, unless it counts instructions.
     fn tell_clock(&mut self, now_ns: u64) {
         if now_ns < self.clock_due_ns {
             return;
         }
-        self.clock_due_ns = now_ns + CLOCK_INTERVAL_NS;
+        self.clock_due_ns = now_ns + if self.counts() { COUNTED_CLOCK_INTERVAL_NS } else { CLOCK_INTERVAL_NS };
         for id in [ReplicaId::ZERO, ReplicaId::ONE] {
             let configured = self.replicas[id.index()].as_ref().is_some_and(|replica| replica.ready.is_some());
             if configured {

@@ -47,6 +47,16 @@ impl Replica {
             && self.active.received_through < self.record.epoch
     }
 
+    /// Whether nothing but the bounds on the lag asks for the newest records to be sent at once: the caller may collect
+    /// some, for a time that is short beside the lag allowed, unless outputs wait for their acknowledgement.
+    pub fn may_delay_records(&self) -> bool {
+        self.role == Role::Primary
+            && self.mode == Mode::Paired
+            && self.discipline() == Discipline::Revised
+            && self.guest != Guest::Stopped
+            && self.peer.agreed
+    }
+
     /// What keeps the next epoch from beginning, whatever the time is.
     fn obstacle(&self) -> Option<Blocked> {
         if self.stopped.is_some() {
