@@ -8,6 +8,7 @@ use crate::build::{self, Workspace};
 use crate::error::{Error, Result};
 use crate::failover::{self, Failover, Plan};
 use crate::setup::{self, Need};
+use crate::supervise::spec::Spec;
 
 /// Replies before the kill, and after it: some seconds under an emulator.
 const REPLIES: u64 = 20_000;
@@ -32,8 +33,8 @@ pub fn run(connections: usize, yes: bool) -> Result<Failover> {
     let image = build::build(&Workspace::find()?, "kv", true)?;
     let plan = Plan { connections, replies_before: REPLIES, replies_after: REPLIES };
     let bar = progress();
-    let result =
-        failover::run(format!("demo-{}", std::process::id()), image, plan, |text| bar.set_message(text.to_owned()));
+    let spec = Spec::new(format!("demo-{}", std::process::id()), image)?;
+    let result = failover::run(spec, plan, |text| bar.set_message(text.to_owned()));
     bar.finish_and_clear();
     result
 }

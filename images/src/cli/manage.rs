@@ -31,6 +31,9 @@ fn describe(status: &PairStatus) -> String {
         let address = status.net.address.as_deref().unwrap_or("no address yet");
         out.push_str(&format!("  guest {address} ({}) at tap {device} of bridge {bridge}\n", status.net.mac));
     }
+    if let Some(pid) = status.net.pid {
+        out.push_str(&format!("  by {}, process {pid}\n", status.net.uplink));
+    }
     for replica in &status.replicas {
         out.push_str(&describe_replica(replica));
     }

@@ -8,6 +8,7 @@ use super::{print, print_json};
 use crate::build::{self, Image, Workspace};
 use crate::error::{Error, Result};
 use crate::setup::{self, Need};
+use crate::supervise::net::Net;
 use crate::{bench, demo, selftest};
 
 /// What `demo` accepts.
@@ -69,9 +70,20 @@ struct MeasureArgs {
     /// Measure this image of the store instead of building one.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// The uplink, as for `up`: "forward" or "passt".
+    #[arg(long, default_value = "forward", value_name = "NET", value_parser = net_with_ports)]
+    net: Net,
     /// Install what is missing, with sudo if need be.
     #[arg(long)]
     yes: bool,
+}
+
+/// The clients of a measurement come through a published port.
+fn net_with_ports(text: &str) -> Result<Net, String> {
+    match text.parse()? {
+        Net::Tap(_) => Err("a guest behind a tap has no published port to be measured at".to_owned()),
+        net => Ok(net),
+    }
 }
 
 impl MeasureArgs {
@@ -97,7 +109,7 @@ fn bench_failover(args: &MeasureArgs) -> Result<()> {
     setup::ensure(Need::Run, args.yes)?;
     let image = args.image()?;
     let bar = demo::progress();
-    let report = bench::failover(&image, args.quick, |text| bar.set_message(text.to_owned()));
+    let report = bench::failover(&image, &args.net, args.quick, |text| bar.set_message(text.to_owned()));
     bar.finish_and_clear();
     let report = report?;
     if args.json {
@@ -112,7 +124,7 @@ fn bench_throughput(args: &MeasureArgs, peer: Option<(&std::path::Path, &std::pa
     setup::ensure(Need::Test, args.yes)?;
     let image = args.image()?;
     let bar = demo::progress();
-    let report = bench::throughput(&image, args.quick, peer, |text| bar.set_message(text.to_owned()));
+    let report = bench::throughput(&image, &args.net, args.quick, peer, |text| bar.set_message(text.to_owned()));
     bar.finish_and_clear();
     let report = report?;
     if args.json {
