@@ -114,8 +114,8 @@ enum Phase {
 struct Supervisor {
     spec: Spec,
     dir: StateDir,
-    /// Held as long as we live.
-    _lock: File,
+    /// Held as long as the pair is up.
+    lock: Option<File>,
     poll: Poll,
     started: Instant,
     phase: Phase,
@@ -174,7 +174,7 @@ impl Supervisor {
             wire: Wire::new(session, record.generation, record.active),
             spec,
             dir,
-            _lock: lock,
+            lock: Some(lock),
             poll,
             started,
             phase: Phase::Starting,

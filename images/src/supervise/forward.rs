@@ -204,6 +204,11 @@ impl Forwarder {
         self.guest_gone = true;
     }
 
+    /// Closes the published ports.
+    pub fn end(&mut self) {
+        self.published.clear();
+    }
+
     /// Does all that can be done now: accepts clients if they may come, moves bytes, sends. Returns when to call again
     /// at the latest.
     pub fn run(&mut self, now_ns: u64, wire: &mut Wire, accepting: bool) -> Option<u64> {

@@ -173,6 +173,8 @@ impl Supervisor {
         self.uplink.end();
         self.happened("the pair was taken down".to_owned());
         self.dir.clear();
+        // Whoever hears that the pair is down may take its name and its ports at once.
+        self.lock = None;
         self.requests.farewell();
     }
 

@@ -183,8 +183,10 @@ impl Uplink {
 
     /// All is over: what others may want to use next is given back.
     pub fn end(&mut self) {
-        if let Self::Passt(passt) = self {
-            passt.end();
+        match self {
+            Self::Forward(forwarder) => forwarder.end(),
+            Self::Passt(passt) => passt.end(),
+            Self::Tap(_) => {}
         }
     }
 
