@@ -99,6 +99,8 @@ pub struct PairStatus {
     pub mode: String,
     /// `original` or `revised`.
     pub protocol: String,
+    /// What ends an epoch, as `up --epoch` names it.
+    pub epochs: String,
     /// Whether clients are served.
     pub serving: bool,
     /// From the start to serving, in milliseconds; 0 as long as it does not serve.

@@ -21,8 +21,15 @@ pub(super) fn status(name: Option<&str>, json: bool) -> Result<()> {
 fn describe(status: &PairStatus) -> String {
     let serving = if status.serving { "serving" } else { "NOT serving" };
     let mut out = format!(
-        "{} ({}): {}, {}, {} protocol, generation {}, up {:.0} s\n",
-        status.name, status.app, serving, status.mode, status.protocol, status.generation, status.uptime_s
+        "{} ({}): {}, {}, {} protocol, {} epochs, generation {}, up {:.0} s\n",
+        status.name,
+        status.app,
+        serving,
+        status.mode,
+        status.protocol,
+        status.epochs,
+        status.generation,
+        status.uptime_s
     );
     for port in &status.publish {
         out.push_str(&format!("  {}:{} -> guest port {}\n", port.address, port.host, port.guest));

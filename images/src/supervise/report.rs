@@ -227,6 +227,7 @@ impl Supervisor {
             image_id: self.spec.image_id.clone(),
             generation: record.generation,
             mode: mode.to_owned(),
+            epochs: self.spec.epoch.to_string(),
             protocol: match self.spec.protocol {
                 ProtocolName::Original => "original",
                 ProtocolName::Revised => "revised",
