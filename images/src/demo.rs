@@ -23,6 +23,16 @@ pub fn progress() -> ProgressBar {
     bar
 }
 
+/// A bar on stderr of so many steps, with what is being done; silent where stderr is no terminal.
+pub fn progress_of(steps: usize) -> ProgressBar {
+    let bar = ProgressBar::new(steps as u64);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len}  {elapsed} of about {duration}\n{msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
 /// Runs the demonstration and returns what came of it.
 ///
 /// # Errors

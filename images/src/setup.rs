@@ -69,7 +69,7 @@ fn version_of(program: &str, argument: &str) -> Option<String> {
 }
 
 fn qemu_finding() -> Finding {
-    let found = version_of(qemu::PROGRAM, "--version");
+    let found = qemu_version();
     let old = found.as_deref().and_then(version_number).is_none_or(|version| version < MIN_QEMU);
     Finding {
         name: qemu::PROGRAM,
@@ -80,6 +80,11 @@ fn qemu_finding() -> Finding {
         package: found.is_none().then_some("qemu-system-x86"),
         found: found.unwrap_or_else(|| "not installed".to_owned()),
     }
+}
+
+/// What QEMU says about its version.
+pub fn qemu_version() -> Option<String> {
+    version_of(qemu::PROGRAM, "--version")
 }
 
 /// The first `N.M` in a text.

@@ -21,8 +21,8 @@ const ROUNDS: usize = 5;
 const QUICK_ROUNDS: usize = 1;
 /// What `redis-benchmark` is asked for.
 const TESTS: &str = "set,get,incr";
-const TEST_COUNT: u64 = 3;
-const CLIENTS: &str = "50";
+pub(super) const TEST_COUNT: u64 = 3;
+pub(super) const CLIENTS: &str = "50";
 const PIPELINE: &str = "16";
 /// Requests of each test: plain, pipelined, one connection.
 const REQUESTS: u64 = 30_000;
@@ -234,13 +234,15 @@ impl Watched {
 }
 
 /// What `redis-benchmark` says, over its tests.
-struct Outcome {
-    rps: f64,
-    p50_us: f64,
+pub(super) struct Outcome {
+    /// Requests a second: requests in all by time in all.
+    pub(super) rps: f64,
+    /// Middle latency in microseconds.
+    pub(super) p50_us: f64,
 }
 
 /// Runs `redis-benchmark`. The rate is the harmonic mean of the tests: requests in all by time in all.
-fn benchmark(address: SocketAddr, requests: u64, options: &[&str]) -> Result<Outcome> {
+pub(super) fn benchmark(address: SocketAddr, requests: u64, options: &[&str]) -> Result<Outcome> {
     let output = Command::new("redis-benchmark")
         .args(["-h", &address.ip().to_string(), "-p", &address.port().to_string(), "-t", TESTS, "--csv"])
         .args(["-n", &requests.to_string()])

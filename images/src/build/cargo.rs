@@ -116,6 +116,11 @@ impl Workspace {
         self.pollux_target_dir().join("images")
     }
 
+    /// Where benchmarks leave what they have measured.
+    pub fn bench_dir(&self) -> PathBuf {
+        self.target_dir.join("bench")
+    }
+
     /// Where fuzz targets are built and keep what they find.
     pub fn fuzz_dir(&self) -> PathBuf {
         self.target_dir.join("fuzz")

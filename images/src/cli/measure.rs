@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{print, print_json};
+use crate::bench::paper::plan::{Part, Plan};
+use crate::bench::paper::run::Images;
 use crate::build::{self, Image, Workspace};
 use crate::error::{Error, Result};
 use crate::setup::{self, Need};
@@ -57,6 +59,37 @@ enum Bench {
         #[arg(long, value_name = "FOLDER", requires = "peer")]
         peer_folder: Option<PathBuf>,
     },
+    /// Redo the evaluation of Bressoud and Schneider's paper: what epochs cost by length, protocol and source; exactness;
+    /// failovers of a guest that computes.
+    Paper(PaperArgs),
+}
+
+#[derive(Args)]
+struct PaperArgs {
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+    /// One round, fewer lengths: a look, not a measurement.
+    #[arg(long)]
+    quick: bool,
+    /// Where evaluation.md, its pictures and paper.json go; target/bench unless given.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Write docs/evaluation.md and its pictures too.
+    #[arg(long)]
+    write_docs: bool,
+    /// Measure this part only; may be repeated.
+    #[arg(long, value_name = "PART")]
+    only: Vec<Part>,
+    /// Rounds, instead of 5, or 1 with --quick.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: Option<u16>,
+    /// What random traffic and the moments of kills are made from.
+    #[arg(long, value_name = "SEED", default_value_t = 1996)]
+    seed: u64,
+    /// Install what is missing, with sudo if need be.
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Args)]
@@ -102,6 +135,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
             let folder = peer.as_ref().map(|script| peer_folder.clone().unwrap_or_else(|| bench::peer_folder(script)));
             bench_throughput(common, peer.as_deref().zip(folder.as_deref()))
         }
+        Bench::Paper(args) => bench_paper(args),
     }
 }
 
@@ -131,6 +165,36 @@ fn bench_throughput(args: &MeasureArgs, peer: Option<(&std::path::Path, &std::pa
         print_json(&report)?
     } else {
         print(&bench::describe_throughput(&report))?
+    }
+    bench::judge(&report.promises)
+}
+
+fn bench_paper(args: &PaperArgs) -> Result<()> {
+    setup::ensure(Need::Test, args.yes)?;
+    let workspace = Workspace::find()?;
+    let images = Images {
+        dhrystone: build::build(&workspace, "dhrystone", true)?,
+        store: build::build(&workspace, "kv", true)?,
+    };
+    let plan = Plan::new(args.quick, &args.only, args.rounds.map(usize::from), args.seed);
+    let bar = demo::progress_of(plan.steps());
+    let report = bench::paper::run(&images, &plan, |progress| {
+        bar.set_position(progress.done as u64);
+        bar.set_message(progress.text.to_owned());
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    let mut written = vec![bench::paper::write(&report, args.out.as_deref().unwrap_or(&workspace.bench_dir()), true)?];
+    if args.write_docs {
+        written.push(bench::paper::write(&report, &workspace.root.join("docs"), false)?);
+    }
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&bench::paper::describe(&report))?
+    }
+    for document in written {
+        eprintln!("pollux: written: {}", document.display());
     }
     bench::judge(&report.promises)
 }
