@@ -146,7 +146,7 @@ pub fn run(images: &Images, plan: &Plan, mut note: impl FnMut(Progress<'_>)) -> 
 fn turns(groups: &[Group], round: usize) -> impl Iterator<Item = (&Group, System)> {
     groups.iter().flat_map(move |group| {
         let mut systems = group.systems.clone();
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             systems.reverse();
         }
         systems.into_iter().map(move |system| (group, system))

@@ -161,7 +161,7 @@ fn systems(solo: bool) -> Vec<System> {
 }
 
 fn dhrystone(quick: bool) -> Vec<Group> {
-    let (runs, most_epochs) = if quick { (300_000, 20_000) } else { (1_500_000, 100_000) };
+    let (runs, most_epochs) = if quick { (300_000, 10_000) } else { (1_500_000, 100_000) };
     let cooperative = [0, YIELD_AFTER].map(|yield_after| Group {
         workload: Workload::Dhrystone { yield_after },
         epoch: EpochSpec::Cooperative,
@@ -181,7 +181,7 @@ fn dhrystone(quick: bool) -> Vec<Group> {
 }
 
 fn store(quick: bool) -> Vec<Group> {
-    let requests = if quick { 5_000 } else { 20_000 };
+    let requests = if quick { 3_000 } else { 20_000 };
     let group = |epoch, size| Group { workload: Workload::Store, epoch, size, systems: systems(false) };
     let lengths = if quick { &QUICK_STORE_LENGTHS[..] } else { &LENGTHS[..] };
     let exact = lengths.iter().map(|&length| group(EpochSpec::Exact(length), requests.min((length * 2).max(3_000))));

@@ -40,7 +40,7 @@ impl Measure {
     fn axis(self) -> &'static str {
         match self {
             Self::Np => "time with epochs / time without",
-            Self::Boundary => "time beyond the baseline's for each epoch, us",
+            Self::Boundary => "time beyond the baseline for each epoch, us",
         }
     }
 }
@@ -134,7 +134,7 @@ fn paint(
     }
     for model in models {
         let colour = colour(model.system);
-        let label = format!("the paper's model, h = {} us ({})", short(model.fit.cost_us), model.system);
+        let label = format!("model, h = {} us ({})", short(model.fit.cost_us), model.system);
         let inside = line(model, frame.x).into_iter().filter(|(_, np)| (frame.y.0..frame.y.1).contains(np));
         chart
             .draw_series(LineSeries::new(inside, colour.stroke_width(1)))?
@@ -195,7 +195,7 @@ mod tests {
         let draw = |workload, measure| draw(&rows, &models, workload, measure).expect("drawn");
         let svg = draw(Workload::COMPUTES, Measure::Np).expect("something");
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-        for text in ["pair, original", "pair, revised", "solo", "the paper's model", "Dhrystone"] {
+        for text in ["pair, original", "pair, revised", "solo", "model, h = 40 us (pair, revised)", "Dhrystone"] {
             assert!(svg.contains(text), "{text} is missing");
         }
         assert!(!draw(Workload::COMPUTES, Measure::Boundary).expect("something").contains("model"));

@@ -111,6 +111,8 @@ pub struct Sample {
     pub size: u64,
     /// Seconds of the host's clock.
     pub elapsed_s: f64,
+    /// Seconds of the active machine's clock, roughly: its statuses are up to a tenth of a second old.
+    pub machine_s: f64,
     /// What the shims counted meanwhile, and a moment before and after.
     pub counts: Counts,
 }
@@ -132,12 +134,40 @@ pub fn measure(images: &Images, group: &Group, system: System, round: usize) -> 
     let mut pair = Running::start(&images.spec(configuration)?)?;
     let mut client = group.workload.connect(pair.address(group.workload.port())?)?;
     client.exchange((group.size / WARM_UP_SHARE).max(1))?;
-    let before = Counts::read(&settled(&mut pair)?);
+    let before = Told::read(settled(&mut pair)?);
     let elapsed_s = client.exchange(group.size)?;
-    let after = settled(&mut pair)?;
-    undisturbed(&after)?;
+    let after = Told::read(settled(&mut pair)?);
+    undisturbed(&after.status)?;
     pair.down()?;
-    Ok(Sample { configuration, round, size: group.size, elapsed_s, counts: Counts::read(&after).since(before) })
+    Ok(Sample {
+        configuration,
+        round,
+        size: group.size,
+        elapsed_s,
+        machine_s: after.machine_s_since(&before, elapsed_s),
+        counts: after.counts.since(before.counts),
+    })
+}
+
+/// A status and when it was read.
+struct Told {
+    status: PairStatus,
+    counts: Counts,
+    at: Instant,
+}
+
+impl Told {
+    fn read(status: PairStatus) -> Self {
+        Self { counts: Counts::read(&status), status, at: Instant::now() }
+    }
+
+    /// Time of the active machine's clock while the guest was at work for so many seconds of the host's. For the rest of
+    /// the time it was halted, and a halted machine's clock goes as the host's does.
+    fn machine_s_since(&self, before: &Self, busy_s: f64) -> f64 {
+        let uptime_s = |told: &Self| told.status.replica(RoleName::Primary).map_or(0.0, |replica| replica.uptime_s);
+        let idle_s = self.at.duration_since(before.at).as_secs_f64() - busy_s;
+        uptime_s(self) - uptime_s(before) - idle_s
+    }
 }
 
 /// An error if the virtual machines are not those that were started, doing what they did.
@@ -186,8 +216,14 @@ mod tests {
         let after = Counts { epochs: 13, link_messages: 25, guest_ns: 80, ..Counts::default() };
         let counts = after.since(before);
         assert_eq!(counts, Counts { epochs: 10, link_messages: 20, guest_ns: 80, ..Counts::default() });
-        let sample =
-            |epoch| Sample { configuration: computing(epoch, System::Bare), round: 1, size: 1, elapsed_s: 1.0, counts };
+        let sample = |epoch| Sample {
+            configuration: computing(epoch, System::Bare),
+            round: 1,
+            size: 1,
+            elapsed_s: 1.0,
+            machine_s: 1.0,
+            counts,
+        };
         assert_eq!(sample(EpochSpec::Exact(1000)).instructions(), Some(10.0));
         assert_eq!(sample(EpochSpec::Cooperative).instructions(), None);
     }
