@@ -14,15 +14,8 @@ pub struct Point {
     pub length: f64,
     /// Normalised performance.
     pub np: f64,
-    /// `VI / RT`: instructions that the guest executes in a second without epochs.
-    pub instructions_per_s: f64,
-}
-
-impl Point {
-    /// Epochs in a second of the time without epochs.
-    fn boundaries_per_s(&self) -> f64 {
-        self.instructions_per_s / self.length
-    }
+    /// `(VI / EL) / RT`: epochs, by the seconds that the same takes without epochs.
+    pub epochs_per_s: f64,
 }
 
 /// The model at a point.
@@ -45,14 +38,14 @@ pub struct FitPoint {
 pub struct Fit {
     /// `h_epoch`, in microseconds.
     pub cost_us: f64,
-    /// `VI / RT`, the middle over all points, in instructions a second.
+    /// `VI / RT`, the middle over all points, in instructions a second, for a guest that fills its epochs.
     pub instructions_per_s: f64,
     /// Every measurement and what the model makes of it.
     pub points: Vec<FitPoint>,
 }
 
 impl Fit {
-    /// Normalised performance at a length in instructions.
+    /// Normalised performance at a length in instructions, for a guest that fills its epochs.
     pub fn np(&self, length: f64) -> f64 {
         1.0 + self.instructions_per_s / length * self.cost_us / 1e6
     }
@@ -69,22 +62,22 @@ pub fn fit(points: &[Point]) -> Option<Fit> {
     if points.len() < 2 {
         return None;
     }
-    // Minimal sum of ((np - 1 - x h) / np)^2, where x is the number of boundaries in a second.
+    // Minimal sum of ((np - 1 - x h) / np)^2, where x is the number of epochs in a second of RT.
     let weight = |point: &Point| 1.0 / (point.np * point.np);
-    let against: f64 = points.iter().map(|p| weight(p) * p.boundaries_per_s() * (p.np - 1.0)).sum();
-    let squares: f64 = points.iter().map(|p| weight(p) * p.boundaries_per_s() * p.boundaries_per_s()).sum();
+    let against: f64 = points.iter().map(|p| weight(p) * p.epochs_per_s * (p.np - 1.0)).sum();
+    let squares: f64 = points.iter().map(|p| weight(p) * p.epochs_per_s * p.epochs_per_s).sum();
     let cost_s = against / squares;
     let of = |point: &Point| {
-        let modelled = 1.0 + point.boundaries_per_s() * cost_s;
+        let modelled = 1.0 + point.epochs_per_s * cost_s;
         FitPoint {
             length: point.length,
             measured: point.np,
             modelled,
             residual: point.np / modelled - 1.0,
-            own_cost_us: (point.np - 1.0) / point.boundaries_per_s() * 1e6,
+            own_cost_us: (point.np - 1.0) / point.epochs_per_s * 1e6,
         }
     };
-    let rates: Vec<f64> = points.iter().map(|point| point.instructions_per_s).collect();
+    let rates: Vec<f64> = points.iter().map(|point| point.epochs_per_s * point.length).collect();
     Some(Fit {
         cost_us: cost_s * 1e6,
         instructions_per_s: crate::bench::median(&rates),
@@ -100,7 +93,7 @@ mod tests {
     fn points(cost_us: f64, factors: &[f64]) -> Vec<Point> {
         let at = |(index, factor): (usize, &f64)| {
             let length = 1e3 * 4f64.powi(index as i32);
-            Point { length, np: factor * (1.0 + 5e8 / length * cost_us / 1e6), instructions_per_s: 5e8 }
+            Point { length, np: factor * (1.0 + 5e8 / length * cost_us / 1e6), epochs_per_s: 5e8 / length }
         };
         factors.iter().enumerate().map(at).collect()
     }

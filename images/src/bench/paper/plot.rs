@@ -152,8 +152,12 @@ fn paint(
     Ok(())
 }
 
-/// A model's curve from one length to another, evenly spread over their logarithms.
+/// A model's curve from one length to another, evenly spread over their logarithms. A guest that waits has fewer epochs
+/// than its instructions would fill: between its points nothing is known.
 fn line(model: &Model, (from, to): (f64, f64)) -> Vec<(f64, f64)> {
+    if model.workload != Workload::COMPUTES {
+        return model.fit.points.iter().map(|point| (point.length, point.modelled)).collect();
+    }
     let length = |step: u32| from * (to / from).powf(f64::from(step) / f64::from(LINE_POINTS));
     (0..=LINE_POINTS).map(|step| (length(step), model.fit.np(length(step)))).collect()
 }

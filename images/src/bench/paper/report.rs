@@ -105,9 +105,8 @@ const LEGEND: &str = "\
 NP is the normalised performance of the paper: time of a system by time of the baseline. The baseline is the same image \
 without epochs (`--bare`), under `-icount` where the epochs are exact. *solo* has epochs and no peer. *Boundary* is the \
 time beyond the baseline's, by the number of epochs. Link figures count both directions, heartbeats included. *Waiting* \
-is how long the primary waited for its backup, as a share of the time, both by its machine's clock; under `-icount` that \
-clock keeps the host's pace only while the machine is halted, so such shares tell rows apart and are no shares of the \
-host's time. A dash stands for too few epochs to tell.\n\n";
+is how long the primary waited for its backup, by its machine's clock, which follows the host's, as a share of the time. \
+A dash stands for too few epochs to tell.\n\n";
 
 /// One table for all workloads.
 fn tables(rows: &[Row]) -> String {
@@ -197,7 +196,7 @@ fn models(report: &PaperReport) -> String {
     let mut out = String::from(
         "Section 4 of the paper: NP(EL) = 1 + (n_sim h_sim + (VI / EL) h_epoch + C) / RT. No instruction of our guests is \
          simulated, so n_sim = 0, and C, for input and output, is left out: what remains is 1 + (VI / EL) h_epoch / RT. \
-         VI, the instructions executed, is what the machine of the baseline has counted; RT is the baseline's time. \
+         VI / EL is the number of epochs, as the shim has counted them; RT is the baseline's time. \
          h_epoch is fitted by least squares of relative errors. A residual above zero means slower than the model.\n",
     );
     out.extend(report.models.iter().map(|model| one_model(model, &report.rows)));
@@ -208,13 +207,17 @@ fn models(report: &PaperReport) -> String {
 }
 
 fn one_model(model: &Model, rows: &[Row]) -> String {
+    let speed = if model.workload == Workload::COMPUTES {
+        format!(", VI / RT = {} instructions/s", short(model.fit.instructions_per_s))
+    } else {
+        String::new()
+    };
     let mut out = format!(
-        "\n### {}, {}: h_epoch = {} us at {} instructions/s\n\n\
+        "\n### {}, {}: h_epoch = {} us{speed}\n\n\
          | epoch | NP measured | NP modelled | residual | h_epoch of this point alone, us |\n|--:|--:|--:|--:|--:|\n",
         model.workload,
         model.system,
-        short(model.fit.cost_us),
-        short(model.fit.instructions_per_s)
+        short(model.fit.cost_us)
     );
     for point in &model.fit.points {
         out.push_str(&format!(
@@ -263,8 +266,7 @@ fn remarks(model: &Model, rows: &[Row]) -> Vec<String> {
     }
     if model.workload == Workload::Store {
         remarks.push(
-            "The store's epochs also end when it waits, and its outputs wait for acknowledgements (the model's C): \
-             neither is in what was fitted."
+            "The store's outputs wait for acknowledgements, which is part of the model's C and not of what was fitted."
                 .to_owned(),
         );
     }
@@ -325,16 +327,18 @@ fn lengths(all: &[f64]) -> String {
 fn exact(exactness: &Exactness) -> String {
     let outcome = if exactness.complaints.is_empty() { "No digest differed" } else { "**It went wrong**" };
     format!(
-        "A pair of the store ran epochs of at most {} instructions (on average {}) while several connections sent random \
-         commands in random batches and random text was typed at its console: {} commands, {} bytes. The backup compared \
-         the digest of {} epochs in {:.1} s. {outcome}; at least {} epochs were wanted. A digest is over the registers \
-         (where an epoch ends between two hypercalls, vector registers too), the number of instructions, hypercalls and outputs.\n{}",
+        "A pair of the store ran epochs of at most {} instructions while several connections sent random commands in \
+         random batches and random text was typed at its console: {} commands, {} bytes. The backup compared the digest \
+         of {} epochs in {:.1} s. At least {} of them were of the full length: those that the guest ended before needed a \
+         hypercall each. {outcome}; at least {} epochs of the full length were wanted. A digest is over the registers \
+         (where an epoch ends between two hypercalls, vector registers too), the number of instructions, hypercalls and \
+         outputs.\n{}",
         exactness.length,
-        short(exactness.mean_length),
         exactness.commands,
         exactness.typed_bytes,
         exactness.compared,
         exactness.elapsed_s,
+        exactness.full,
         exactness.wanted,
         complaints(&exactness.complaints)
     )
@@ -477,7 +481,7 @@ mod tests {
         let at = |(index, cost_us): (usize, &f64)| {
             let length = 1e3 * 10f64.powi(index as i32);
             let np = 1.0 + 5e8 / length * cost_us / 1e6;
-            super::super::model::Point { length, np, instructions_per_s: 5e8 }
+            super::super::model::Point { length, np, epochs_per_s: 5e8 / length }
         };
         let points: Vec<_> = costs_us.iter().enumerate().map(at).collect();
         super::super::model::fit(&points).expect("points")

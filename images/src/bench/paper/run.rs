@@ -64,10 +64,8 @@ pub struct Counts {
     pub link_bytes: u64,
     /// Times the primary had to wait for its backup.
     pub gate_waits: u64,
-    /// Time it waited so, in nanoseconds of its machine's clock.
+    /// Time it waited so, in nanoseconds of its machine's clock, which follows the host's.
     pub gate_wait_ns: u64,
-    /// Time in the guest, in nanoseconds of its machine's clock.
-    pub guest_ns: u64,
 }
 
 impl Counts {
@@ -84,7 +82,6 @@ impl Counts {
             link_bytes: primary("link_bytes_sent") + backup("link_bytes_sent"),
             gate_waits: primary("gate_waits"),
             gate_wait_ns: primary("gate_wait_ns"),
-            guest_ns: primary("guest_ns"),
         }
     }
 
@@ -95,7 +92,6 @@ impl Counts {
             link_bytes: self.link_bytes - before.link_bytes,
             gate_waits: self.gate_waits - before.gate_waits,
             gate_wait_ns: self.gate_wait_ns - before.gate_wait_ns,
-            guest_ns: self.guest_ns - before.guest_ns,
         }
     }
 }
@@ -111,18 +107,8 @@ pub struct Sample {
     pub size: u64,
     /// Seconds of the host's clock.
     pub elapsed_s: f64,
-    /// Seconds of the active machine's clock, roughly: its statuses are up to a tenth of a second old.
-    pub machine_s: f64,
     /// What the shims counted meanwhile, and a moment before and after.
     pub counts: Counts,
-}
-
-impl Sample {
-    /// Instructions of the guest, where the machine counts them: its clock then goes by them.
-    pub fn instructions(&self) -> Option<f64> {
-        let shift = self.configuration.epoch.icount_shift()?;
-        Some((self.counts.guest_ns >> shift) as f64)
-    }
 }
 
 /// Measures one system of a group.
@@ -134,40 +120,12 @@ pub fn measure(images: &Images, group: &Group, system: System, round: usize) -> 
     let mut pair = Running::start(&images.spec(configuration)?)?;
     let mut client = group.workload.connect(pair.address(group.workload.port())?)?;
     client.exchange((group.size / WARM_UP_SHARE).max(1))?;
-    let before = Told::read(settled(&mut pair)?);
+    let before = Counts::read(&settled(&mut pair)?);
     let elapsed_s = client.exchange(group.size)?;
-    let after = Told::read(settled(&mut pair)?);
-    undisturbed(&after.status)?;
+    let after = settled(&mut pair)?;
+    undisturbed(&after)?;
     pair.down()?;
-    Ok(Sample {
-        configuration,
-        round,
-        size: group.size,
-        elapsed_s,
-        machine_s: after.machine_s_since(&before, elapsed_s),
-        counts: after.counts.since(before.counts),
-    })
-}
-
-/// A status and when it was read.
-struct Told {
-    status: PairStatus,
-    counts: Counts,
-    at: Instant,
-}
-
-impl Told {
-    fn read(status: PairStatus) -> Self {
-        Self { counts: Counts::read(&status), status, at: Instant::now() }
-    }
-
-    /// Time of the active machine's clock while the guest was at work for so many seconds of the host's. For the rest of
-    /// the time it was halted, and a halted machine's clock goes as the host's does.
-    fn machine_s_since(&self, before: &Self, busy_s: f64) -> f64 {
-        let uptime_s = |told: &Self| told.status.replica(RoleName::Primary).map_or(0.0, |replica| replica.uptime_s);
-        let idle_s = self.at.duration_since(before.at).as_secs_f64() - busy_s;
-        uptime_s(self) - uptime_s(before) - idle_s
-    }
+    Ok(Sample { configuration, round, size: group.size, elapsed_s, counts: Counts::read(&after).since(before) })
 }
 
 /// An error if the virtual machines are not those that were started, doing what they did.
@@ -213,18 +171,8 @@ mod tests {
     #[test]
     fn counts_are_differences() {
         let before = Counts { epochs: 3, link_messages: 5, ..Counts::default() };
-        let after = Counts { epochs: 13, link_messages: 25, guest_ns: 80, ..Counts::default() };
+        let after = Counts { epochs: 13, link_messages: 25, ..Counts::default() };
         let counts = after.since(before);
-        assert_eq!(counts, Counts { epochs: 10, link_messages: 20, guest_ns: 80, ..Counts::default() });
-        let sample = |epoch| Sample {
-            configuration: computing(epoch, System::Bare),
-            round: 1,
-            size: 1,
-            elapsed_s: 1.0,
-            machine_s: 1.0,
-            counts,
-        };
-        assert_eq!(sample(EpochSpec::Exact(1000)).instructions(), Some(10.0));
-        assert_eq!(sample(EpochSpec::Cooperative).instructions(), None);
+        assert_eq!(counts, Counts { epochs: 10, link_messages: 20, ..Counts::default() });
     }
 }

@@ -35,7 +35,7 @@ pub struct Row {
     pub bytes_per_s: f64,
     /// Bytes on the link an epoch.
     pub bytes_per_epoch: f64,
-    /// How long the primary waited for its backup, as a share of the time by its machine's clock.
+    /// How long the primary waited for its backup, as a share of the time.
     pub wait_share: f64,
 }
 
@@ -109,14 +109,8 @@ fn row(samples: &[Sample], configuration: Configuration) -> Option<Row> {
         messages_per_epoch: by_epoch(|sample| sample.counts.link_messages),
         bytes_per_s: by_time(|sample| sample.counts.link_bytes),
         bytes_per_epoch: by_epoch(|sample| sample.counts.link_bytes),
-        wait_share: middle(&wait_share),
+        wait_share: middle(&|sample| sample.counts.gate_wait_ns as f64 / 1e9 / sample.elapsed_s),
     })
-}
-
-/// Both by the same clock. The time is known only roughly, and waiting is part of it.
-fn wait_share(sample: &Sample) -> f64 {
-    let wait_s = sample.counts.gate_wait_ns as f64 / 1e9;
-    if wait_s > 0.0 { wait_s / sample.machine_s.max(wait_s) } else { 0.0 }
 }
 
 /// The same without epochs, in the same round.
@@ -163,14 +157,12 @@ pub fn models(samples: &[Sample], rows: &[Row]) -> Vec<Model> {
     all.filter_map(of).collect()
 }
 
+/// A point of the model. The number of epochs is counted, not reckoned: a guest that waits ends its epoch before.
 fn point(samples: &[Sample], row: &Row) -> Option<Point> {
     let EpochSpec::Exact(length) = row.configuration.epoch else { return None };
-    let bare = Configuration { system: System::Bare, ..row.configuration };
-    let rates: Vec<f64> = (samples.iter().filter(|sample| sample.configuration == bare))
-        .filter_map(|sample| Some(sample.instructions()? / sample.elapsed_s))
-        .collect();
-    let instructions_per_s = Spread::of(&rates)?.median;
-    Some(Point { length: length as f64, np: row.np?.median, instructions_per_s })
+    let own = samples.iter().filter(|sample| sample.configuration == row.configuration);
+    let epochs: Vec<f64> = own.filter_map(|s| Some(s.counts.epochs as f64 / baseline(samples, s)?.elapsed_s)).collect();
+    Some(Point { length: length as f64, np: row.np?.median, epochs_per_s: Spread::of(&epochs)?.median })
 }
 
 #[cfg(test)]
@@ -191,14 +183,12 @@ pub(super) mod tests {
             round,
             size: 260_000,
             elapsed_s,
-            machine_s: elapsed_s,
             counts: Counts {
                 epochs,
                 link_messages: pair * epochs * 2,
                 link_bytes: pair * epochs * 120,
                 gate_waits: pair * epochs / 2,
                 gate_wait_ns: pair * (elapsed_s * 1e8) as u64,
-                guest_ns: 800_000_000,
             },
         }
     }
