@@ -81,6 +81,9 @@ struct PaperArgs {
     /// Measure this part only; may be repeated.
     #[arg(long, value_name = "PART")]
     only: Vec<Part>,
+    /// Measure dhrystone.img and kv.img of this folder instead of building them.
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
     /// Rounds, instead of 5, or 1 with --quick.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: Option<u16>,
@@ -172,10 +175,11 @@ fn bench_throughput(args: &MeasureArgs, peer: Option<(&std::path::Path, &std::pa
 fn bench_paper(args: &PaperArgs) -> Result<()> {
     setup::ensure(Need::Test, args.yes)?;
     let workspace = Workspace::find()?;
-    let images = Images {
-        dhrystone: build::build(&workspace, "dhrystone", true)?,
-        store: build::build(&workspace, "kv", true)?,
+    let image = |app: &str| match &args.images {
+        Some(folder) => build::open(&folder.join(format!("{app}.img"))),
+        None => build::build(&workspace, app, true),
     };
+    let images = Images { dhrystone: image("dhrystone")?, store: image("kv")? };
     let plan = Plan::new(args.quick, &args.only, args.rounds.map(usize::from), args.seed);
     let bar = demo::progress_of(plan.steps());
     let report = bench::paper::run(&images, &plan, |progress| {

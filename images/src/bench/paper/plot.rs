@@ -17,6 +17,8 @@ const FONT: &str = "sans-serif";
 const LINE_POINTS: u32 = 120;
 /// Room around what is drawn, as a factor.
 const MARGIN: f64 = 1.3;
+/// Room for the legend above what is drawn, by the height of that.
+const LEGEND_SHARE: f64 = 0.45;
 /// The systems that are drawn.
 const SYSTEMS: [System; 3] = [System::Pair(ProtocolName::Original), System::Pair(ProtocolName::Revised), System::Solo];
 
@@ -54,14 +56,15 @@ fn colour(system: System) -> RGBColor {
     }
 }
 
-/// Measured values of one system by length of epochs. What is not positive has no place on a logarithmic axis.
+/// Measured values of one system by length of epochs. What is not positive has no place on a logarithmic axis: a least
+/// value that is not reaches down to the axis.
 fn series(rows: &[Row], workload: Workload, system: System, measure: Measure) -> Vec<(f64, Spread)> {
     let own = |row: &&Row| row.configuration.workload == workload && row.configuration.system == system;
     let at = |row: &Row| match row.configuration.epoch {
         EpochSpec::Exact(length) => Some((length as f64, measure.of(row)?)),
         EpochSpec::Cooperative => None,
     };
-    rows.iter().filter(own).filter_map(at).filter(|(_, value)| value.min > 0.0).collect()
+    rows.iter().filter(own).filter_map(at).filter(|(_, value)| value.median > 0.0).collect()
 }
 
 /// A picture of one workload under exact epochs; `None` when there is nothing to be drawn.
@@ -73,7 +76,9 @@ pub fn draw(rows: &[Row], models: &[Model], workload: Workload, measure: Measure
     let values = || all.iter().flat_map(|(_, points)| points);
     let (Some(lengths), Some(low), Some(high)) = (
         Spread::of(&values().map(|(length, _)| *length).collect::<Vec<_>>()),
-        Spread::of(&values().map(|(_, value)| value.min).collect::<Vec<_>>()),
+        Spread::of(
+            &values().map(|(_, value)| if value.min > 0.0 { value.min } else { value.median }).collect::<Vec<_>>(),
+        ),
         Spread::of(&values().map(|(_, value)| value.max).collect::<Vec<_>>()),
     ) else {
         return Ok(None);
@@ -82,7 +87,7 @@ pub fn draw(rows: &[Row], models: &[Model], workload: Workload, measure: Measure
         title: workload.to_string(),
         axis: measure.axis(),
         x: (lengths.min / MARGIN, lengths.max * MARGIN),
-        y: (low.min / MARGIN, high.max * MARGIN),
+        y: (low.min / MARGIN, high.max * MARGIN * (high.max / low.min).powf(LEGEND_SHARE)),
     };
     let models = if measure == Measure::Np { models } else { &[] };
     let lines: Vec<&Model> = models.iter().filter(|model| model.workload == workload).collect();
@@ -129,7 +134,7 @@ fn paint(
             .label(system.to_string())
             .legend(move |(x, y)| Circle::new((x + 10, y), 4, colour.filled()));
         chart.draw_series(points.iter().map(|(length, value)| {
-            PathElement::new(vec![(*length, value.min), (*length, value.max)], colour.stroke_width(2))
+            PathElement::new(vec![(*length, value.min.max(frame.y.0)), (*length, value.max)], colour.stroke_width(2))
         }))?;
     }
     for model in models {

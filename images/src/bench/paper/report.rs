@@ -95,7 +95,7 @@ fn introduction(report: &PaperReport) -> String {
          Both replicas, the supervisor and the clients share these cores. In each round every system of a comparison has \
          its turn, in an order that alternates; ratios are taken within a round; tables give the median over the rounds \
          and, in brackets, the least and the greatest. Times are the host's, from asking the guest to its answer. The \
-         guest's clock is not used: where instructions are counted it goes at a speed of its own.\n",
+         guest's clock is not used: where instructions are counted it only follows the host's.\n",
         host.cpu, host.cores, host.qemu, host.kernel, host.load_before, report.rounds, report.seed
     )
 }
@@ -106,7 +106,7 @@ NP is the normalised performance of the paper: time of a system by time of the b
 without epochs (`--bare`), under `-icount` where the epochs are exact. *solo* has epochs and no peer. *Boundary* is the \
 time beyond the baseline's, by the number of epochs. Link figures count both directions, heartbeats included. *Waiting* \
 is how long the primary waited for its backup, by its machine's clock, which follows the host's, as a share of the time. \
-A dash stands for too few epochs to tell.\n\n";
+A dash stands for too few epochs to tell. Pictures leave out what comes out at zero or below.\n\n";
 
 /// One table for all workloads.
 fn tables(rows: &[Row]) -> String {

@@ -139,7 +139,7 @@ pub struct Answer {
     /// The first line: `dhrystone: runs=N ok`.
     pub verdict: String,
     /// Seconds of the host's clock from asking to the answer. The guest's clock is not asked: where instructions are
-    /// counted it goes at a speed of its own.
+    /// counted it only follows the host's.
     pub elapsed_s: f64,
 }
 
