@@ -1,7 +1,7 @@
 //! `pollux bench paper`: the evaluation of Bressoud and Schneider's paper, redone on the machine at hand.
 //!
-//! [`plan`] says what is measured, [`run`] measures once, [`table`] brings the rounds together, [`model`] is the paper's,
-//! [`report`] and [`plot`] write it down. [`exactness`] and [`kills`] check rather than measure.
+//! [`plan`] says what is measured, [`mod@run`] measures once, [`table`] brings the rounds together, [`model`] is the
+//! paper's, `report` and `plot` write it down. [`exactness`] and [`kills`] check rather than measure.
 
 pub mod exactness;
 pub mod host;
@@ -89,11 +89,8 @@ pub struct Progress<'a> {
     pub text: &'a str,
 }
 
-/// Does what the plan says.
-///
-/// # Errors
-/// The check of exactness or the kills cannot begin. A measurement that fails is in the report.
-pub fn run(images: &Images, plan: &Plan, mut note: impl FnMut(Progress<'_>)) -> Result<PaperReport> {
+/// Does what the plan says. What fails is in the report: the rest of a long run is not thrown away for it.
+pub fn run(images: &Images, plan: &Plan, mut note: impl FnMut(Progress<'_>)) -> PaperReport {
     let host = Host::look();
     let (mut samples, mut failures, mut done) = (Vec::new(), Vec::new(), 0);
     for round in 1..=plan.rounds {
@@ -107,21 +104,18 @@ pub fn run(images: &Images, plan: &Plan, mut note: impl FnMut(Progress<'_>)) -> 
             done += 1;
         }
     }
-    let exactness = match plan.exact_epochs {
-        Some(epochs) => {
-            note(Progress { done, text: &format!("exactness: {epochs} epochs under random traffic") });
-            done += 1;
-            Some(exactness::run(images, epochs, plan.seed)?)
-        }
-        None => None,
-    };
-    let kills = match plan.kills {
-        Some(kills) => Some(kills::run(images, kills, plan.seed, |text| {
+    let exactness = plan.exact_epochs.map(|epochs| {
+        note(Progress { done, text: &format!("exactness: {epochs} epochs under random traffic") });
+        done += 1;
+        exactness::run(images, epochs, plan.seed).unwrap_or_else(|error| Exactness::failed(epochs, &error))
+    });
+    let kills = plan.kills.map(|kills| {
+        let note = |text: &str| {
             note(Progress { done, text });
             done += 1;
-        })?),
-        None => None,
-    };
+        };
+        kills::run(images, kills, plan.seed, note).unwrap_or_else(|error| Kills::failed(kills, &error))
+    });
     let rows = table::rows(&samples);
     let mut report = PaperReport {
         quick: plan.quick,
@@ -138,7 +132,7 @@ pub fn run(images: &Images, plan: &Plan, mut note: impl FnMut(Progress<'_>)) -> 
         samples,
     };
     report.promises = promises(&report);
-    Ok(report)
+    report
 }
 
 /// Who has a turn in a round, one after the other. What drifts within a comparison does so the other way round in every
@@ -190,7 +184,7 @@ fn promises(report: &PaperReport) -> Vec<Promise> {
     all.into_iter().flatten().collect()
 }
 
-/// Writes `NAME.md` and its pictures into a folder, and `paper.json` if it is wanted. Returns the document's path.
+/// Writes `evaluation.md` and its pictures into a folder, and `paper.json` if it is wanted. Returns the document's path.
 ///
 /// # Errors
 /// The system's.

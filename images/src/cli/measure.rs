@@ -187,7 +187,6 @@ fn bench_paper(args: &PaperArgs) -> Result<()> {
         bar.set_message(progress.text.to_owned());
     });
     bar.finish_and_clear();
-    let report = report?;
     let mut written = vec![bench::paper::write(&report, args.out.as_deref().unwrap_or(&workspace.bench_dir()), true)?];
     if args.write_docs {
         written.push(bench::paper::write(&report, &workspace.root.join("docs"), false)?);

@@ -59,6 +59,22 @@ pub struct Exactness {
     pub complaints: Vec<String>,
 }
 
+impl Exactness {
+    /// It could not begin.
+    pub fn failed(wanted: u64, error: &Error) -> Self {
+        Self {
+            wanted,
+            compared: 0,
+            full: 0,
+            length: PROMISED_SHORT,
+            elapsed_s: 0.0,
+            commands: 0,
+            typed_bytes: 0,
+            complaints: vec![error.to_string()],
+        }
+    }
+}
+
 /// What the connections share.
 #[derive(Default)]
 struct Traffic {

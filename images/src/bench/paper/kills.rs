@@ -48,6 +48,12 @@ pub struct Kills {
 }
 
 impl Kills {
+    /// They could not begin.
+    pub fn failed(kills: usize, error: &Error) -> Self {
+        let none = Kill { at_s: 0.0, answer_s: 0.0, right: false };
+        Self { runs: 0, bare_s: 0.0, kills: vec![none; kills], complaints: vec![error.to_string()] }
+    }
+
     /// How many were survived.
     pub fn survived(&self) -> usize {
         self.kills.iter().filter(|kill| kill.right).count()
