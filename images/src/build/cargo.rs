@@ -57,6 +57,9 @@ impl Package {
     }
 }
 
+/// The package of the ring-0 half.
+const SHIM: &str = "hypervisor-shim";
+
 /// The cargo workspace that apps are built from.
 #[derive(Debug, Clone)]
 pub struct Workspace {
@@ -102,7 +105,7 @@ impl Workspace {
         }
         let metadata: Metadata =
             serde_json::from_slice(&output.stdout).map_err(|error| BuildError::Workspace(error.to_string()))?;
-        if !metadata.packages.iter().any(|package| package.name == "hypervisor-shim") {
+        if !metadata.packages.iter().any(|package| package.name == SHIM) {
             return Err(BuildError::Workspace(format!(
                 "the workspace at {} has no package hypervisor-shim",
                 metadata.workspace_root.display()
@@ -161,11 +164,14 @@ impl Workspace {
 
     /// Builds the ring-0 half.
     pub(super) fn build_shim(&self, quiet: bool) -> Result<PathBuf, BuildError> {
-        self.build("hypervisor-shim", &self.root.join("hypervisor-shim/shim.ld"), &[], quiet)
+        self.build(SHIM, &self.root.join("hypervisor-shim/shim.ld"), &[], quiet)
     }
 
     fn build(&self, name: &str, script: &Path, codegen: &[&str], quiet: bool) -> Result<PathBuf, BuildError> {
-        let target_dir = self.pollux_target_dir();
+        // Cargo keeps one build of a crate a folder, whatever the flags: in one folder guests and shim, whose flags differ,
+        // would throw out each other's.
+        let half = if name == SHIM { "shim" } else { "guests" };
+        let target_dir = self.pollux_target_dir().join(half);
         let mut command = Command::new(cargo_program());
         command
             .arg("build")
