@@ -43,6 +43,11 @@ pub enum ToSupervisor<'a> {
     Promoted(Promoted),
     /// The replica has stopped for good; the virtual machine can be ended.
     Stopped(Stopped<'a>),
+    /// A page that the guest has written to in the epoch in which the replicas came apart; pages come in ascending
+    /// order. Only with [`Config::check_determinism`].
+    Touched(Touched<'a>),
+    /// That were all.
+    TouchedEnd(TouchedEnd),
 }
 
 /// A message from a supervisor to its shim.
@@ -383,6 +388,28 @@ impl From<StopReason> for StoppedReason {
             StopReason::Shutdown => Self::Shutdown,
         }
     }
+}
+
+/// A page of guest memory at the end of an epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Touched<'a> {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Where the page lies in guest memory.
+    pub page_offset: u64,
+    /// What it holds.
+    pub bytes: &'a [u8],
+}
+
+/// All pages of an epoch have been shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TouchedEnd {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// How many there are in all.
+    pub pages: u64,
+    /// Whether each of them was shown.
+    pub complete: bool,
 }
 
 /// A replica has stopped for good.

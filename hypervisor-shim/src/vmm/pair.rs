@@ -281,7 +281,11 @@ impl<M: Machine> Vmm<M> {
         {
             self.asked_for = request_id;
             match (status.divergence, status.link_fault) {
-                (Some(divergence), _) => self.log(Level::Error, format_args!("{divergence}; asking to go on alone")),
+                (Some(divergence), _) => {
+                    self.log(Level::Error, format_args!("{divergence}; asking to go on alone"));
+                    // Before anything else runs.
+                    self.show_touched(divergence.epoch);
+                }
                 _ if self.peer_dead => self.log(Level::Warn, format_args!("peer has died; asking to go on alone")),
                 (None, Some(fault)) => self.log(Level::Warn, format_args!("{fault}; asking to go on alone")),
                 (None, None) => {
@@ -331,6 +335,9 @@ impl<M: Machine> Vmm<M> {
             && let Some(port) = self.machine.link()
         {
             self.link.flush(port);
+        }
+        if let StopReason::Diverged(divergence) = reason {
+            self.show_touched(divergence.epoch);
         }
         self.stop(reason.into(), &format!("{reason}"))
     }

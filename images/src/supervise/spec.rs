@@ -241,6 +241,9 @@ pub struct Spec {
     /// What ends an epoch.
     #[serde(default)]
     pub epoch: EpochSpec,
+    /// Whether all memory that the guest writes to is compared.
+    #[serde(default)]
+    pub check_determinism: bool,
     /// Guest memory.
     pub memory_mib: u32,
     /// Resolved: not `auto`.

@@ -6,7 +6,7 @@ use zerocopy::little_endian::{I64, U16, U32, U64};
 
 use super::{
     ArbiterReply, ArbiterRequest, Config, Console, Counter, Counters, GuestStopped, Level, Log, Network, Promoted,
-    Ready, Seed, State, Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor,
+    Ready, Seed, State, Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
 };
 use crate::arbiter::ArbiterRecord;
 use crate::frame::body::{self, Prefix, bodies};
@@ -31,6 +31,8 @@ kinds! {
     KIND_GUEST_STOPPED = 0x0206 for ToSupervisor::GuestStopped;
     KIND_PROMOTED = 0x0207 for ToSupervisor::Promoted;
     KIND_STOPPED = 0x0208 for ToSupervisor::Stopped;
+    KIND_TOUCHED = 0x0209 for ToSupervisor::Touched;
+    KIND_TOUCHED_END = 0x020a for ToSupervisor::TouchedEnd;
     KIND_CONFIG = 0x0301 for ToShim::Config;
     KIND_ARBITER_REPLY = 0x0302 for ToShim::ArbiterReply;
     KIND_PEER_DEAD = 0x0303 for ToShim::PeerDead;
@@ -92,6 +94,16 @@ bodies! {
         reason: u8,
         reserved: [u8; 7],
     }
+    TouchedBody {
+        epoch: U64,
+        page_offset: U64,
+    }
+    TouchedEndBody {
+        epoch: U64,
+        pages: U64,
+        complete: u8,
+        reserved: [u8; 7],
+    }
     ConfigBody {
         generation: U64,
         session: U64,
@@ -120,7 +132,8 @@ bodies! {
         gateway: [u8; 4],
         mac: [u8; 6],
         mtu_bytes: U16,
-        reserved: [u8; 4],
+        check_determinism: u8,
+        reserved: [u8; 3],
     }
     ArbiterReplyBody {
         request_id: U64,
@@ -208,6 +221,8 @@ impl<'a> ToSupervisor<'a> {
                 };
                 write(KIND_STOPPED, &[body.as_bytes(), stopped.text.as_bytes()])
             }
+            Self::Touched(touched) => write(KIND_TOUCHED, &[TouchedBody::from(touched).as_bytes(), touched.bytes]),
+            Self::TouchedEnd(end) => write(KIND_TOUCHED_END, &[TouchedEndBody::from(end).as_bytes()]),
         }
     }
 
@@ -228,6 +243,12 @@ impl<'a> ToSupervisor<'a> {
             KIND_GUEST_STOPPED => guest_stopped(payload).map(Self::GuestStopped),
             KIND_PROMOTED => body::fixed(kind, payload).map(|body| Self::Promoted(promoted(body))),
             KIND_STOPPED => stopped(payload).map(Self::Stopped),
+            KIND_TOUCHED => {
+                let (body, bytes) = body::with_bulk::<TouchedBody>(kind, payload)?;
+                let (epoch, page_offset) = (body.epoch.get(), body.page_offset.get());
+                Ok(Self::Touched(Touched { epoch, page_offset, bytes }))
+            }
+            KIND_TOUCHED_END => body::fixed(kind, payload).and_then(touched_end).map(Self::TouchedEnd),
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -430,6 +451,37 @@ fn stopped(payload: &[u8]) -> Result<Stopped<'_>, MessageError> {
     })
 }
 
+impl From<&Touched<'_>> for TouchedBody {
+    fn from(touched: &Touched<'_>) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            epoch: U64::new(touched.epoch),
+            page_offset: U64::new(touched.page_offset),
+        }
+    }
+}
+
+impl From<&TouchedEnd> for TouchedEndBody {
+    fn from(end: &TouchedEnd) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            epoch: U64::new(end.epoch),
+            pages: U64::new(end.pages),
+            complete: end.complete.into(),
+            reserved: [0; 7],
+        }
+    }
+}
+
+fn touched_end(body: &TouchedEndBody) -> Result<TouchedEnd, MessageError> {
+    body::unused(KIND_TOUCHED_END, &body.reserved)?;
+    Ok(TouchedEnd {
+        epoch: body.epoch.get(),
+        pages: body.pages.get(),
+        complete: body::truth(KIND_TOUCHED_END, "complete", body.complete)?,
+    })
+}
+
 impl From<&Config<'_>> for ConfigBody {
     fn from(config: &Config<'_>) -> Self {
         let network = &config.network;
@@ -462,7 +514,8 @@ impl From<&Config<'_>> for ConfigBody {
             gateway: network.gateway,
             mac: network.mac,
             mtu_bytes: U16::new(network.mtu_bytes),
-            reserved: [0; 4],
+            check_determinism: config.check_determinism.into(),
+            reserved: [0; 3],
         }
     }
 }
@@ -491,6 +544,7 @@ fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config<'a>, Messa
         max_outstanding_epochs: body.max_outstanding_epochs.get(),
         max_epoch_events_bytes: body.max_epoch_events_bytes.get(),
         max_outstanding_bytes: body.max_outstanding_bytes.get(),
+        check_determinism: body::truth(kind, "check_determinism", body.check_determinism)?,
         network: network(body)?,
         arguments,
     })
