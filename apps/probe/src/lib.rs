@@ -13,7 +13,7 @@
 //! | `ring transmit-head\|transmit-record\|receive-tail` | damages a ring |
 //! | `tsc N` | reads the time stamp N times, answers whether it only ever grew |
 //! | `rdrand` | answers a number of the processor's own random generator: a divergence |
-//! | `plant` | stores such a number in a static and tells nobody: a divergence that only memory shows |
+//! | `plant N` | writes to N MiB, stores such a number in a static and tells nobody: a divergence that only memory shows |
 //! | `planted` | answers that number |
 //! | `compute N` | N rounds of arithmetic within one epoch, answers the result |
 //! | `flood N` | prints N lines of 64 bytes |
@@ -90,7 +90,7 @@ fn obey(command: &str) -> String {
         "ring" => rings::damage(word),
         "tsc" => measure::time_stamps(number),
         "rdrand" => measure::processor_random(),
-        "plant" => measure::plant(),
+        "plant" => measure::plant(number as usize),
         "planted" => measure::planted(),
         "compute" => format!("computed {:x}", measure::compute(number)),
         "flood" => measure::flood(number),

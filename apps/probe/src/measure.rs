@@ -39,9 +39,12 @@ pub fn processor_random() -> String {
 /// Differs in two replicas once [`plant`] was called.
 static PLANTED: AtomicU64 = AtomicU64::new(0);
 
-/// Stores a number of the processor's own random generator. It is left nowhere else: neither in a register nor on the
+/// Writes to so much memory and stores a number of the processor's own random generator. The number is left nowhere else: neither in a register nor on the
 /// stack, nor do flags depend on it.
-pub fn plant() -> String {
+pub fn plant(mib: usize) -> String {
+    if mib > 0 {
+        allocate(mib);
+    }
     // SAFETY: writes the eight bytes of a static that can be written to at any time; a processor without the
     // instruction faults.
     unsafe {

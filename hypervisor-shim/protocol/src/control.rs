@@ -24,6 +24,10 @@ pub const SESSION_TO_SHIM: u64 = u64::from_le_bytes(*b">PLXshim");
 /// The longest payload of a control message; both sides cut texts and console output to fit.
 pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
 
+/// How many [`Touched`] pages a shim sends beyond those that the supervisor has said it has: the device between them
+/// drops what the supervisor's socket has no room for.
+pub const TOUCHED_WINDOW_PAGES: u64 = 16;
+
 /// A message from a shim to its supervisor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ToSupervisor<'a> {
@@ -78,6 +82,11 @@ pub enum ToShim<'a> {
     },
     /// Stop in good order.
     Shutdown,
+    /// So many [`Touched`] pages have come; said at least for every half of [`TOUCHED_WINDOW_PAGES`].
+    Shown {
+        /// How many, since the first.
+        pages: u64,
+    },
 }
 
 /// What a shim can say of itself before it is configured.

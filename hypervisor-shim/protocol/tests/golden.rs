@@ -184,6 +184,7 @@ fn to_shim() -> Vec<(&'static str, ToShim<'static>)> {
         ("time", ToShim::Time { realtime_ns: 4 }),
         ("console_input", ToShim::ConsoleInput { bytes: b"quit\n" }),
         ("shutdown", ToShim::Shutdown),
+        ("shown", ToShim::Shown { pages: 5 }),
     ]
 }
 

@@ -104,7 +104,11 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         ToShim::LinkCut => Some(ToShim::LinkCut),
         ToShim::Superseded { generation } => Some(ToShim::Superseded { generation }),
         ToShim::Shutdown => Some(ToShim::Shutdown),
-        ToShim::Config(_) | ToShim::ArbiterReply(_) | ToShim::Time { .. } | ToShim::ConsoleInput { .. } => None,
+        ToShim::Config(_)
+        | ToShim::ArbiterReply(_)
+        | ToShim::Time { .. }
+        | ToShim::ConsoleInput { .. }
+        | ToShim::Shown { .. } => None,
     }
 }
 
@@ -180,6 +184,7 @@ fn build<M: Machine>(
         link,
         outputs: OutputLog::new(),
         touched,
+        shown_pages: 0,
         outbound: Outbound::default(),
         offsets: ClockOffsets {
             monotonic_ns: now_ns.wrapping_neg(),

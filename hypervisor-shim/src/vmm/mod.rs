@@ -79,6 +79,8 @@ struct Vmm<M: Machine> {
     outputs: OutputLog,
     /// What the guest has written to in the newest epoch; only if digests cover memory.
     touched: Option<Touched>,
+    /// Pages that the supervisor has, of those that are being shown.
+    shown_pages: u64,
     outbound: Outbound,
     offsets: ClockOffsets,
     /// The guest's own monotonic time at which it wants to run again; 0: at once.

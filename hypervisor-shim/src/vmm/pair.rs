@@ -187,8 +187,8 @@ impl<M: Machine> Vmm<M> {
 
     fn on_control(&mut self, message: ToShim<'_>) {
         match message {
-            // A second configuration changes nothing.
-            ToShim::Config(_) => {}
+            // A second configuration changes nothing, and nobody waits any more for pages to have come.
+            ToShim::Config(_) | ToShim::Shown { .. } => {}
             ToShim::ArbiterReply(reply) => {
                 let (request_id, granted, record) = (reply.request_id, reply.granted, reply.record);
                 self.step(Input::ArbiterReply { request_id, granted, record });

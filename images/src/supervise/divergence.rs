@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use hypercall::layout::{GUEST_BASE, PAGE_BYTES};
-use protocol::control::{Touched, TouchedEnd};
+use protocol::control::{TOUCHED_WINDOW_PAGES, ToShim, Touched, TouchedEnd};
 use protocol::digest::digest_of;
 use protocol::{Epoch, ReplicaId};
 
@@ -51,6 +51,8 @@ impl Content {
 #[derive(Debug, Default)]
 pub struct Shown {
     epoch: Epoch,
+    /// Pages that came.
+    came: u64,
     /// By offset in guest memory.
     pages: BTreeMap<u64, Content>,
     kept_bytes: usize,
@@ -60,12 +62,13 @@ pub struct Shown {
 impl Shown {
     /// Takes a page. One that is none of a guest's with so much memory is passed over.
     pub fn take(&mut self, page: &Touched<'_>, memory_bytes: u64) {
+        if page.epoch != self.epoch || self.end.is_some() {
+            *self = Self { epoch: page.epoch, ..Self::default() };
+        }
+        self.came += 1;
         let fits = page.page_offset.is_multiple_of(PAGE_BYTES) && page.page_offset < memory_bytes;
         if !fits || page.bytes.len() as u64 != PAGE_BYTES {
             return;
-        }
-        if page.epoch != self.epoch || self.end.is_some() {
-            *self = Self { epoch: page.epoch, ..Self::default() };
         }
         let content = if self.kept_bytes + page.bytes.len() <= MAX_KEPT_BYTES {
             self.kept_bytes += page.bytes.len();
@@ -234,7 +237,12 @@ impl Supervisor {
     pub(super) fn shows_page(&mut self, id: ReplicaId, page: &Touched<'_>) {
         let ready = self.replicas[id.index()].as_ref().and_then(|replica| replica.ready);
         let memory_bytes = ready.map_or(0, |ready| ready.guest_memory_bytes);
-        self.shown[id.index()].take(page, memory_bytes);
+        let shown = &mut self.shown[id.index()];
+        shown.take(page, memory_bytes);
+        let pages = shown.came;
+        if pages.is_multiple_of(TOUCHED_WINDOW_PAGES / 2) {
+            self.say(id, &ToShim::Shown { pages });
+        }
     }
 
     /// A replica has shown all that it has. When both have, it is compared.

@@ -41,6 +41,7 @@ kinds! {
     KIND_TIME = 0x0306 for ToShim::Time;
     KIND_CONSOLE_INPUT = 0x0307 for ToShim::ConsoleInput;
     KIND_SHUTDOWN = 0x0308 for ToShim::Shutdown;
+    KIND_SHOWN = 0x0309 for ToShim::Shown;
 }
 
 bodies! {
@@ -150,6 +151,9 @@ bodies! {
     }
     TimeBody {
         realtime_ns: U64,
+    }
+    ShownBody {
+        pages: U64,
     }
 }
 
@@ -276,6 +280,10 @@ impl<'a> ToShim<'a> {
             }
             Self::ConsoleInput { bytes } => write(KIND_CONSOLE_INPUT, &[empty.as_bytes(), bytes]),
             Self::Shutdown => write(KIND_SHUTDOWN, &[empty.as_bytes()]),
+            Self::Shown { pages } => {
+                let body = ShownBody { prefix: Prefix::of::<ShownBody>(), pages: U64::new(*pages) };
+                write(KIND_SHOWN, &[body.as_bytes()])
+            }
         }
     }
 
@@ -306,6 +314,10 @@ impl<'a> ToShim<'a> {
                 Ok(Self::ConsoleInput { bytes })
             }
             KIND_SHUTDOWN => empty(Self::Shutdown),
+            KIND_SHOWN => {
+                let body: &ShownBody = body::fixed(kind, payload)?;
+                Ok(Self::Shown { pages: body.pages.get() })
+            }
             got => Err(MessageError::UnknownKind { got }),
         }
     }

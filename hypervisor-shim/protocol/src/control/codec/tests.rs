@@ -106,7 +106,8 @@ impl Draw {
             4 => ToShim::Superseded { generation: self.words[0] },
             5 => ToShim::Time { realtime_ns: self.words[0] },
             6 => ToShim::ConsoleInput { bytes: &self.bulk },
-            _ => ToShim::Shutdown,
+            7 => ToShim::Shutdown,
+            _ => ToShim::Shown { pages: self.words[0] },
         }
     }
 
@@ -247,7 +248,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_never_panic(
-        kind in prop_oneof![0x0200_u16..0x020c, 0x0300_u16..0x030a], bytes in prop::collection::vec(any::<u8>(), 0..300),
+        kind in prop_oneof![0x0200_u16..0x020c, 0x0300_u16..0x030b], bytes in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         check_canonical(kind, &bytes);
     }
