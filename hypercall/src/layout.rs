@@ -198,3 +198,34 @@ impl GuestNote {
         fingerprint_high: (crate::ABI_FINGERPRINT >> 32) as u32,
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_offset_has_its_region() {
+        let regions = Regions::behind(0x3000);
+        let Regions { boot, shared_page, receive_ring, transmit_ring, stack, heap } = regions;
+        let cases = [
+            (0, "image"),
+            (boot - 1, "image"),
+            (boot, "boot information"),
+            (shared_page, "shared page"),
+            (receive_ring, "receive ring"),
+            (transmit_ring - 1, "receive ring"),
+            (transmit_ring, "transmit ring"),
+            (stack - PAGE_BYTES - 1, "transmit ring"),
+            (stack - PAGE_BYTES, "guard page"),
+            (stack, "stack"),
+            (stack + STACK_BYTES - 1, "stack"),
+            (stack + STACK_BYTES, "guard page"),
+            (heap, "heap"),
+            (u64::MAX, "heap"),
+        ];
+        for (offset, name) in cases {
+            assert_eq!(regions.name(offset), name, "{offset:#x}");
+        }
+        assert!([shared_page, receive_ring, transmit_ring, stack, heap].iter().all(|at| at.is_multiple_of(PAGE_BYTES)));
+    }
+}

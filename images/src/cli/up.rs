@@ -152,7 +152,8 @@ impl UpArgs {
                 failure_timeout_ms: self.failure_timeout_ms,
                 start_timeout_ms: self.start_timeout_ms,
                 ..Tuning::default()
-            },
+            }
+            .with_patience(self.check_determinism),
             qemu_args: self.qemu_arg.clone(),
             backup: BackupOverrides {
                 image: self.backup_image.as_ref().map(absolute).transpose()?,

@@ -137,6 +137,29 @@ mod tests {
     }
 
     #[test]
+    fn data_without_symbols_has_no_name() {
+        for path in [None, Some(Path::new("/nonexistent")), Some(Path::new("/"))] {
+            assert_eq!(place(GUEST_BASE, path), "no symbols at hand");
+            assert!(data_between(GUEST_BASE, GUEST_BASE + PAGE_BYTES, path).is_empty());
+        }
+    }
+
+    #[test]
+    fn data_has_the_name_of_its_symbol_or_of_its_part_of_memory() {
+        // The test's own program: its statics have addresses of their own, not those of a guest.
+        let own = std::env::current_exe().expect("a path");
+        let names = data_between(0, u64::MAX, Some(&own));
+        assert!(!names.is_empty(), "a program has statics");
+        assert_eq!(place(0, Some(&own)), "outside");
+        let file = std::fs::read(&own).expect("a file");
+        let elf = Elf::parse(file.as_slice()).expect("an ELF file");
+        let symbol = data(&elf).find(|symbol| symbol.size() >= 16).expect("a static of some size");
+        let (address, name) = (symbol.address(), rustc_demangle(symbol.name().expect("a name")));
+        assert!(data_between(address + 8, address + 9, Some(&own)).contains(&name));
+        assert!(place(address + 8, Some(&own)).contains('+'));
+    }
+
+    #[test]
     fn a_report_without_symbols_is_left_alone() {
         assert_eq!(annotate("a\nb", None), "a\nb");
         assert_eq!(annotate("a\nb", Some(Path::new("/nonexistent"))), "a\nb");
