@@ -1,6 +1,7 @@
 use super::*;
-use crate::control::MAX_PAYLOAD_BYTES;
+use crate::control::{Config, MAX_PAYLOAD_BYTES, Network, Seed};
 use crate::frame::HEADER_BYTES;
+use crate::{Discipline, RunMode};
 use alloc::string::String;
 use alloc::vec;
 use proptest::prelude::*;
