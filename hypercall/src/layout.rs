@@ -26,6 +26,60 @@ pub const NET_DHCP: u32 = 1;
 /// Checksums of IP, TCP and UDP are neither filled in nor checked by the guest: the wire is memory.
 pub const NET_CHECKSUM_OFFLOAD: u32 = 2;
 
+/// Where the shim places what follows the image: offsets in guest memory, multiples of the page size. A guard page lies
+/// below and above the stack; free memory reaches from `heap` to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Regions {
+    /// [`BootInfo`] and the argument text.
+    pub boot: u64,
+    /// The [`SharedPage`].
+    pub shared_page: u64,
+    /// The ring by which frames and console input arrive.
+    pub receive_ring: u64,
+    /// The ring by which frames leave.
+    pub transmit_ring: u64,
+    /// The lowest page of the stack.
+    pub stack: u64,
+    /// Free memory.
+    pub heap: u64,
+}
+
+impl Regions {
+    /// Bytes of a ring, in whole pages.
+    pub const RING_BYTES: u64 = (crate::ring::DATA_OFFSET as u64 + RING_BYTES as u64).next_multiple_of(PAGE_BYTES);
+
+    /// The plan for an image that ends at this offset, a multiple of the page size.
+    pub const fn behind(image_end: u64) -> Self {
+        let shared_page = image_end + PAGE_BYTES;
+        let receive_ring = shared_page + PAGE_BYTES;
+        let transmit_ring = receive_ring + Self::RING_BYTES;
+        let stack = transmit_ring + Self::RING_BYTES + PAGE_BYTES;
+        let heap = stack + STACK_BYTES + PAGE_BYTES;
+        Self { boot: image_end, shared_page, receive_ring, transmit_ring, stack, heap }
+    }
+
+    /// What lies at an offset, for people.
+    pub const fn name(&self, offset: u64) -> &'static str {
+        if offset < self.boot {
+            "image"
+        } else if offset < self.shared_page {
+            "boot information"
+        } else if offset < self.receive_ring {
+            "shared page"
+        } else if offset < self.transmit_ring {
+            "receive ring"
+        } else if offset < self.stack - PAGE_BYTES {
+            "transmit ring"
+        } else if offset >= self.stack && offset < self.heap - PAGE_BYTES {
+            "stack"
+        } else if offset >= self.heap {
+            "heap"
+        } else {
+            "guard page"
+        }
+    }
+}
+
 /// The guest's network interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
@@ -143,4 +197,35 @@ impl GuestNote {
         fingerprint_low: crate::ABI_FINGERPRINT as u32,
         fingerprint_high: (crate::ABI_FINGERPRINT >> 32) as u32,
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_offset_has_its_region() {
+        let regions = Regions::behind(0x3000);
+        let Regions { boot, shared_page, receive_ring, transmit_ring, stack, heap } = regions;
+        let cases = [
+            (0, "image"),
+            (boot - 1, "image"),
+            (boot, "boot information"),
+            (shared_page, "shared page"),
+            (receive_ring, "receive ring"),
+            (transmit_ring - 1, "receive ring"),
+            (transmit_ring, "transmit ring"),
+            (stack - PAGE_BYTES - 1, "transmit ring"),
+            (stack - PAGE_BYTES, "guard page"),
+            (stack, "stack"),
+            (stack + STACK_BYTES - 1, "stack"),
+            (stack + STACK_BYTES, "guard page"),
+            (heap, "heap"),
+            (u64::MAX, "heap"),
+        ];
+        for (offset, name) in cases {
+            assert_eq!(regions.name(offset), name, "{offset:#x}");
+        }
+        assert!([shared_page, receive_ring, transmit_ring, stack, heap].iter().all(|at| at.is_multiple_of(PAGE_BYTES)));
+    }
 }

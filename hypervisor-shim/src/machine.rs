@@ -131,6 +131,10 @@ pub trait Machine {
     fn set_budget(&mut self, instructions: u64);
     /// Runs the guest until something happens. To be called after [`Machine::start_guest`].
     fn run_guest(&mut self) -> Exit;
+    /// Calls `each` with the offset of every page that the guest has written to since the last call or, the first time,
+    /// since [`Machine::start_guest`]: in ascending order, and the same pages on every machine that ran the same
+    /// instructions. What the shim itself writes does not count.
+    fn touched_pages(&mut self, each: impl FnMut(u64));
     /// The guest's registers.
     fn registers(&mut self) -> &mut Self::Registers;
     /// Completes a trapped read of the time stamp counter.

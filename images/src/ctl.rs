@@ -117,6 +117,8 @@ pub struct PairStatus {
     pub ended: Vec<EndedStatus>,
     /// How the guest ended, if it has.
     pub guest_stopped: Option<GuestStoppedStatus>,
+    /// Where the replicas came apart, with `--check-determinism`.
+    pub divergence: Option<DivergenceStatus>,
     /// What the hub and the forwarder have counted.
     pub hub: BTreeMap<String, u64>,
     /// What has happened, oldest first; only the newest are kept.
@@ -212,6 +214,20 @@ pub struct GuestStoppedStatus {
     pub report: String,
     /// Which replicas have said so, each with the same report.
     pub replicas: Vec<u8>,
+}
+
+/// Where the replicas came apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DivergenceStatus {
+    /// The first epoch that differs.
+    pub epoch: u64,
+    /// The first address of the guest whose content differs, or the page's where only that is known; `None` when memory
+    /// does not differ.
+    pub address: Option<u64>,
+    /// What lies at the first byte that differs: a symbol with an offset, or a part of memory.
+    pub place: Option<String>,
+    /// All of it for people, with both values.
+    pub report: String,
 }
 
 /// Something that happened.

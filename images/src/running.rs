@@ -38,6 +38,7 @@ impl Spec {
             run: RunName::Pair,
             protocol: ProtocolName::Revised,
             epoch: image.epoch,
+            check_determinism: false,
             memory_mib: DEFAULT_MEMORY_MIB,
             accelerator: Accelerator::Auto.resolve()?,
             machine: Machine::Microvm,

@@ -10,6 +10,7 @@
 mod arbiter;
 mod channel;
 mod console;
+mod divergence;
 pub mod forward;
 pub mod hub;
 mod members;
@@ -48,7 +49,7 @@ use self::requests::Requests;
 use self::spec::{RunName, Spec};
 use self::token::Source;
 use self::uplink::Uplink;
-use crate::ctl::{EventStatus, GuestStoppedStatus, PairStatus};
+use crate::ctl::{DivergenceStatus, EventStatus, GuestStoppedStatus, PairStatus};
 use crate::error::{Context, Error, Result};
 use crate::state::{State, StateDir};
 
@@ -137,6 +138,9 @@ struct Supervisor {
     happenings: VecDeque<EventStatus>,
     ended: Vec<crate::ctl::EndedStatus>,
     guest_stopped: Option<GuestStoppedStatus>,
+    /// What replicas that came apart have shown of their memory, until it is compared.
+    shown: [divergence::Shown; 2],
+    divergence: Option<DivergenceStatus>,
     /// What two replicas that do not match have said about it.
     refusal: Option<String>,
     /// The command that started us is still there.
@@ -192,6 +196,8 @@ impl Supervisor {
             happenings: VecDeque::new(),
             ended: Vec::new(),
             guest_stopped: None,
+            shown: Default::default(),
+            divergence: None,
             refusal: None,
             starter_waits: true,
             clock_due_ns: 0,

@@ -173,6 +173,7 @@ fn config(id: ReplicaId, discipline: Discipline) -> Config {
         max_outstanding_bytes: 1 << 20,
         max_epoch_events_bytes: 4096,
         confirms_releases: false,
+        compares_first: false,
     }
 }
 

@@ -19,6 +19,7 @@ pub struct Status {
     pub replicas: Vec<Replica>,
     pub ended: Vec<Ended>,
     pub guest_stopped: Option<GuestStopped>,
+    pub divergence: Option<Divergence>,
     pub hub: BTreeMap<String, u64>,
     pub events: Vec<Event>,
     pub supervisor_pid: i32,
@@ -65,6 +66,16 @@ pub struct GuestStopped {
     pub epoch: u64,
     pub report: String,
     pub replicas: Vec<u8>,
+}
+
+/// Where the replicas came apart.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Divergence {
+    pub epoch: u64,
+    pub address: Option<u64>,
+    pub place: Option<String>,
+    pub report: String,
 }
 
 /// Something that happened.

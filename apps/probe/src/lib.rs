@@ -13,6 +13,8 @@
 //! | `ring transmit-head\|transmit-record\|receive-tail` | damages a ring |
 //! | `tsc N` | reads the time stamp N times, answers whether it only ever grew |
 //! | `rdrand` | answers a number of the processor's own random generator: a divergence |
+//! | `plant N` | writes to N MiB, stores such a number in a static and tells nobody: a divergence that only memory shows |
+//! | `planted` | answers that number |
 //! | `compute N` | N rounds of arithmetic within one epoch, answers the result |
 //! | `flood N` | prints N lines of 64 bytes |
 //! | `entropy N` | answers N random bytes in hexadecimal |
@@ -88,6 +90,8 @@ fn obey(command: &str) -> String {
         "ring" => rings::damage(word),
         "tsc" => measure::time_stamps(number),
         "rdrand" => measure::processor_random(),
+        "plant" => measure::plant(number as usize),
+        "planted" => measure::planted(),
         "compute" => format!("computed {:x}", measure::compute(number)),
         "flood" => measure::flood(number),
         "entropy" => measure::entropy(number as usize),

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::arch::asm;
 use core::fmt::Write;
 use core::hint::black_box;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Reads the time stamp `count` times; answers whether it only ever grew, and its last value.
 pub fn time_stamps(count: u64) -> String {
@@ -33,6 +34,29 @@ pub fn processor_random() -> String {
     // SAFETY: has no effect but on the register; a processor without the instruction faults.
     unsafe { asm!("rdrand {}", out(reg) number, options(nomem, nostack)) };
     format!("{number:016x}")
+}
+
+/// Differs in two replicas once [`plant`] was called.
+static PLANTED: AtomicU64 = AtomicU64::new(0);
+
+/// Writes to so much memory and stores a number of the processor's own random generator. The number is left nowhere else: neither in a register nor on the
+/// stack, nor do flags depend on it.
+pub fn plant(mib: usize) -> String {
+    if mib > 0 {
+        allocate(mib);
+    }
+    // SAFETY: writes the eight bytes of a static that can be written to at any time; a processor without the
+    // instruction faults.
+    unsafe {
+        asm!("rdrand {number}", "mov [{place}], {number}", "xor {number:e}, {number:e}",
+            number = out(reg) _, place = in(reg) PLANTED.as_ptr(), options(nostack));
+    }
+    "planted".into()
+}
+
+/// The number that [`plant`] has stored.
+pub fn planted() -> String {
+    format!("{:016x}", PLANTED.load(Relaxed))
 }
 
 /// Arithmetic without an end of epoch.

@@ -24,6 +24,10 @@ pub const SESSION_TO_SHIM: u64 = u64::from_le_bytes(*b">PLXshim");
 /// The longest payload of a control message; both sides cut texts and console output to fit.
 pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
 
+/// How many [`Touched`] pages a shim sends beyond those that the supervisor has said it has: the device between them
+/// drops what the supervisor's socket has no room for.
+pub const TOUCHED_WINDOW_PAGES: u64 = 16;
+
 /// A message from a shim to its supervisor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ToSupervisor<'a> {
@@ -43,6 +47,11 @@ pub enum ToSupervisor<'a> {
     Promoted(Promoted),
     /// The replica has stopped for good; the virtual machine can be ended.
     Stopped(Stopped<'a>),
+    /// A page that the guest has written to in the epoch in which the replicas came apart; pages come in ascending
+    /// order. Only with [`Config::check_determinism`].
+    Touched(Touched<'a>),
+    /// That were all.
+    TouchedEnd(TouchedEnd),
 }
 
 /// A message from a supervisor to its shim.
@@ -73,6 +82,11 @@ pub enum ToShim<'a> {
     },
     /// Stop in good order.
     Shutdown,
+    /// So many [`Touched`] pages have come; said at least for every half of [`TOUCHED_WINDOW_PAGES`].
+    Shown {
+        /// How many, since the first.
+        pages: u64,
+    },
 }
 
 /// What a shim can say of itself before it is configured.
@@ -383,6 +397,28 @@ impl From<StopReason> for StoppedReason {
             StopReason::Shutdown => Self::Shutdown,
         }
     }
+}
+
+/// A page of guest memory at the end of an epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Touched<'a> {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Where the page lies in guest memory.
+    pub page_offset: u64,
+    /// What it holds.
+    pub bytes: &'a [u8],
+}
+
+/// All pages of an epoch have been shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TouchedEnd {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// How many there are in all.
+    pub pages: u64,
+    /// Whether each of them was shown.
+    pub complete: bool,
 }
 
 /// A replica has stopped for good.

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use protocol::arbiter::ArbiterRecord;
 use protocol::control::{
     ArbiterReply, ArbiterRequest, Config, Console, Counter, Counters, GuestStopped, Level, Log, Network, Promoted,
-    Ready, Seed, State, Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor,
+    Ready, Seed, State, Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
 };
 use protocol::event::{Event, EventReader, Uncertain};
 use protocol::frame::{FrameError, FrameReader, FrameWriter, HEADER_BYTES};
@@ -132,6 +132,8 @@ fn to_supervisor() -> Vec<(&'static str, ToSupervisor<'static>)> {
         ("guest_stopped", ToSupervisor::GuestStopped(stopped)),
         ("promoted", ToSupervisor::Promoted(Promoted { generation: 13, epoch: 14, next_input_frame: 15 })),
         ("stopped", ToSupervisor::Stopped(Stopped { reason: StoppedReason::Refused, text: "image differs" })),
+        ("touched", ToSupervisor::Touched(Touched { epoch: 16, page_offset: 0x17000, bytes: b"a page" })),
+        ("touched_end", ToSupervisor::TouchedEnd(TouchedEnd { epoch: 18, pages: 19, complete: true })),
     ]
 }
 
@@ -157,6 +159,7 @@ fn config() -> Config<'static> {
         max_outstanding_epochs: 11,
         max_epoch_events_bytes: 12,
         max_outstanding_bytes: 13,
+        check_determinism: true,
         network: Network {
             mac: [2, 0, 0, 0, 0, 15],
             address: [10, 0, 2, 15],
@@ -181,6 +184,7 @@ fn to_shim() -> Vec<(&'static str, ToShim<'static>)> {
         ("time", ToShim::Time { realtime_ns: 4 }),
         ("console_input", ToShim::ConsoleInput { bytes: b"quit\n" }),
         ("shutdown", ToShim::Shutdown),
+        ("shown", ToShim::Shown { pages: 5 }),
     ]
 }
 

@@ -1,7 +1,6 @@
 //! The loader: puts the guest's ELF into guest memory and plans everything else there.
 //!
-//! From low to high: the image's segments, boot information with the argument text, the shared page, the receive
-//! ring, the transmit ring, a guard page, the stack, a guard page, and free memory to the end.
+//! From low to high: the image's segments, then what [`Regions`] says.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -9,7 +8,7 @@ use core::fmt;
 use bitflags::bitflags;
 use hypercall::ABI_VERSION;
 use hypercall::layout::{
-    BootInfo, GUEST_BASE, MAX_ARGUMENT_BYTES, NetConfig, PAGE_BYTES, RING_BYTES, STACK_BYTES, SharedPage,
+    BootInfo, GUEST_BASE, MAX_ARGUMENT_BYTES, NetConfig, PAGE_BYTES, RING_BYTES, Regions, STACK_BYTES, SharedPage,
 };
 use object::LittleEndian;
 use object::elf::{ELFCLASS64, EM_X86_64, ET_EXEC, FileHeader64, PF_W, PF_X, PT_LOAD};
@@ -139,21 +138,22 @@ pub fn load(memory: &GuestMemory, elf: &[u8], config: &GuestConfig<'_>) -> Resul
     let mut plan = Plan { next: 0, mappings: Vec::new() };
     let entry = plan.segments(memory, elf)?;
     let image_end = plan.next;
-    let boot_page = plan.place(PAGE_BYTES, Rights::empty());
-    let shared_page = plan.place(PAGE_BYTES, Rights::empty());
-    let ring_bytes = hypercall::ring::DATA_OFFSET as u64 + u64::from(RING_BYTES);
-    let receive_ring = plan.place(ring_bytes, Rights::WRITE);
-    let transmit_ring = plan.place(ring_bytes, Rights::WRITE);
-    plan.guard();
-    let stack = plan.place(STACK_BYTES, Rights::WRITE);
-    plan.guard();
-    let heap = plan.next;
+    let Regions { boot: boot_page, shared_page, receive_ring, transmit_ring, stack, heap } = Regions::behind(image_end);
     let needed_bytes = heap + MIN_HEAP_BYTES;
     let heap_bytes = match (memory.bytes() as u64).checked_sub(heap) {
         Some(bytes) if bytes >= MIN_HEAP_BYTES => bytes,
         _ => return Err(LoadError::Memory { bytes: memory.bytes() as u64, needed_bytes }),
     };
-    plan.place(heap_bytes, Rights::WRITE);
+    plan.map(boot_page, PAGE_BYTES, Rights::empty());
+    plan.map(shared_page, PAGE_BYTES, Rights::empty());
+    for (offset, bytes) in [
+        (receive_ring, Regions::RING_BYTES),
+        (transmit_ring, Regions::RING_BYTES),
+        (stack, STACK_BYTES),
+        (heap, heap_bytes),
+    ] {
+        plan.map(offset, bytes, Rights::WRITE);
+    }
 
     let arguments_offset = boot_page + size_of::<BootInfo>() as u64;
     let info = BootInfo {
@@ -195,22 +195,14 @@ pub fn load(memory: &GuestMemory, elf: &[u8], config: &GuestConfig<'_>) -> Resul
 }
 
 struct Plan {
-    /// The first offset not given away, a multiple of the page size.
+    /// The end of the image so far, a multiple of the page size.
     next: u64,
     mappings: Vec<Mapping>,
 }
 
 impl Plan {
-    fn place(&mut self, bytes: u64, rights: Rights) -> u64 {
-        let offset = self.next;
-        let bytes = bytes.next_multiple_of(PAGE_BYTES);
+    fn map(&mut self, offset: u64, bytes: u64, rights: Rights) {
         self.mappings.push(Mapping { offset, bytes, rights });
-        self.next += bytes;
-        offset
-    }
-
-    fn guard(&mut self) {
-        self.next += PAGE_BYTES;
     }
 
     /// Copies the segments; returns the entry point.
@@ -247,7 +239,7 @@ impl Plan {
             entry_is_code |= rights == Rights::EXECUTE && (address..address + bytes).contains(&entry);
             memory.write_offset(offset as usize, data);
             memory.zero(offset as usize + data.len(), rounded as usize - data.len());
-            self.mappings.push(Mapping { offset, bytes: rounded, rights });
+            self.map(offset, rounded, rights);
             self.next = offset + rounded;
         }
         if entry_is_code { Ok(entry) } else { Err(LoadError::Entry { address: entry }) }

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use hypercall::layout::GUEST_BASE;
+use protocol::digest::Digest64;
 
 /// The guest's memory, by offset. Every access is checked; an access outside is `None`, never a fault.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +55,16 @@ impl GuestMemory {
         let Some(offset) = self.offset_of(address, bytes as u64) else { return false };
         // SAFETY: the range lies in guest memory, which nobody else touches now; bytes have no invalid values.
         out.extend_from_slice(unsafe { core::slice::from_raw_parts(self.base.add(offset), bytes) });
+        true
+    }
+
+    /// Adds a range to a digest. Returns whether it lies in guest memory.
+    pub fn digest(&self, offset: usize, bytes: usize, digest: &mut Digest64) -> bool {
+        if offset.checked_add(bytes).is_none_or(|end| end > self.bytes) {
+            return false;
+        }
+        // SAFETY: the range lies in guest memory, which nobody else touches now; bytes have no invalid values.
+        digest.write_bytes(unsafe { core::slice::from_raw_parts(self.base.add(offset), bytes) });
         true
     }
 

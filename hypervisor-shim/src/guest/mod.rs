@@ -9,6 +9,7 @@ mod load;
 mod memory;
 mod outputs;
 mod report;
+mod touched;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use load::{GuestConfig, LoadError, Mapping, Rights, Start, load};
 pub use memory::GuestMemory;
 pub use outputs::{EpochEnd, EpochOutputs, OutputLog};
 pub use report::write_report;
+pub use touched::{Touched, page_content};
 
 use alloc::string::String;
 use alloc::vec::Vec;

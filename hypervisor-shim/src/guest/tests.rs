@@ -19,7 +19,7 @@ use crate::machine::{Fault, Registers};
 const MEMORY_BYTES: usize = 4 * 1024 * 1024;
 
 /// Registers of a machine without any.
-struct NoRegisters {
+pub(super) struct NoRegisters {
     frame: u64,
 }
 
@@ -42,18 +42,18 @@ impl Registers for NoRegisters {
     }
 }
 
-const REGISTERS: NoRegisters = NoRegisters { frame: 0 };
+pub(super) const REGISTERS: NoRegisters = NoRegisters { frame: 0 };
 
 /// A guest in memory of the test's own, page aligned.
-struct Bench {
-    guest: Guest,
-    start: Start,
+pub(super) struct Bench {
+    pub(super) guest: Guest,
+    pub(super) start: Start,
     base: *mut u8,
     _memory: Vec<[u64; 512]>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut memory = vec![[0u64; 512]; MEMORY_BYTES / 4096 + 1];
         let raw = memory.as_mut_ptr().cast::<u8>();
         // SAFETY: the vector has one page more than needed, so that the base can be aligned.

@@ -80,6 +80,11 @@ impl Channel {
         Some(received)
     }
 
+    /// Whether messages can be read: the channel is open, and nobody reads it now.
+    pub fn can_be_read(&self) -> bool {
+        self.open && self.reader.is_some()
+    }
+
     /// The reader, to be held while received buffers are read, so that their messages can be acted upon meanwhile.
     /// `None` when the channel is closed, or the reader is held already.
     pub fn take_reader(&mut self) -> Option<FrameReader> {

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::channel::Channel;
 use super::outputs::Outbound;
 use super::{ClockOffsets, Settings, Vmm, farewell};
-use crate::guest::{Guest, GuestConfig, Image, OutputLog, load};
+use crate::guest::{Guest, GuestConfig, Image, OutputLog, Touched, load};
 use crate::machine::{Machine, Port};
 
 /// Version of the replication protocol that this shim speaks.
@@ -104,7 +104,11 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         ToShim::LinkCut => Some(ToShim::LinkCut),
         ToShim::Superseded { generation } => Some(ToShim::Superseded { generation }),
         ToShim::Shutdown => Some(ToShim::Shutdown),
-        ToShim::Config(_) | ToShim::ArbiterReply(_) | ToShim::Time { .. } | ToShim::ConsoleInput { .. } => None,
+        ToShim::Config(_)
+        | ToShim::ArbiterReply(_)
+        | ToShim::Time { .. }
+        | ToShim::ConsoleInput { .. }
+        | ToShim::Shown { .. } => None,
     }
 }
 
@@ -146,6 +150,7 @@ fn build<M: Machine>(
         Err(error) => return refuse(machine, control, format!("{error}")),
     };
     machine.start_guest(&start);
+    let touched = config.check_determinism.then(|| Touched::with_room(memory.bytes()));
     // SAFETY: `start` is what the loader returned for this memory.
     let guest = unsafe { Guest::new(memory, &start, config.entropy.0) };
 
@@ -178,6 +183,8 @@ fn build<M: Machine>(
         early: owned.early,
         link,
         outputs: OutputLog::new(),
+        touched,
+        shown_pages: 0,
         outbound: Outbound::default(),
         offsets: ClockOffsets {
             monotonic_ns: now_ns.wrapping_neg(),
@@ -252,11 +259,13 @@ fn make_replica(
         max_outstanding_bytes: config.max_outstanding_bytes,
         max_epoch_events_bytes: config.max_epoch_events_bytes.min(MAX_EPOCH_EVENTS_BYTES),
         confirms_releases: true,
+        compares_first: config.check_determinism,
     };
     Replica::new(config, now_ns).map(Some)
 }
 
-/// Everything that a guest can see of its configuration, the start of its random numbers included.
+/// Everything that a guest can see of its configuration, the start of its random numbers included; and what digests
+/// cover.
 fn guest_config_digest(config: &Config<'_>, arguments: &str) -> [u8; 32] {
     let net = &config.network;
     let mut hash = Sha256::new();
@@ -267,6 +276,7 @@ fn guest_config_digest(config: &Config<'_>, arguments: &str) -> [u8; 32] {
     hash.update(net.mtu_bytes.to_le_bytes());
     hash.update(config.entropy.0);
     hash.update(config.epoch_length_instructions.to_le_bytes());
+    hash.update([u8::from(config.check_determinism)]);
     hash.update(arguments.as_bytes());
     hash.finalize().into()
 }

@@ -103,7 +103,8 @@ impl<M: Machine> Vmm<M> {
         }
         let has_outputs = !outputs.is_empty();
         self.outputs.push(outputs);
-        (end.digest, has_outputs)
+        let digest = if self.touched.is_some() { self.cover_memory(epoch) } else { end.digest };
+        (digest, has_outputs)
     }
 
     /// Sees to it that the timer fires at `at_ns` or before. A timer that runs already and fires early enough is left

@@ -10,6 +10,7 @@ mod epoch;
 mod input;
 mod outputs;
 mod pair;
+mod show;
 mod status;
 
 use alloc::format;
@@ -23,7 +24,7 @@ use protocol::{Clocks, Epoch, ReplicaId, RunMode, control};
 
 use self::channel::Channel;
 use self::outputs::Outbound;
-use crate::guest::{End, EndKind, Guest, Image, OutputLog};
+use crate::guest::{End, EndKind, Guest, Image, OutputLog, Touched};
 use crate::machine::{Machine, Port};
 
 /// While the guest runs, devices are looked after this often.
@@ -76,6 +77,10 @@ struct Vmm<M: Machine> {
     early: alloc::vec::Vec<ToShim<'static>>,
     link: Channel,
     outputs: OutputLog,
+    /// What the guest has written to in the newest epoch; only if digests cover memory.
+    touched: Option<Touched>,
+    /// Pages that the supervisor has, of those that are being shown.
+    shown_pages: u64,
     outbound: Outbound,
     offsets: ClockOffsets,
     /// The guest's own monotonic time at which it wants to run again; 0: at once.

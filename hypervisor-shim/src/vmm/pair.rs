@@ -187,8 +187,8 @@ impl<M: Machine> Vmm<M> {
 
     fn on_control(&mut self, message: ToShim<'_>) {
         match message {
-            // A second configuration changes nothing.
-            ToShim::Config(_) => {}
+            // A second configuration changes nothing, and nobody waits any more for pages to have come.
+            ToShim::Config(_) | ToShim::Shown { .. } => {}
             ToShim::ArbiterReply(reply) => {
                 let (request_id, granted, record) = (reply.request_id, reply.granted, reply.record);
                 self.step(Input::ArbiterReply { request_id, granted, record });
@@ -281,7 +281,11 @@ impl<M: Machine> Vmm<M> {
         {
             self.asked_for = request_id;
             match (status.divergence, status.link_fault) {
-                (Some(divergence), _) => self.log(Level::Error, format_args!("{divergence}; asking to go on alone")),
+                (Some(divergence), _) => {
+                    self.log(Level::Error, format_args!("{divergence}; asking to go on alone"));
+                    // Before anything else runs.
+                    self.show_touched(divergence.epoch);
+                }
                 _ if self.peer_dead => self.log(Level::Warn, format_args!("peer has died; asking to go on alone")),
                 (None, Some(fault)) => self.log(Level::Warn, format_args!("{fault}; asking to go on alone")),
                 (None, None) => {
@@ -331,6 +335,9 @@ impl<M: Machine> Vmm<M> {
             && let Some(port) = self.machine.link()
         {
             self.link.flush(port);
+        }
+        if let StopReason::Diverged(divergence) = reason {
+            self.show_touched(divergence.epoch);
         }
         self.stop(reason.into(), &format!("{reason}"))
     }

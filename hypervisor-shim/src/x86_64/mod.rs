@@ -293,6 +293,11 @@ impl Machine for X86Machine {
         if exit == Exit::Interrupt && self.budget == 0 { Exit::Cut } else { exit }
     }
 
+    fn touched_pages(&mut self, each: impl FnMut(u64)) {
+        // SAFETY: as in `start_guest`; the guest does not run now.
+        unsafe { self.space.take_dirty(self.guest_bytes, each) }
+    }
+
     fn registers(&mut self) -> &mut Context {
         self.cpu.context()
     }

@@ -119,6 +119,39 @@ impl AddressSpace {
         }
     }
 
+    /// Calls `each` with the offset of every page among the first `bytes` of guest memory that ring 3 has written to
+    /// since the last call, in ascending order, and makes the processor note the next write to it again.
+    ///
+    /// # Safety
+    /// As for [`Self::activate`]; the guest does not run meanwhile.
+    pub unsafe fn take_dirty(&mut self, bytes: u64, mut each: impl FnMut(u64)) {
+        let mut stale = false;
+        for start in (0..bytes).step_by(LARGE_PAGE_BYTES as usize) {
+            let address = GUEST_BASE + start;
+            let entry = &mut self.table(address, 2)[index(address, 1)];
+            // Nothing was looked up in the table below since it was cleared, and no write is noted without a look.
+            if !entry.flags().contains(Flags::ACCESSED) {
+                continue;
+            }
+            entry.set_flags(entry.flags() - Flags::ACCESSED);
+            stale = true;
+            let end = bytes.min(start + LARGE_PAGE_BYTES);
+            let table = self.table(address, 1);
+            for offset in (start..end).step_by(PAGE_BYTES as usize) {
+                let entry = &mut table[index(GUEST_BASE + offset, 0)];
+                if entry.flags().contains(Flags::DIRTY) {
+                    entry.set_flags(entry.flags() - Flags::DIRTY);
+                    each(offset);
+                }
+            }
+        }
+        if stale {
+            // The processor holds copies of the entries, with their bits as they were; none of them is global.
+            // SAFETY: the caller's.
+            unsafe { self.activate() };
+        }
+    }
+
     /// Makes these tables the processor's.
     ///
     /// # Safety

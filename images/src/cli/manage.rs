@@ -47,6 +47,9 @@ fn describe(status: &PairStatus) -> String {
     for ended in &status.ended {
         out.push_str(&format!("  replica {} (process {}) has ended: {}\n", ended.replica, ended.pid, ended.reason));
     }
+    if let Some(divergence) = &status.divergence {
+        out.push_str(&format!("  {}\n", divergence.report));
+    }
     if let Some(stopped) = &status.guest_stopped {
         out.push_str(&format!("  the guest stopped in epoch {}: {} {}\n", stopped.epoch, stopped.kind, stopped.code));
         for line in stopped.report.lines() {

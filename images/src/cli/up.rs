@@ -42,6 +42,11 @@ pub struct UpArgs {
     /// ("exact:50000"), which needs --accel tcg. Unless given, the manifest of an app that is built decides.
     #[arg(long, value_name = "SOURCE")]
     epoch: Option<EpochSpec>,
+    /// Compare all memory that the guest writes to, after every epoch, and name the first byte that differs, with its
+    /// symbol: finds what in a program is not deterministic. The next epoch waits until the last one is compared, and
+    /// every page written to is read once more by both: the pair is several times slower.
+    #[arg(long, conflicts_with_all = ["bare", "solo"])]
+    check_determinism: bool,
     /// One virtual machine without epochs and log: the baseline of every comparison.
     #[arg(long, group = "run")]
     bare: bool,
@@ -141,6 +146,7 @@ impl UpArgs {
             run: self.run_name(),
             protocol: self.protocol,
             epoch,
+            check_determinism: self.check_determinism,
             memory_mib: self.memory_mib,
             accelerator: self.accelerator(epoch)?,
             machine: self.machine,
@@ -153,7 +159,8 @@ impl UpArgs {
                 failure_timeout_ms: self.failure_timeout_ms,
                 start_timeout_ms: self.start_timeout_ms,
                 ..Tuning::default()
-            },
+            }
+            .with_patience(self.check_determinism),
             qemu_args: self.qemu_arg.clone(),
             backup: BackupOverrides {
                 image: self.backup_image.as_ref().map(absolute).transpose()?,

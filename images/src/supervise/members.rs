@@ -114,6 +114,8 @@ impl Supervisor {
             ToSupervisor::GuestStopped(stopped) => self.guest_stopped(id, stopped),
             ToSupervisor::Promoted(promoted) => self.promoted(id, promoted),
             ToSupervisor::Stopped(stopped) => self.stopped(id, stopped, now_ns),
+            ToSupervisor::Touched(page) => self.shows_page(id, page),
+            ToSupervisor::TouchedEnd(end) => self.has_shown(id, *end),
         }
     }
 
@@ -160,6 +162,7 @@ impl Supervisor {
             max_outstanding_epochs: tuning.max_outstanding_epochs,
             max_epoch_events_bytes: tuning.max_epoch_events_bytes,
             max_outstanding_bytes: tuning.max_outstanding_bytes,
+            check_determinism: self.spec.check_determinism,
             network: self.uplink.network(),
             arguments,
         }
@@ -249,6 +252,7 @@ impl Supervisor {
         // What it said last may still lie in its sockets.
         self.read_port(id, now_ns);
         self.control_ready(id, now_ns);
+        self.shows_no_more(id);
         let Some(replica) = self.replicas[id.index()].take() else {
             return;
         };

@@ -243,6 +243,7 @@ impl Supervisor {
             replicas: replicas.collect(),
             ended: self.ended.clone(),
             guest_stopped: self.guest_stopped.clone(),
+            divergence: self.divergence.clone(),
             hub: self.hub_counters(),
             events: self.happenings.iter().cloned().collect(),
             supervisor_pid: rustix::process::getpid().as_raw_nonzero().get(),

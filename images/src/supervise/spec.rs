@@ -210,6 +210,19 @@ impl Default for Tuning {
     }
 }
 
+impl Tuning {
+    /// Least silence that counts as a failure when memory is compared: a shim that reads all of a large guest's memory
+    /// says nothing meanwhile. A process that dies is noticed at once all the same.
+    const MIN_CHECKING_TIMEOUT_MS: u64 = 5_000;
+
+    /// With the times that a pair needs whose memory is compared.
+    #[must_use]
+    pub fn with_patience(self, check_determinism: bool) -> Self {
+        let least_ms = if check_determinism { Self::MIN_CHECKING_TIMEOUT_MS } else { 0 };
+        Self { failure_timeout_ms: self.failure_timeout_ms.max(least_ms), ..self }
+    }
+}
+
 /// What makes the second replica differ from the first: for tests of the refusal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupOverrides {
@@ -241,6 +254,9 @@ pub struct Spec {
     /// What ends an epoch.
     #[serde(default)]
     pub epoch: EpochSpec,
+    /// Whether all memory that the guest writes to is compared.
+    #[serde(default)]
+    pub check_determinism: bool,
     /// Guest memory.
     pub memory_mib: u32,
     /// Resolved: not `auto`.

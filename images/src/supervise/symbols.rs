@@ -1,10 +1,12 @@
-//! Names for the addresses in a guest's report.
+//! Names for addresses of a guest: of code in its report, of data where two replicas differ.
 
 use std::fmt::Write;
 use std::path::Path;
 
 use addr2line::Loader;
-use hypercall::layout::GUEST_BASE;
+use hypercall::layout::{GUEST_BASE, PAGE_BYTES, Regions};
+use object::read::elf::ElfFile64;
+use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
 
 /// Addresses this far above the guest's base can be code.
 const CODE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
@@ -66,6 +68,51 @@ fn describe(loader: &Loader, address: u64, out: &mut String) {
     }
 }
 
+/// What lies at an address: a static with the offset in it, or a part of memory.
+pub fn place(address: u64, guest_elf: Option<&Path>) -> String {
+    let found = with_elf(guest_elf, |elf| {
+        let symbol = data(elf).find(|symbol| (symbol.address()..symbol.address() + symbol.size()).contains(&address));
+        match symbol.and_then(|symbol| Some((symbol.name().ok()?, address - symbol.address()))) {
+            Some((name, offset)) => format!("{}+{offset:#x}", rustc_demangle(name)),
+            None => address.checked_sub(GUEST_BASE).map_or("outside", |offset| regions(elf).name(offset)).to_owned(),
+        }
+    });
+    found.unwrap_or_else(|| "no symbols at hand".to_owned())
+}
+
+/// The names of all statics in a range of addresses, in ascending order.
+pub fn data_between(start: u64, end: u64, guest_elf: Option<&Path>) -> Vec<String> {
+    let found = with_elf(guest_elf, |elf| {
+        let within = data(elf).filter(|symbol| symbol.address() < end && start < symbol.address() + symbol.size());
+        let mut named: Vec<_> =
+            within.filter_map(|symbol| Some((symbol.address(), rustc_demangle(symbol.name().ok()?)))).collect();
+        named.sort();
+        named.into_iter().map(|(_, name)| name).collect()
+    });
+    found.unwrap_or_default()
+}
+
+fn with_elf<R>(guest_elf: Option<&Path>, look: impl FnOnce(&Elf<'_>) -> R) -> Option<R> {
+    let file = std::fs::read(guest_elf?).ok()?;
+    let elf = Elf::parse(file.as_slice()).ok()?;
+    Some(look(&elf))
+}
+
+type Elf<'a> = ElfFile64<'a, object::LittleEndian>;
+
+/// The statics; none of them reaches around the end of the address space.
+fn data<'a>(elf: &'a Elf<'a>) -> impl Iterator<Item = impl ObjectSymbol<'a>> {
+    let whole = |symbol: &_| ObjectSymbol::address(symbol).checked_add(ObjectSymbol::size(symbol)).is_some();
+    elf.symbols().filter(|symbol| symbol.kind() == SymbolKind::Data).filter(whole)
+}
+
+/// Where the shim has placed what follows the image.
+fn regions(elf: &Elf<'_>) -> Regions {
+    let ends = elf.segments().map(|segment| segment.address().saturating_add(segment.size()));
+    let end = ends.max().unwrap_or(GUEST_BASE).clamp(GUEST_BASE, 2 * GUEST_BASE);
+    Regions::behind((end - GUEST_BASE).next_multiple_of(PAGE_BYTES))
+}
+
 fn rustc_demangle(symbol: &str) -> String {
     addr2line::demangle_auto(symbol.into(), None).into_owned()
 }
@@ -87,6 +134,29 @@ mod tests {
             "page fault (error 0x4) in epoch 6\nrip 0000000040016724 rflags 00000246\nrax 0\nbacktrace:\n  0x40016724";
         assert_eq!(instruction_pointer(report), Some(0x4001_6724));
         assert_eq!(instruction_pointer("panicked at a.rs:1:2:\nrip\nbacktrace:\n  0x40016724"), None);
+    }
+
+    #[test]
+    fn data_without_symbols_has_no_name() {
+        for path in [None, Some(Path::new("/nonexistent")), Some(Path::new("/"))] {
+            assert_eq!(place(GUEST_BASE, path), "no symbols at hand");
+            assert!(data_between(GUEST_BASE, GUEST_BASE + PAGE_BYTES, path).is_empty());
+        }
+    }
+
+    #[test]
+    fn data_has_the_name_of_its_symbol_or_of_its_part_of_memory() {
+        // The test's own program: its statics have addresses of their own, not those of a guest.
+        let own = std::env::current_exe().expect("a path");
+        let names = data_between(0, u64::MAX, Some(&own));
+        assert!(!names.is_empty(), "a program has statics");
+        assert_eq!(place(0, Some(&own)), "outside");
+        let file = std::fs::read(&own).expect("a file");
+        let elf = Elf::parse(file.as_slice()).expect("an ELF file");
+        let symbol = data(&elf).find(|symbol| symbol.size() >= 16).expect("a static of some size");
+        let (address, name) = (symbol.address(), rustc_demangle(symbol.name().expect("a name")));
+        assert!(data_between(address + 8, address + 9, Some(&own)).contains(&name));
+        assert!(place(address + 8, Some(&own)).contains('+'));
     }
 
     #[test]

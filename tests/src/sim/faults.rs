@@ -114,6 +114,8 @@ pub struct Settings {
     pub discipline: Discipline,
     /// Outputs spend time in a device's queue, and the replica is told when they have left.
     pub confirms_releases: bool,
+    /// Each epoch is compared before the next begins.
+    pub compares_first: bool,
     /// What each replica's clock shows at the start.
     pub clock_offset_ns: [u64; 2],
     /// By how much each replica's clock is too fast, in parts per million.
@@ -201,6 +203,7 @@ impl Settings {
             lazy_percent: rng.pick(&[0, 0, 50]),
             faults,
             diverges,
+            compares_first: rng.chance(15),
         }
     }
 }

@@ -264,6 +264,7 @@ fn config(id: ReplicaId, settings: &Settings) -> Config {
         max_outstanding_bytes: 64 * 1024,
         max_epoch_events_bytes: MAX_EPOCH_EVENTS_BYTES,
         confirms_releases: settings.confirms_releases,
+        compares_first: settings.compares_first,
     }
 }
 

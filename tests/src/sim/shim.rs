@@ -318,7 +318,7 @@ impl World {
             epoch,
             self.true_lag(id, epoch, local_ns),
             self.settings.max_lag_ns,
-            self.settings.max_outstanding_epochs,
+            if self.settings.compares_first { 1 } else { self.settings.max_outstanding_epochs },
         );
         self.judge_by(verdict);
         let mut commands = Vec::new();

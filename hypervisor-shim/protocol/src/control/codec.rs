@@ -1,17 +1,20 @@
 //! The wire format of the control messages: the only place that encodes and decodes them.
 
+mod config;
+
 use alloc::vec::Vec;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 
+use self::config::config;
 use super::{
-    ArbiterReply, ArbiterRequest, Config, Console, Counter, Counters, GuestStopped, Level, Log, Network, Promoted,
-    Ready, Seed, State, Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor,
+    ArbiterReply, ArbiterRequest, Console, Counter, Counters, GuestStopped, Level, Log, Promoted, Ready, State, Status,
+    StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
 };
 use crate::arbiter::ArbiterRecord;
 use crate::frame::body::{self, Prefix, bodies};
 use crate::frame::{EncodeError, FrameWriter, MessageError};
-use crate::{Discipline, Mode, ReplicaId, Role, RunMode};
+use crate::{Mode, ReplicaId, Role};
 
 macro_rules! kinds {
     ($($name:ident = $value:literal for $message:ident :: $variant:ident;)+) => {
@@ -31,6 +34,8 @@ kinds! {
     KIND_GUEST_STOPPED = 0x0206 for ToSupervisor::GuestStopped;
     KIND_PROMOTED = 0x0207 for ToSupervisor::Promoted;
     KIND_STOPPED = 0x0208 for ToSupervisor::Stopped;
+    KIND_TOUCHED = 0x0209 for ToSupervisor::Touched;
+    KIND_TOUCHED_END = 0x020a for ToSupervisor::TouchedEnd;
     KIND_CONFIG = 0x0301 for ToShim::Config;
     KIND_ARBITER_REPLY = 0x0302 for ToShim::ArbiterReply;
     KIND_PEER_DEAD = 0x0303 for ToShim::PeerDead;
@@ -39,6 +44,7 @@ kinds! {
     KIND_TIME = 0x0306 for ToShim::Time;
     KIND_CONSOLE_INPUT = 0x0307 for ToShim::ConsoleInput;
     KIND_SHUTDOWN = 0x0308 for ToShim::Shutdown;
+    KIND_SHOWN = 0x0309 for ToShim::Shown;
 }
 
 bodies! {
@@ -92,6 +98,16 @@ bodies! {
         reason: u8,
         reserved: [u8; 7],
     }
+    TouchedBody {
+        epoch: U64,
+        page_offset: U64,
+    }
+    TouchedEndBody {
+        epoch: U64,
+        pages: U64,
+        complete: u8,
+        reserved: [u8; 7],
+    }
     ConfigBody {
         generation: U64,
         session: U64,
@@ -120,7 +136,8 @@ bodies! {
         gateway: [u8; 4],
         mac: [u8; 6],
         mtu_bytes: U16,
-        reserved: [u8; 4],
+        check_determinism: u8,
+        reserved: [u8; 3],
     }
     ArbiterReplyBody {
         request_id: U64,
@@ -137,6 +154,9 @@ bodies! {
     }
     TimeBody {
         realtime_ns: U64,
+    }
+    ShownBody {
+        pages: U64,
     }
 }
 
@@ -208,6 +228,8 @@ impl<'a> ToSupervisor<'a> {
                 };
                 write(KIND_STOPPED, &[body.as_bytes(), stopped.text.as_bytes()])
             }
+            Self::Touched(touched) => write(KIND_TOUCHED, &[TouchedBody::from(touched).as_bytes(), touched.bytes]),
+            Self::TouchedEnd(end) => write(KIND_TOUCHED_END, &[TouchedEndBody::from(end).as_bytes()]),
         }
     }
 
@@ -228,6 +250,12 @@ impl<'a> ToSupervisor<'a> {
             KIND_GUEST_STOPPED => guest_stopped(payload).map(Self::GuestStopped),
             KIND_PROMOTED => body::fixed(kind, payload).map(|body| Self::Promoted(promoted(body))),
             KIND_STOPPED => stopped(payload).map(Self::Stopped),
+            KIND_TOUCHED => {
+                let (body, bytes) = body::with_bulk::<TouchedBody>(kind, payload)?;
+                let (epoch, page_offset) = (body.epoch.get(), body.page_offset.get());
+                Ok(Self::Touched(Touched { epoch, page_offset, bytes }))
+            }
+            KIND_TOUCHED_END => body::fixed(kind, payload).and_then(touched_end).map(Self::TouchedEnd),
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -255,6 +283,10 @@ impl<'a> ToShim<'a> {
             }
             Self::ConsoleInput { bytes } => write(KIND_CONSOLE_INPUT, &[empty.as_bytes(), bytes]),
             Self::Shutdown => write(KIND_SHUTDOWN, &[empty.as_bytes()]),
+            Self::Shown { pages } => {
+                let body = ShownBody { prefix: Prefix::of::<ShownBody>(), pages: U64::new(*pages) };
+                write(KIND_SHOWN, &[body.as_bytes()])
+            }
         }
     }
 
@@ -285,6 +317,10 @@ impl<'a> ToShim<'a> {
                 Ok(Self::ConsoleInput { bytes })
             }
             KIND_SHUTDOWN => empty(Self::Shutdown),
+            KIND_SHOWN => {
+                let body: &ShownBody = body::fixed(kind, payload)?;
+                Ok(Self::Shown { pages: body.pages.get() })
+            }
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -430,82 +466,34 @@ fn stopped(payload: &[u8]) -> Result<Stopped<'_>, MessageError> {
     })
 }
 
-impl From<&Config<'_>> for ConfigBody {
-    fn from(config: &Config<'_>) -> Self {
-        let network = &config.network;
+impl From<&Touched<'_>> for TouchedBody {
+    fn from(touched: &Touched<'_>) -> Self {
         Self {
             prefix: Prefix::of::<Self>(),
-            generation: U64::new(config.generation),
-            session: U64::new(config.session),
-            pair_id: U64::new(config.pair_id),
-            epoch_length_instructions: U64::new(config.epoch_length_instructions),
-            realtime_ns: U64::new(config.realtime_ns),
-            entropy: config.entropy.0,
-            max_lag_ns: U64::new(config.max_lag_ns),
-            heartbeat_interval_ns: U64::new(config.heartbeat_interval_ns),
-            failure_timeout_ns: U64::new(config.failure_timeout_ns),
-            pairing_timeout_ns: U64::new(config.pairing_timeout_ns),
-            status_interval_ns: U64::new(config.status_interval_ns),
-            max_outstanding_bytes: U64::new(config.max_outstanding_bytes),
-            max_outstanding_epochs: U32::new(config.max_outstanding_epochs),
-            max_epoch_events_bytes: U32::new(config.max_epoch_events_bytes),
-            epoch_source: U32::new(config.epoch_source),
-            replica: config.replica.get(),
-            role: config.role.code(),
-            mode: config.mode.code(),
-            run_mode: config.run_mode.code(),
-            discipline: config.discipline.code(),
-            dhcp: network.dhcp.into(),
-            checksums: network.checksums.into(),
-            prefix_bits: network.prefix_bits,
-            address: network.address,
-            gateway: network.gateway,
-            mac: network.mac,
-            mtu_bytes: U16::new(network.mtu_bytes),
-            reserved: [0; 4],
+            epoch: U64::new(touched.epoch),
+            page_offset: U64::new(touched.page_offset),
         }
     }
 }
 
-fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config<'a>, MessageError> {
-    let kind = KIND_CONFIG;
-    body::unused(kind, &body.reserved)?;
-    Ok(Config {
-        replica: body::field(kind, "replica", body.replica, ReplicaId::new)?,
-        role: body::field(kind, "role", body.role, Role::from_code)?,
-        mode: body::field(kind, "mode", body.mode, Mode::from_code)?,
-        run_mode: body::field(kind, "run_mode", body.run_mode, RunMode::from_code)?,
-        discipline: body::field(kind, "discipline", body.discipline, Discipline::from_code)?,
-        generation: body.generation.get(),
-        session: body.session.get(),
-        pair_id: body.pair_id.get(),
-        epoch_source: body.epoch_source.get(),
-        epoch_length_instructions: body.epoch_length_instructions.get(),
-        realtime_ns: body.realtime_ns.get(),
-        entropy: Seed(body.entropy),
-        max_lag_ns: body.max_lag_ns.get(),
-        heartbeat_interval_ns: body.heartbeat_interval_ns.get(),
-        failure_timeout_ns: body.failure_timeout_ns.get(),
-        pairing_timeout_ns: body.pairing_timeout_ns.get(),
-        status_interval_ns: body.status_interval_ns.get(),
-        max_outstanding_epochs: body.max_outstanding_epochs.get(),
-        max_epoch_events_bytes: body.max_epoch_events_bytes.get(),
-        max_outstanding_bytes: body.max_outstanding_bytes.get(),
-        network: network(body)?,
-        arguments,
-    })
+impl From<&TouchedEnd> for TouchedEndBody {
+    fn from(end: &TouchedEnd) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            epoch: U64::new(end.epoch),
+            pages: U64::new(end.pages),
+            complete: end.complete.into(),
+            reserved: [0; 7],
+        }
+    }
 }
 
-fn network(body: &ConfigBody) -> Result<Network, MessageError> {
-    let prefix_in_range = |bits| (bits <= Network::MAX_PREFIX_BITS).then_some(bits);
-    Ok(Network {
-        mac: body.mac,
-        address: body.address,
-        prefix_bits: body::field(KIND_CONFIG, "prefix_bits", body.prefix_bits, prefix_in_range)?,
-        gateway: body.gateway,
-        mtu_bytes: body.mtu_bytes.get(),
-        dhcp: body::truth(KIND_CONFIG, "dhcp", body.dhcp)?,
-        checksums: body::truth(KIND_CONFIG, "checksums", body.checksums)?,
+fn touched_end(body: &TouchedEndBody) -> Result<TouchedEnd, MessageError> {
+    body::unused(KIND_TOUCHED_END, &body.reserved)?;
+    Ok(TouchedEnd {
+        epoch: body.epoch.get(),
+        pages: body.pages.get(),
+        complete: body::truth(KIND_TOUCHED_END, "complete", body.complete)?,
     })
 }
 

@@ -47,6 +47,9 @@ pub struct Config<'a> {
     pub max_epoch_events_bytes: u32,
     /// The primary begins no epoch while the event bytes of the epochs that the backup has not run reach this.
     pub max_outstanding_bytes: u64,
+    /// Epochs' digests cover all memory that the guest has written to, and each is compared before the next epoch
+    /// begins.
+    pub check_determinism: bool,
     /// The guest's network.
     pub network: Network,
     /// The program's arguments, separated by spaces.

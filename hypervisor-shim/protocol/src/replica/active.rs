@@ -53,6 +53,7 @@ impl Replica {
         self.role == Role::Primary
             && self.mode == Mode::Paired
             && self.discipline() == Discipline::Revised
+            && !self.config.compares_first
             && self.guest != Guest::Stopped
             && self.peer.agreed
     }
@@ -101,6 +102,9 @@ impl Replica {
             return Some(Blocked::Pairing);
         }
         if self.discipline() == Discipline::Original && active.received_through < self.record.epoch {
+            return Some(Blocked::Acks);
+        }
+        if self.config.compares_first && active.executed_through < self.record.epoch {
             return Some(Blocked::Acks);
         }
         if active.window.len() >= self.config.max_outstanding_epochs as usize
@@ -160,8 +164,8 @@ impl Replica {
     }
 
     pub(super) fn active_ended(&mut self, now_ns: u64, out: &mut impl Commands) {
-        if self.guest == Guest::Stopped && self.sends_log() {
-            // No record will follow to carry the last digest.
+        if (self.guest == Guest::Stopped || self.config.compares_first) && self.sends_log() {
+            // No record will follow to carry the last digest, or none before the backup has compared it.
             self.send_heartbeat(now_ns, out);
         }
         self.release_committed(now_ns, out);
@@ -174,6 +178,7 @@ impl Replica {
         let committed_through = match self.mode {
             Mode::Solo => self.ended_through,
             Mode::Paired if active.divergence.is_some() => return,
+            Mode::Paired if self.config.compares_first => self.ended_through.min(active.executed_through),
             Mode::Paired => self.ended_through.min(active.received_through),
         };
         if committed_through > active.released_through {

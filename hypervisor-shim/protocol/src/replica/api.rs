@@ -39,6 +39,10 @@ pub struct Config {
     /// devices' queues. If `false`, a [`Command::Release`] counts as done at once, and an output that dies in a queue
     /// of a killed machine is not sent again at promotion.
     pub confirms_releases: bool,
+    /// Whether an epoch is done only when the backup has compared its digest. Until then its outputs stay and the next
+    /// epoch does not begin: when digests differ, both guests still stand at the end of the epoch in which they came
+    /// apart. Costs a round trip an epoch.
+    pub compares_first: bool,
 }
 
 /// Why a [`Config`] cannot be run.

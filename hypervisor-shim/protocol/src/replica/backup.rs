@@ -129,13 +129,24 @@ impl Replica {
     pub(super) fn send_ack(&mut self, now_ns: u64, out: &mut impl Commands) {
         let ack = Ack {
             received_through: self.backup.received_through,
-            executed_through: self.ended_through,
+            executed_through: self.reported_through(),
             echo_ns: core::mem::take(&mut self.backup.echo_ns),
         };
         self.backup.ack_due = false;
         self.backup.unreported_since_ns = None;
         self.backup.last_ack_ns = now_ns;
         self.send(now_ns, Outgoing::Ack(ack), out);
+    }
+
+    /// How far the primary is told that the guest has run: with [`super::Config::compares_first`] only as far as the
+    /// primary's digests are known here, each of which was compared when it came or when the epoch ended.
+    fn reported_through(&self) -> Epoch {
+        if !self.config.compares_first {
+            return self.ended_through;
+        }
+        // The record of an epoch carries the digest of the one before.
+        let known_through = self.backup.peer_ended.0.max(self.backup.received_through.saturating_sub(1));
+        self.ended_through.min(known_through)
     }
 
     /// P5: the epoch ended here; the primary must have ended it the same way.
@@ -152,6 +163,8 @@ impl Replica {
             return self.diverge(now_ns, theirs, out);
         }
         self.backup.unreported_since_ns.get_or_insert(self.backup.record_received_ns);
+        // The primary waits for it, if there is something new to tell.
+        self.backup.ack_due |= self.config.compares_first && self.reported_through() == self.ended_through;
         self.flush_backup(now_ns, out);
     }
 

@@ -1,6 +1,7 @@
 use super::*;
-use crate::control::MAX_PAYLOAD_BYTES;
+use crate::control::{Config, MAX_PAYLOAD_BYTES, Network, Seed};
 use crate::frame::HEADER_BYTES;
+use crate::{Discipline, RunMode};
 use alloc::string::String;
 use alloc::vec;
 use proptest::prelude::*;
@@ -22,7 +23,7 @@ struct Draw {
 fn draw() -> impl Strategy<Value = Draw> {
     let fixed = (any::<[u64; 12]>(), any::<[u32; 4]>(), any::<[u8; 7]>(), any::<[[u8; 32]; 2]>(), any::<[u8; 6]>());
     let counters = prop::collection::vec(any::<u64>(), Counter::COUNT);
-    (0_u8..8, fixed, counters, ".{0,40}", prop::collection::vec(any::<u8>(), 0..60)).prop_map(
+    (0_u8..10, fixed, counters, ".{0,40}", prop::collection::vec(any::<u8>(), 0..60)).prop_map(
         |(which, (words, halves, codes, digests, mac), counters, text, bulk)| Draw {
             which,
             words,
@@ -80,10 +81,12 @@ impl Draw {
                 report: &self.text,
             }),
             6 => ToSupervisor::Promoted(Promoted { generation: a, epoch: b, next_input_frame: c }),
-            _ => ToSupervisor::Stopped(Stopped {
+            7 => ToSupervisor::Stopped(Stopped {
                 reason: self.pick(0, 7, 1, StoppedReason::from_code),
                 text: &self.text,
             }),
+            8 => ToSupervisor::Touched(Touched { epoch: a, page_offset: b, bytes: &self.bulk }),
+            _ => ToSupervisor::TouchedEnd(TouchedEnd { epoch: a, pages: b, complete: self.codes[0] & 1 == 1 }),
         }
     }
 
@@ -104,7 +107,8 @@ impl Draw {
             4 => ToShim::Superseded { generation: self.words[0] },
             5 => ToShim::Time { realtime_ns: self.words[0] },
             6 => ToShim::ConsoleInput { bytes: &self.bulk },
-            _ => ToShim::Shutdown,
+            7 => ToShim::Shutdown,
+            _ => ToShim::Shown { pages: self.words[0] },
         }
     }
 
@@ -131,6 +135,7 @@ impl Draw {
             max_outstanding_epochs: self.halves[1],
             max_epoch_events_bytes: self.halves[2],
             max_outstanding_bytes: k,
+            check_determinism: self.codes[5] & 1 == 1,
             network: Network {
                 mac: self.mac,
                 address: self.halves[3].to_be_bytes(),
@@ -244,7 +249,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_never_panic(
-        kind in prop_oneof![0x0200_u16..0x020a, 0x0300_u16..0x030a], bytes in prop::collection::vec(any::<u8>(), 0..300),
+        kind in prop_oneof![0x0200_u16..0x020c, 0x0300_u16..0x030b], bytes in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         check_canonical(kind, &bytes);
     }

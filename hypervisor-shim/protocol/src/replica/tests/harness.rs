@@ -47,6 +47,7 @@ pub fn config(role: Role) -> Config {
         max_outstanding_bytes: 4096,
         max_epoch_events_bytes: 2048,
         confirms_releases: false,
+        compares_first: false,
     }
 }
 
@@ -321,13 +322,17 @@ pub const PRIMARY: ReplicaId = ReplicaId::ZERO;
 pub const BACKUP: ReplicaId = ReplicaId::ONE;
 
 impl Pair {
-    pub fn unpaired(discipline: Discipline) -> Self {
-        let with = |role| Config { identity: identity(discipline), ..config(role) };
+    /// A pair whose replicas have not heard each other.
+    pub fn of(with: impl Fn(Config) -> Config) -> Self {
         Self {
-            primary: Node::new(with(Role::Primary)),
-            backup: Node::new(with(Role::Backup)),
+            primary: Node::new(with(config(Role::Primary))),
+            backup: Node::new(with(config(Role::Backup))),
             arbiter: ArbiterRecord::new_pair(PRIMARY),
         }
+    }
+
+    pub fn unpaired(discipline: Discipline) -> Self {
+        Self::of(|config| Config { identity: identity(discipline), ..config })
     }
 
     pub fn new(discipline: Discipline) -> Self {

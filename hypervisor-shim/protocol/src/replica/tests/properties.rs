@@ -193,13 +193,14 @@ fn for_all<S: Strategy>(cases: u32, strategy: &S, check: impl Fn(S::Value)) {
 fn no_input_breaks_a_replica() {
     let acts = prop::collection::vec(act(), 1..200);
     let promoted = Cell::new(0);
-    for_all(512, &(any::<[bool; 3]>(), prop::bool::weighted(0.1), acts), |(flags, solo, acts)| {
-        let [primary, confirms_releases, original] = flags;
+    for_all(512, &(any::<[bool; 4]>(), prop::bool::weighted(0.1), acts), |(flags, solo, acts)| {
+        let [primary, confirms_releases, original, compares_first] = flags;
         let discipline = if original { Discipline::Original } else { Discipline::Revised };
         let mut node = Node::new(Config {
             mode: if solo { Mode::Solo } else { Mode::Paired },
             identity: identity(discipline),
             confirms_releases,
+            compares_first,
             ..config(if primary || solo { Role::Primary } else { Role::Backup })
         });
         // Both disciplines must get past the handshake, whose hello names the revised one.
@@ -450,22 +451,30 @@ impl Marks {
 #[test]
 fn no_schedule_breaks_a_pair() {
     let marks = Marks::default();
-    for_all(1024, &(any::<bool>(), prop::bool::weighted(0.1), schedule()), |(original, unpaired, moves)| {
-        let discipline = if original { Discipline::Original } else { Discipline::Revised };
-        let pair = if unpaired { Pair::unpaired(discipline) } else { Pair::new(discipline) };
-        let mut world = World {
-            pair,
-            dead: [false; 2],
-            cut: false,
-            log_ended_at: None,
-            lagged: false,
-            ran_log_after_asking: false,
-        };
-        for step in &moves {
-            world.perform(step);
-        }
-        world.heal();
-        marks.note(&mut world);
-    });
+    let variant = (any::<bool>(), prop::bool::weighted(0.2));
+    for_all(
+        1024,
+        &(variant, prop::bool::weighted(0.1), schedule()),
+        |((original, compares_first), unpaired, moves)| {
+            let discipline = if original { Discipline::Original } else { Discipline::Revised };
+            let mut pair = Pair::of(|config| Config { identity: identity(discipline), compares_first, ..config });
+            if !unpaired {
+                pair.exchange();
+            }
+            let mut world = World {
+                pair,
+                dead: [false; 2],
+                cut: false,
+                log_ended_at: None,
+                lagged: false,
+                ran_log_after_asking: false,
+            };
+            for step in &moves {
+                world.perform(step);
+            }
+            world.heal();
+            marks.note(&mut world);
+        },
+    );
     marks.check();
 }

@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::link::{Ack, Heartbeat, Message};
-use crate::replica::{Blocked, Command, Config, ConfigError, Gate, Phase, Replica};
+use crate::replica::{Blocked, Command, Config, ConfigError, Gate, Phase, Replica, StopReason};
 use crate::{Discipline, Mode, Role};
 
 fn last_ack(node: &Node) -> Ack {
@@ -342,6 +342,72 @@ fn digests_are_compared_with_heartbeats_when_no_record_follows() {
     pair.backup.guest.write_u64(0xbad);
     pair.backup.end();
     assert!(matches!(pair.backup.phase(), Phase::Stopped(crate::replica::StopReason::Diverged(d)) if d.epoch == 1));
+}
+
+/// A pair that has agreed and compares each epoch before the next.
+fn comparing(discipline: Discipline) -> Pair {
+    let mut pair = Pair::of(|config| Config { identity: identity(discipline), compares_first: true, ..config });
+    pair.exchange();
+    pair
+}
+
+#[test]
+fn an_epoch_that_is_compared_first_is_done_only_then() {
+    for discipline in [Discipline::Original, Discipline::Revised] {
+        let mut pair = comparing(discipline);
+        pair.primary.epoch(b"one");
+        assert_eq!(pair.primary.sent_kinds(), ["start", "heartbeat"], "the digest does not wait for the next record");
+        assert!(!pair.primary.replica.may_delay_records());
+        pair.exchange();
+        assert_eq!(pair.primary.released, 0, "acknowledged, but not compared");
+        assert_eq!(pair.primary.gate(), Gate::Blocked(Blocked::Acks));
+        pair.backup.end();
+        assert_eq!(pair.backup.sent_kinds(), ["ack"], "the primary waits for it");
+        pair.exchange();
+        assert_eq!((pair.primary.released, pair.primary.gate()), (1, Gate::Ready));
+        pair.epoch(b"two");
+        assert_eq!((pair.primary.released, pair.primary.gate()), (2, Gate::Ready));
+    }
+}
+
+#[test]
+fn a_backup_that_is_faster_than_the_digest_does_not_count_the_epoch_as_compared() {
+    let mut pair = comparing(Discipline::Revised);
+    pair.primary.begin(b"one");
+    pair.exchange();
+    pair.backup.end();
+    pair.exchange();
+    assert_eq!(pair.primary.replica.status(0).executed_by_backup, 0);
+    pair.primary.end();
+    assert_eq!(pair.primary.released, 0);
+    pair.exchange();
+    assert_eq!((pair.primary.released, pair.primary.gate()), (1, Gate::Ready));
+}
+
+#[test]
+fn guests_that_are_compared_first_stand_where_they_came_apart() {
+    for backup_is_faster in [false, true] {
+        let mut pair = comparing(Discipline::Revised);
+        pair.epoch(b"one");
+        pair.backup.guest.write_u64(1);
+        pair.primary.begin(b"two");
+        pair.exchange();
+        if backup_is_faster {
+            pair.backup.end();
+            pair.exchange();
+            pair.primary.end();
+        } else {
+            pair.primary.end();
+            pair.exchange();
+            pair.backup.end();
+        }
+        pair.exchange();
+        let Some(StopReason::Diverged(divergence)) = pair.backup.stop else { panic!("it is noticed") };
+        let primary = &pair.primary;
+        assert_eq!((divergence.epoch, primary.ran_through, pair.backup.ran_through), (2, 2, 2));
+        assert_eq!(primary.released, 1, "no output of that epoch has left");
+        assert_eq!(primary.gate(), Gate::Blocked(Blocked::Arbiter));
+    }
 }
 
 #[test]
