@@ -10,6 +10,7 @@ use core::fmt;
 use core::future::poll_fn;
 use core::task::Poll;
 
+use crate::compute::gate::masked;
 use crate::executor::waker::Wake;
 use crate::platform;
 
@@ -65,19 +66,23 @@ impl Line {
 
 /// Writes raw bytes; everything up to the last newline is passed on, the rest waits for its line's end.
 pub fn write(bytes: &[u8]) {
-    LINE.with(|line| match line.try_borrow_mut() {
-        Ok(mut line) => line.push(bytes),
-        // Only a formatter that prints while it is being printed gets here.
-        Err(_) => write_out(bytes),
+    masked(|| {
+        LINE.with(|line| match line.try_borrow_mut() {
+            Ok(mut line) => line.push(bytes),
+            // Only a formatter that prints while it is being printed gets here.
+            Err(_) => write_out(bytes),
+        });
     });
 }
 
 /// Passes on an unfinished line.
 pub fn flush() {
-    LINE.with(|line| {
-        if let Ok(mut line) = line.try_borrow_mut() {
-            line.flush();
-        }
+    masked(|| {
+        LINE.with(|line| {
+            if let Ok(mut line) = line.try_borrow_mut() {
+                line.flush();
+            }
+        });
     });
 }
 
@@ -166,8 +171,9 @@ impl fmt::Write for Console {
 /// What the printing macros expand to.
 #[doc(hidden)]
 pub fn print(arguments: fmt::Arguments<'_>) {
-    // The console itself never fails; a formatter that does has already printed what it could.
-    let _ = fmt::Write::write_fmt(&mut Console, arguments);
+    // The console itself never fails; a formatter that does has already printed what it could. Masked as a whole, so that
+    // a line stays a line.
+    let _ = masked(|| fmt::Write::write_fmt(&mut Console, arguments));
 }
 
 /// Prints to the console.

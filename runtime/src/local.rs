@@ -1,7 +1,7 @@
 //! State of the one thread of a guest.
 //!
-//! In an image there is one thread and there are no interrupts, so a plain static serves; on a host every thread is
-//! a machine of its own.
+//! In an image there is one thread, and it is interrupted only where it has said so, so a plain static serves; on a host
+//! every thread is a machine of its own.
 
 /// A static of the guest's only thread.
 #[cfg(feature = "image")]
@@ -14,13 +14,18 @@ impl<T> Local<T> {
     }
 
     /// Calls `f` with the value.
+    ///
+    /// # Panics
+    /// If a computation calls it that could be interrupted meanwhile; see [`crate::compute::gate::masked`].
     #[inline(always)]
     pub(crate) fn with<R>(&'static self, f: impl FnOnce(&T) -> R) -> R {
+        crate::compute::gate::assert_disarmed();
         f(&self.0)
     }
 }
 
-// SAFETY: an image has exactly one thread and takes no interrupts, so the value is never accessed concurrently.
+// SAFETY: an image has exactly one thread and takes no interrupts but upcalls. Those come only while the gate is armed, and
+// `with` refuses to access the value then; so it is never accessed concurrently.
 #[cfg(feature = "image")]
 unsafe impl<T> Sync for Local<T> {}
 

@@ -4,6 +4,7 @@ use core::ptr;
 use core::task::{RawWaker, RawWakerVTable, Waker};
 
 use super::EXECUTOR;
+use crate::compute::gate::masked;
 
 /// Bits of the pointer-sized waker data that hold the slot; the rest hold the generation.
 const INDEX_BITS: u32 = usize::BITS / 2;
@@ -33,7 +34,7 @@ impl TaskId {
     /// Puts the task into the ready queue unless it is there.
     #[inline]
     pub(crate) fn wake(self) {
-        EXECUTOR.with(|executor| executor.tables.borrow_mut().wake(self));
+        masked(|| EXECUTOR.with(|executor| executor.tables.borrow_mut().wake(self)));
     }
 }
 
