@@ -41,16 +41,15 @@ const _: () = {
 
 impl Block {
     const fn new() -> Self {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
         Self {
             state: AtomicU64::new(PREEMPTION_OFF),
-            stack: ZERO,
-            wake_ns: ZERO,
-            saved_instruction: ZERO,
-            saved_stack: ZERO,
-            saved_flags: ZERO,
-            area: ZERO,
-            scratch: ZERO,
+            stack: AtomicU64::new(0),
+            wake_ns: AtomicU64::new(0),
+            saved_instruction: AtomicU64::new(0),
+            saved_stack: AtomicU64::new(0),
+            saved_flags: AtomicU64::new(0),
+            area: AtomicU64::new(0),
+            scratch: AtomicU64::new(0),
         }
     }
 }
