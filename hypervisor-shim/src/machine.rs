@@ -160,8 +160,9 @@ pub trait Machine {
     fn link(&mut self) -> Option<&mut Self::Link>;
     /// Access to the network.
     fn net(&mut self) -> &mut Self::Net;
-    /// Acknowledges the interrupts of all devices that have raised one since the last call.
-    fn acknowledge_interrupts(&mut self);
+    /// Acknowledges the interrupts of all devices that have raised one since the last call. Returns whether the timer has
+    /// fired since then: it does not run any more.
+    fn acknowledge_interrupts(&mut self) -> bool;
     /// A digest of all processor features that a guest can see.
     fn cpu_identity(&self) -> [u8; 32];
     /// Counters for the status.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -98,6 +99,8 @@ pub struct PairStatus {
     pub mode: String,
     /// `original` or `revised`.
     pub protocol: String,
+    /// What ends an epoch, as `up --epoch` names it.
+    pub epochs: String,
     /// Whether clients are served.
     pub serving: bool,
     /// From the start to serving, in milliseconds; 0 as long as it does not serve.
@@ -125,7 +128,7 @@ pub struct PairStatus {
 /// The guest's network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetStatus {
-    /// `forward` or `tap`.
+    /// `forward`, `passt` or `tap`.
     pub uplink: String,
     /// The guest's Ethernet address, the same at both replicas.
     pub mac: String,
@@ -135,6 +138,8 @@ pub struct NetStatus {
     pub bridge: Option<String>,
     /// The port of that bridge which leads to it.
     pub device: Option<String>,
+    /// The process that serves the published ports, when it is not the supervisor.
+    pub pid: Option<i32>,
 }
 
 /// A published port.
@@ -146,6 +151,13 @@ pub struct PublishStatus {
     pub host: u16,
     /// The guest's port.
     pub guest: u16,
+}
+
+impl PublishStatus {
+    /// A port of this host that leads to that port of the guest.
+    pub fn new(host: SocketAddr, guest: u16) -> Self {
+        Self { address: host.ip().to_string(), host: host.port(), guest }
+    }
 }
 
 /// One virtual machine.

@@ -8,6 +8,7 @@ use crate::build::{self, Workspace};
 use crate::error::{Error, Result};
 use crate::failover::{self, Failover, Plan};
 use crate::setup::{self, Need};
+use crate::supervise::spec::Spec;
 
 /// Replies before the kill, and after it: some seconds under an emulator.
 const REPLIES: u64 = 20_000;
@@ -22,6 +23,16 @@ pub fn progress() -> ProgressBar {
     bar
 }
 
+/// A bar on stderr of so many steps, with what is being done; silent where stderr is no terminal.
+pub fn progress_of(steps: usize) -> ProgressBar {
+    let bar = ProgressBar::new(steps as u64);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len}  {elapsed} of about {duration}\n{msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
 /// Runs the demonstration and returns what came of it.
 ///
 /// # Errors
@@ -32,8 +43,8 @@ pub fn run(connections: usize, yes: bool) -> Result<Failover> {
     let image = build::build(&Workspace::find()?, "kv", true)?;
     let plan = Plan { connections, replies_before: REPLIES, replies_after: REPLIES };
     let bar = progress();
-    let result =
-        failover::run(format!("demo-{}", std::process::id()), image, plan, |text| bar.set_message(text.to_owned()));
+    let spec = Spec::new(format!("demo-{}", std::process::id()), image)?;
+    let result = failover::run(spec, plan, |text| bar.set_message(text.to_owned()));
     bar.finish_and_clear();
     result
 }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::build::Image;
 use crate::ctl::{EventStatus, RoleName, SignalName};
 use crate::error::{Error, Result};
 use crate::load::{Load, Verdict};
@@ -53,12 +52,13 @@ pub struct Failover {
     pub verdict: Verdict,
 }
 
-/// Starts a pair of the store, loads it, kills the primary with SIGKILL, and checks every write.
+/// Starts a pair of the store, whose port is published here, loads it, kills the primary with SIGKILL, and checks every
+/// write.
 ///
 /// # Errors
 /// The pair does not start, or has no primary to be killed. What clients suffer is no error but in the verdict.
-pub fn run(name: String, image: Image, plan: Plan, mut note: impl FnMut(&str)) -> Result<Failover> {
-    let spec = Spec::new(name, image)?.publishing(STORE_PORT);
+pub fn run(spec: Spec, plan: Plan, mut note: impl FnMut(&str)) -> Result<Failover> {
+    let spec = spec.publishing(STORE_PORT);
     note("starting two virtual machines");
     let mut pair = Running::start(&spec)?;
     let address = pair.address(STORE_PORT)?;

@@ -210,10 +210,10 @@ impl VmConfig<'_> {
     }
 
     /// The descriptors that QEMU inherits.
-    fn inherited(&self) -> Vec<RawFd> {
+    fn inherited(&self) -> Vec<BorrowedFd<'_>> {
         let NetBackend::Hub(net) = &self.net;
         let streams = [Some(&self.control), self.link.as_ref(), Some(net)];
-        streams.into_iter().flatten().map(AsRawFd::as_raw_fd).collect()
+        streams.into_iter().flatten().map(AsFd::as_fd).collect()
     }
 
     /// Starts the process. Its ends of the sockets are closed here once it has them.
@@ -222,14 +222,9 @@ impl VmConfig<'_> {
     /// [`Error::Missing`] when QEMU is not installed, [`Error::Io`] for everything else.
     pub fn spawn(self) -> Result<Vm> {
         let log = File::create(&self.qemu_log).context(|| format!("cannot write {}", self.qemu_log.display()))?;
-        let inherited = self.inherited();
-        let supervisor = rustix::process::getpid();
         let mut command = Command::new(PROGRAM);
-        command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
-        // SAFETY: the closure runs between fork and exec in a process of one thread (the supervisor has one); it
-        // makes system calls only and neither allocates nor touches locks.
-        unsafe { command.pre_exec(move || prepare_child(&inherited, supervisor)) };
-        let child = command.spawn().map_err(|error| match error.kind() {
+        command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = spawn_tied(command, &self.inherited()).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::Missing(format!(
                 "{PROGRAM} is not installed; `pollux doctor` prints the command that installs it"
             )),
@@ -246,6 +241,19 @@ fn push(out: &mut Vec<String>, option: &str, value: impl fmt::Display) {
     out.push(value.to_string());
 }
 
+/// Starts a process that the kernel kills when the supervisor ends, and that inherits these descriptors.
+///
+/// # Errors
+/// What the system says; `NotFound` when there is no such program.
+pub fn spawn_tied(mut command: Command, inherited: &[BorrowedFd<'_>]) -> io::Result<Child> {
+    let inherited: Vec<_> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
+    let supervisor = rustix::process::getpid();
+    // SAFETY: the closure runs between fork and exec in a process of one thread (the supervisor has one); it makes
+    // system calls only and neither allocates nor touches locks.
+    unsafe { command.pre_exec(move || prepare_child(&inherited, supervisor)) };
+    command.process_group(0).spawn()
+}
+
 /// Runs in the child: dies with the supervisor, and keeps the sockets over exec.
 fn prepare_child(inherited: &[RawFd], supervisor: Pid) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -254,7 +262,7 @@ fn prepare_child(inherited: &[RawFd], supervisor: Pid) -> io::Result<()> {
         return Err(io::ErrorKind::BrokenPipe.into());
     }
     for &fd in inherited {
-        // SAFETY: the descriptors belong to `VmConfig`, which lives in the parent until spawn has returned.
+        // SAFETY: the descriptors are borrowed by `spawn_tied` until spawn has returned.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
     }

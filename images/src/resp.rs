@@ -46,14 +46,36 @@ impl Client {
     /// # Errors
     /// The connection's end, its timeout, or a reply that is no RESP2.
     pub fn command(&mut self, words: &[&[u8]]) -> io::Result<Reply> {
-        self.output.clear();
-        write!(self.output, "*{}\r\n", words.len())?;
+        self.queue(words);
+        self.send()?;
+        self.receive()
+    }
+
+    /// Adds a command to those that the next [`send`](Self::send) sends.
+    pub fn queue(&mut self, words: &[&[u8]]) {
+        self.output.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
         for word in words {
-            write!(self.output, "${}\r\n", word.len())?;
+            self.output.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
             self.output.extend_from_slice(word);
             self.output.extend_from_slice(b"\r\n");
         }
-        self.stream.write_all(&self.output)?;
+    }
+
+    /// Sends what is queued.
+    ///
+    /// # Errors
+    /// The connection's end or its timeout.
+    pub fn send(&mut self) -> io::Result<()> {
+        let sent = self.stream.write_all(&self.output);
+        self.output.clear();
+        sent
+    }
+
+    /// Waits for the next reply.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn receive(&mut self) -> io::Result<Reply> {
         loop {
             if let Some((reply, used)) = parse(&self.input)? {
                 self.input.drain(..used);

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::error::{Context, Error, Result};
 use crate::qemu;
 use crate::state;
+use crate::supervise::passt;
 
 /// The oldest QEMU with a stream netdev over an inherited socket.
 const MIN_QEMU: (u32, u32) = (7, 2);
@@ -54,6 +55,7 @@ pub fn examine() -> Vec<Finding> {
         tool("redis-cli", "--version", "redis-tools", Need::Test),
         tool("redis-benchmark", "--version", "redis-tools", Need::Test),
         tool("redis-server", "--version", "redis-server", Need::Test),
+        passt(),
         kvm(),
         disk(),
         descriptors(),
@@ -67,7 +69,7 @@ fn version_of(program: &str, argument: &str) -> Option<String> {
 }
 
 fn qemu_finding() -> Finding {
-    let found = version_of(qemu::PROGRAM, "--version");
+    let found = qemu_version();
     let old = found.as_deref().and_then(version_number).is_none_or(|version| version < MIN_QEMU);
     Finding {
         name: qemu::PROGRAM,
@@ -78,6 +80,11 @@ fn qemu_finding() -> Finding {
         package: found.is_none().then_some("qemu-system-x86"),
         found: found.unwrap_or_else(|| "not installed".to_owned()),
     }
+}
+
+/// What QEMU says about its version.
+pub fn qemu_version() -> Option<String> {
+    version_of(qemu::PROGRAM, "--version")
 }
 
 /// The first `N.M` in a text.
@@ -111,6 +118,12 @@ fn tool(name: &'static str, argument: &str, package: &'static str, need: Need) -
         found: found.unwrap_or_else(|| "not installed".to_owned()),
         advice: None,
     }
+}
+
+fn passt() -> Finding {
+    let tool = tool(passt::PROGRAM, "--version", passt::PACKAGE, Need::Advice);
+    let advice = format!("`apt-get install {}` brings it, for --net passt", passt::PACKAGE);
+    Finding { advice: (!tool.ok).then_some(advice), ..tool }
 }
 
 fn kvm() -> Finding {

@@ -15,6 +15,7 @@ pub mod hub;
 mod members;
 pub mod net;
 mod pacer;
+pub mod passt;
 pub mod port;
 mod replica;
 mod report;
@@ -113,8 +114,8 @@ enum Phase {
 struct Supervisor {
     spec: Spec,
     dir: StateDir,
-    /// Held as long as we live.
-    _lock: File,
+    /// Held as long as the pair is up.
+    lock: Option<File>,
     poll: Poll,
     started: Instant,
     phase: Phase,
@@ -125,6 +126,8 @@ struct Supervisor {
     wire: Wire,
     pacer: Pacer,
     uplink: Uplink,
+    /// That the uplink is of no more use has been told.
+    uplink_failed: bool,
     arbiter: Arbiter,
     console: Console,
     requests: Requests,
@@ -164,14 +167,14 @@ impl Supervisor {
         let arbiter = Arbiter::create(dir.file("arbiter"), mode)?;
         let console = Console::create(&dir.console_log()).context(|| "cannot write the console's log")?;
         let [session, pair_id, seed] = random_words()?;
-        let uplink = Uplink::new(&spec, device, published, registry()?, seed)?;
+        let uplink = Uplink::new(&spec, &dir, device, published, registry()?, seed)?;
         let record = arbiter.record();
         let mut supervisor = Self {
             pacer: Pacer::new(poll.registry()).context(|| "cannot make a timer")?,
             wire: Wire::new(session, record.generation, record.active),
             spec,
             dir,
-            _lock: lock,
+            lock: Some(lock),
             poll,
             started,
             phase: Phase::Starting,
@@ -179,6 +182,7 @@ impl Supervisor {
             replicas: [None, None],
             link: None,
             uplink,
+            uplink_failed: false,
             arbiter,
             console,
             requests,
@@ -251,9 +255,7 @@ impl Supervisor {
                 self.dispatch(event, now_ns);
             }
             let mut data_due_ns = self.move_data(now_ns);
-            if let Some(failure) = self.uplink.new_failure() {
-                self.happened(failure);
-            }
+            self.look_after_uplink();
             let members_due_ns = self.look_after_members(now_ns);
             let phase = self.phase;
             if self.advance_phase(now_ns)? {
@@ -267,6 +269,14 @@ impl Supervisor {
         }
     }
 
+    /// Tells of the uplink's end, once.
+    fn look_after_uplink(&mut self) {
+        if let (false, Some(failure)) = (self.uplink_failed, self.uplink.failure()) {
+            self.uplink_failed = true;
+            self.happened(failure);
+        }
+    }
+
     fn dispatch(&mut self, event: &mio::event::Event, now_ns: u64) {
         match token::source(event.token().0) {
             Source::Pipe(index) => self.uplink.pipe_ready(index, event),
@@ -276,7 +286,7 @@ impl Supervisor {
             // A port that has become writable is served at the end of the turn.
             Source::Net(_) | Source::Unknown => {}
             Source::Listener(index) => self.uplink.listener_ready(index),
-            Source::Tap => self.uplink.tap_ready(),
+            Source::Device => self.uplink.device_ready(),
             Source::Control(id) => self.control_ready(id, now_ns),
             Source::Process(id) => self.process_ended(id, now_ns),
             Source::Requests => self.requests.accept(),

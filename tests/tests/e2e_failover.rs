@@ -82,6 +82,15 @@ fn the_primary_is_killed_under_load_in_the_original_protocol() {
 }
 
 #[test]
+fn the_primary_is_killed_under_load_at_exact_epochs() {
+    let first = seed("killed under load, exact epochs");
+    for seed in first..first + moments(3) {
+        kill_primary_under_load(seed, &["--epoch", "exact:5000"]);
+        kill_primary_under_load(seed, &["--epoch", "exact:200000", "--protocol", "original"]);
+    }
+}
+
+#[test]
 fn the_backup_is_killed_while_nothing_happens() {
     let mut pair = kv();
     let mut client = connect(&mut pair);

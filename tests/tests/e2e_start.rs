@@ -389,3 +389,17 @@ fn two_names_in_one_folder() {
     assert!(connect(&mut pair).must("SET a 1").is_ok());
     pair.down();
 }
+
+/// Whoever is told that a pair is down may use its name and its ports at once.
+#[test]
+fn a_name_and_its_ports_are_free_when_down_returns() {
+    let mut pair = Pair::up(&Options::new("echo"));
+    let publish = format!("{}:7", pair.address(7).port());
+    let image = image("echo").display().to_string();
+    for _ in 0..4 {
+        pair.must(&["down"]);
+        pair.must(&["up", "--image", &image, "--publish", &publish, "--solo"]);
+        assert!(pair.status().serving);
+    }
+    pair.down();
+}

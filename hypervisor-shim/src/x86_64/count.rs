@@ -36,6 +36,8 @@ const PROBE: u64 = 1000;
 const CHECKS: [u64; 12] = [1, 2, 3, 4, 5, 17, 100, 999, 1000, 4097, 65_536, 100_003];
 /// The longest slice: the timer has 32 bits, and the shim wants to look after its devices now and then.
 pub const MAX_SLICE: u64 = 1 << 19;
+/// With it the longest slice still fits into the timer.
+const MAX_SHIFT: u32 = 10;
 
 /// Why instructions cannot be counted on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +120,7 @@ impl Counter {
         space: &mut AddressSpace,
         memory: &GuestMemory,
     ) -> Result<Self, CountError> {
-        let shift = shift.filter(|shift| *shift < 16).ok_or(CountError::NotConfigured)?;
+        let shift = shift.filter(|shift| *shift <= MAX_SHIFT).ok_or(CountError::NotConfigured)?;
         memory.write(LOOP_ADDRESS, &LOOP);
         memory.write(CALL_ADDRESS, &CALL);
         // SAFETY: the page is guest memory, and a page more than the caller's tables map does no harm.

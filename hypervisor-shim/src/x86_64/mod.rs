@@ -334,7 +334,7 @@ impl Machine for X86Machine {
         &mut self.net
     }
 
-    fn acknowledge_interrupts(&mut self) {
+    fn acknowledge_interrupts(&mut self) -> bool {
         let pending = traps::take_pending();
         let raised = |vector: u8| pending[usize::from(vector / 64)] & (1 << (vector % 64)) != 0;
         if raised(self.control.vector()) {
@@ -348,6 +348,7 @@ impl Machine for X86Machine {
         if raised(self.net.vector()) {
             self.net.acknowledge();
         }
+        raised(apic::VECTOR_TIMER)
     }
 
     fn cpu_identity(&self) -> [u8; 32] {

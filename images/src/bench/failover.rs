@@ -7,6 +7,8 @@ use crate::build::Image;
 use crate::error::Result;
 use crate::failover::{self, Plan};
 use crate::load::{Verdict, percentile};
+use crate::supervise::net::Net;
+use crate::supervise::spec::Spec;
 
 /// Kills in a full run and in a quick one.
 const KILLS: usize = 30;
@@ -17,6 +19,8 @@ const PLAN: Plan = Plan { connections: 8, replies_before: 4_000, replies_after: 
 /// What was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct FailoverReport {
+    /// The uplink.
+    pub net: Net,
     /// How many primaries were killed.
     pub kills: usize,
     /// Connections in each run.
@@ -42,11 +46,11 @@ pub struct FailoverReport {
     pub promises: Vec<Promise>,
 }
 
-/// Kills primaries, each of a fresh pair.
+/// Kills primaries, each of a fresh pair with that uplink, which must be one with published ports.
 ///
 /// # Errors
 /// A pair does not start.
-pub fn run(image: &Image, quick: bool, mut note: impl FnMut(&str)) -> Result<FailoverReport> {
+pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) -> Result<FailoverReport> {
     let kills = if quick { QUICK_KILLS } else { KILLS };
     let mut verdict = Verdict::default();
     let (mut worst, mut start_ms) = (Vec::new(), Vec::new());
@@ -54,7 +58,8 @@ pub fn run(image: &Image, quick: bool, mut note: impl FnMut(&str)) -> Result<Fai
     for kill in 1..=kills {
         note(&format!("kill {kill} of {kills}"));
         let name = format!("bench-{}", std::process::id());
-        let one = failover::run(name, image.clone(), PLAN, |_| {})?;
+        let spec = Spec { net: net.clone(), ..Spec::new(name, image.clone())? };
+        let one = failover::run(spec, PLAN, |_| {})?;
         worst.push(one.verdict.outage_ms());
         start_ms.push(one.start_ms as f64);
         frames_resent += one.frames_resent;
@@ -63,6 +68,7 @@ pub fn run(image: &Image, quick: bool, mut note: impl FnMut(&str)) -> Result<Fai
     }
     let (p50, p99) = (percentile(&verdict.outages_ms, 0.50), percentile(&verdict.outages_ms, 0.99));
     Ok(FailoverReport {
+        net: net.clone(),
         kills,
         connections: PLAN.connections,
         outage_p50_ms: p50,
@@ -92,9 +98,10 @@ fn promises(verdict: &Verdict, p50_ms: f64, p99_ms: f64) -> Vec<Promise> {
 /// The report for people.
 pub fn describe(report: &FailoverReport) -> String {
     let mut out = format!(
-        "{} kills, {} connections each, {} acknowledged writes; outage of a connection: p50 {:.1} ms, p99 {:.1} ms, \
-         longest {:.1} ms\n",
+        "{} kills, uplink {}, {} connections each, {} acknowledged writes; outage of a connection: p50 {:.1} ms, \
+         p99 {:.1} ms, longest {:.1} ms\n",
         report.kills,
+        report.net.name(),
         report.connections,
         report.verdict.acknowledged_writes,
         report.outage_p50_ms,

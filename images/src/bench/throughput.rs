@@ -13,6 +13,7 @@ use crate::ctl::RoleName;
 use crate::error::{Context, Error, Result};
 use crate::failover::STORE_PORT;
 use crate::running::Running;
+use crate::supervise::net::Net;
 use crate::supervise::spec::{RunName, Spec};
 
 /// Rounds in a full run and in a quick one. In each round every system has its turn.
@@ -20,8 +21,8 @@ const ROUNDS: usize = 5;
 const QUICK_ROUNDS: usize = 1;
 /// What `redis-benchmark` is asked for.
 const TESTS: &str = "set,get,incr";
-const TEST_COUNT: u64 = 3;
-const CLIENTS: &str = "50";
+pub(super) const TEST_COUNT: u64 = 3;
+pub(super) const CLIENTS: &str = "50";
 const PIPELINE: &str = "16";
 /// Requests of each test: plain, pipelined, one connection.
 const REQUESTS: u64 = 30_000;
@@ -67,7 +68,7 @@ pub struct Sample {
     pub backup_vcpu_us: f64,
     /// The same, pipelined.
     pub backup_pipelined_vcpu_us: f64,
-    /// The supervisor's, all in all.
+    /// The supervisor's, all in all, and that of passt if there is one.
     pub supervisor_us: f64,
     /// The same, pipelined.
     pub supervisor_pipelined_us: f64,
@@ -78,6 +79,8 @@ pub struct Sample {
 /// What was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct ThroughputReport {
+    /// The uplink.
+    pub net: Net,
     /// Rounds.
     pub rounds: usize,
     /// Every round of every system.
@@ -107,12 +110,14 @@ impl ThroughputReport {
     }
 }
 
-/// Measures. `peer` is the script of the peer and the folder in which it was prepared.
+/// Measures, with an uplink that has published ports. `peer` is the script of the peer and the folder in which it was
+/// prepared.
 ///
 /// # Errors
 /// A system does not start or `redis-benchmark` fails.
 pub fn run(
     image: &Image,
+    net: &Net,
     quick: bool,
     peer: Option<(&Path, &Path)>,
     mut note: impl FnMut(&str),
@@ -122,7 +127,7 @@ pub fn run(
     for round in 1..=rounds {
         for (system, run) in [(System::Bare, RunName::Bare), (System::Pair, RunName::Pair)] {
             note(&format!("round {round} of {rounds}: {system:?}"));
-            samples.push(sample(image, system, run)?);
+            samples.push(sample(image, net, system, run)?);
         }
         if let Some((script, folder)) = peer {
             note(&format!("round {round} of {rounds}: Peer"));
@@ -130,8 +135,9 @@ pub fn run(
         }
     }
     note("start-up and memory");
-    let (start_ms, resident_mib) = small(image, rounds)?;
+    let (start_ms, resident_mib) = small(image, net, rounds)?;
     let mut report = ThroughputReport {
+        net: net.clone(),
         rounds,
         samples,
         start_ms,
@@ -144,15 +150,16 @@ pub fn run(
 }
 
 /// One round of one of ours.
-fn sample(image: &Image, system: System, run: RunName) -> Result<Sample> {
-    let spec =
-        Spec { run, ..Spec::new(format!("bench-{}", std::process::id()), image.clone())?.publishing(STORE_PORT) };
+fn sample(image: &Image, net: &Net, system: System, run: RunName) -> Result<Sample> {
+    let name = format!("bench-{}", std::process::id());
+    let spec = Spec { run, net: net.clone(), ..Spec::new(name, image.clone())?.publishing(STORE_PORT) };
     let mut pair = Running::start(&spec)?;
     let address = pair.address(STORE_PORT)?;
     let status = pair.status()?;
     let pid = |role| status.replica(role).map(|replica| replica.pid);
     let primary = pid(RoleName::Primary).ok_or_else(|| Error::Start("there is no primary".to_owned()))?;
-    let watched = Watched { primary, backup: pid(RoleName::Backup), supervisor: status.supervisor_pid };
+    let watched =
+        Watched { primary, backup: pid(RoleName::Backup), supervisor: status.supervisor_pid, uplink: status.net.pid };
     benchmark(address, WARM_UP_REQUESTS, &["-c", CLIENTS])?;
     let (rps, plain) = watched.during(REQUESTS, || benchmark(address, REQUESTS, &["-c", CLIENTS]))?;
     let (pipelined_rps, pipelined) = watched
@@ -199,6 +206,7 @@ struct Watched {
     primary: i32,
     backup: Option<i32>,
     supervisor: i32,
+    uplink: Option<i32>,
 }
 
 /// Processor time for one request, in microseconds.
@@ -211,7 +219,8 @@ struct Spent {
 impl Watched {
     fn read(&self) -> Result<[u64; 3]> {
         let backup = self.backup.map_or(Ok(0), process::vcpu_ns)?;
-        Ok([process::vcpu_ns(self.primary)?, backup, process::total_ns(self.supervisor)?])
+        let uplink = self.uplink.map_or(Ok(0), process::total_ns)?;
+        Ok([process::vcpu_ns(self.primary)?, backup, process::total_ns(self.supervisor)? + uplink])
     }
 
     /// Runs something that makes `requests` of each test and says what it took.
@@ -225,13 +234,15 @@ impl Watched {
 }
 
 /// What `redis-benchmark` says, over its tests.
-struct Outcome {
-    rps: f64,
-    p50_us: f64,
+pub(super) struct Outcome {
+    /// Requests a second: requests in all by time in all.
+    pub(super) rps: f64,
+    /// Middle latency in microseconds.
+    pub(super) p50_us: f64,
 }
 
 /// Runs `redis-benchmark`. The rate is the harmonic mean of the tests: requests in all by time in all.
-fn benchmark(address: SocketAddr, requests: u64, options: &[&str]) -> Result<Outcome> {
+pub(super) fn benchmark(address: SocketAddr, requests: u64, options: &[&str]) -> Result<Outcome> {
     let output = Command::new("redis-benchmark")
         .args(["-h", &address.ip().to_string(), "-p", &address.port().to_string(), "-t", TESTS, "--csv"])
         .args(["-n", &requests.to_string()])
@@ -258,12 +269,13 @@ fn row(line: &str) -> Option<(f64, f64)> {
 }
 
 /// Start-up and resident memory at the smallest promised size.
-fn small(image: &Image, rounds: usize) -> Result<(f64, f64)> {
+fn small(image: &Image, net: &Net, rounds: usize) -> Result<(f64, f64)> {
     let (mut starts, mut resident) = (Vec::new(), Vec::new());
     for _ in 0..rounds.max(3) {
         let name = format!("bench-{}", std::process::id());
         let spec = Spec {
             run: RunName::Bare,
+            net: net.clone(),
             memory_mib: SMALL_MEMORY_MIB,
             ..Spec::new(name, image.clone())?.publishing(STORE_PORT)
         };
@@ -353,8 +365,17 @@ fn promises(report: &ThroughputReport, peer: bool) -> Vec<Promise> {
 /// The report for people.
 pub fn describe(report: &ThroughputReport) -> String {
     let mut out = format!(
-        "{} rounds, medians; redis-benchmark -t {TESTS} -c {CLIENTS}\n  {:8}{:>12}{:>14}{:>14}{:>12}{:>12}{:>14}\n",
-        report.rounds, "system", "req/s", "req/s -P 16", "p50 us, c=1", "vCPU us", "backup us", "supervisor us"
+        "{} rounds, uplink {}, medians; redis-benchmark -t {TESTS} -c {CLIENTS}\n  \
+         {:8}{:>12}{:>14}{:>14}{:>12}{:>12}{:>14}\n",
+        report.rounds,
+        report.net.name(),
+        "system",
+        "req/s",
+        "req/s -P 16",
+        "p50 us, c=1",
+        "vCPU us",
+        "backup us",
+        "supervisor us"
     );
     for system in [System::Bare, System::Pair, System::Peer] {
         if !report.samples.iter().any(|sample| sample.system == system) {

@@ -116,6 +116,11 @@ impl Workspace {
         self.pollux_target_dir().join("images")
     }
 
+    /// Where benchmarks leave what they have measured.
+    pub fn bench_dir(&self) -> PathBuf {
+        self.target_dir.join("bench")
+    }
+
     /// Where fuzz targets are built and keep what they find.
     pub fn fuzz_dir(&self) -> PathBuf {
         self.target_dir.join("fuzz")
@@ -230,4 +235,40 @@ fn cargo_home() -> Option<PathBuf> {
     std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch(metadata: &str) -> Result<EpochSpec, BuildError> {
+        let metadata = serde_json::from_str(metadata).expect("metadata");
+        Package { name: "app".to_owned(), manifest_path: PathBuf::from("app/Cargo.toml"), metadata }.epoch()
+    }
+
+    #[test]
+    fn the_manifest_names_the_epoch_source() {
+        for (metadata, expected) in [
+            ("null", EpochSpec::Cooperative),
+            (r#"{"pollux": {}}"#, EpochSpec::Cooperative),
+            (r#"{"pollux": {"epoch": {"source": "cooperative"}}}"#, EpochSpec::Cooperative),
+            (r#"{"pollux": {"epoch": {"source": "exact", "length": 50000}}}"#, EpochSpec::Exact(50_000)),
+        ] {
+            assert_eq!(epoch(metadata).expect("a source"), expected, "{metadata}");
+        }
+    }
+
+    #[test]
+    fn nonsense_in_the_manifest_is_refused_with_its_place() {
+        for metadata in [
+            r#"{"pollux": {"epoch": "exact"}}"#,
+            r#"{"pollux": {"epoch": {"source": "exact"}}}"#,
+            r#"{"pollux": {"epoch": {"source": "exact", "length": -1}}}"#,
+            r#"{"pollux": {"epoch": {"source": "sometimes", "length": 1000}}}"#,
+            r#"{"pollux": {"epoch": {"length": 1000}}}"#,
+        ] {
+            let error = epoch(metadata).expect_err(metadata).to_string();
+            assert!(error.starts_with("app/Cargo.toml: [package.metadata.pollux] epoch:"), "{error}");
+        }
+    }
 }

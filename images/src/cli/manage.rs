@@ -21,8 +21,15 @@ pub(super) fn status(name: Option<&str>, json: bool) -> Result<()> {
 fn describe(status: &PairStatus) -> String {
     let serving = if status.serving { "serving" } else { "NOT serving" };
     let mut out = format!(
-        "{} ({}): {}, {}, {} protocol, generation {}, up {:.0} s\n",
-        status.name, status.app, serving, status.mode, status.protocol, status.generation, status.uptime_s
+        "{} ({}): {}, {}, {} protocol, {} epochs, generation {}, up {:.0} s\n",
+        status.name,
+        status.app,
+        serving,
+        status.mode,
+        status.protocol,
+        status.epochs,
+        status.generation,
+        status.uptime_s
     );
     for port in &status.publish {
         out.push_str(&format!("  {}:{} -> guest port {}\n", port.address, port.host, port.guest));
@@ -30,6 +37,9 @@ fn describe(status: &PairStatus) -> String {
     if let (Some(bridge), Some(device)) = (&status.net.bridge, &status.net.device) {
         let address = status.net.address.as_deref().unwrap_or("no address yet");
         out.push_str(&format!("  guest {address} ({}) at tap {device} of bridge {bridge}\n", status.net.mac));
+    }
+    if let Some(pid) = status.net.pid {
+        out.push_str(&format!("  by {}, process {pid}\n", status.net.uplink));
     }
     for replica in &status.replicas {
         out.push_str(&describe_replica(replica));

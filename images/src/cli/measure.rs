@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{print, print_json};
+use crate::bench::paper::plan::{Part, Plan};
+use crate::bench::paper::run::Images;
 use crate::build::{self, Image, Workspace};
 use crate::error::{Error, Result};
 use crate::setup::{self, Need};
+use crate::supervise::net::Net;
 use crate::{bench, demo, selftest};
 
 /// What `demo` accepts.
@@ -56,6 +59,40 @@ enum Bench {
         #[arg(long, value_name = "FOLDER", requires = "peer")]
         peer_folder: Option<PathBuf>,
     },
+    /// Redo the evaluation of Bressoud and Schneider's paper: what epochs cost by length, protocol and source; exactness;
+    /// failovers of a guest that computes.
+    Paper(PaperArgs),
+}
+
+#[derive(Args)]
+struct PaperArgs {
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+    /// One round, fewer lengths: a look, not a measurement.
+    #[arg(long)]
+    quick: bool,
+    /// Where evaluation.md, its pictures and paper.json go; target/bench unless given.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Write docs/evaluation.md and its pictures too.
+    #[arg(long)]
+    write_docs: bool,
+    /// Measure this part only; may be repeated.
+    #[arg(long, value_name = "PART")]
+    only: Vec<Part>,
+    /// Measure dhrystone.img and kv.img of this folder instead of building them.
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Rounds, instead of 5, or 1 with --quick.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: Option<u16>,
+    /// What random traffic and the moments of kills are made from.
+    #[arg(long, value_name = "SEED", default_value_t = 1996)]
+    seed: u64,
+    /// Install what is missing, with sudo if need be.
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Args)]
@@ -69,9 +106,20 @@ struct MeasureArgs {
     /// Measure this image of the store instead of building one.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// The uplink, as for `up`: "forward" or "passt".
+    #[arg(long, default_value = "forward", value_name = "NET", value_parser = net_with_ports)]
+    net: Net,
     /// Install what is missing, with sudo if need be.
     #[arg(long)]
     yes: bool,
+}
+
+/// The clients of a measurement come through a published port.
+fn net_with_ports(text: &str) -> Result<Net, String> {
+    match text.parse()? {
+        Net::Tap(_) => Err("a guest behind a tap has no published port to be measured at".to_owned()),
+        net => Ok(net),
+    }
 }
 
 impl MeasureArgs {
@@ -90,6 +138,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
             let folder = peer.as_ref().map(|script| peer_folder.clone().unwrap_or_else(|| bench::peer_folder(script)));
             bench_throughput(common, peer.as_deref().zip(folder.as_deref()))
         }
+        Bench::Paper(args) => bench_paper(args),
     }
 }
 
@@ -97,7 +146,7 @@ fn bench_failover(args: &MeasureArgs) -> Result<()> {
     setup::ensure(Need::Run, args.yes)?;
     let image = args.image()?;
     let bar = demo::progress();
-    let report = bench::failover(&image, args.quick, |text| bar.set_message(text.to_owned()));
+    let report = bench::failover(&image, &args.net, args.quick, |text| bar.set_message(text.to_owned()));
     bar.finish_and_clear();
     let report = report?;
     if args.json {
@@ -112,13 +161,43 @@ fn bench_throughput(args: &MeasureArgs, peer: Option<(&std::path::Path, &std::pa
     setup::ensure(Need::Test, args.yes)?;
     let image = args.image()?;
     let bar = demo::progress();
-    let report = bench::throughput(&image, args.quick, peer, |text| bar.set_message(text.to_owned()));
+    let report = bench::throughput(&image, &args.net, args.quick, peer, |text| bar.set_message(text.to_owned()));
     bar.finish_and_clear();
     let report = report?;
     if args.json {
         print_json(&report)?
     } else {
         print(&bench::describe_throughput(&report))?
+    }
+    bench::judge(&report.promises)
+}
+
+fn bench_paper(args: &PaperArgs) -> Result<()> {
+    setup::ensure(Need::Test, args.yes)?;
+    let workspace = Workspace::find()?;
+    let image = |app: &str| match &args.images {
+        Some(folder) => build::open(&folder.join(format!("{app}.img"))),
+        None => build::build(&workspace, app, true),
+    };
+    let images = Images { dhrystone: image("dhrystone")?, store: image("kv")? };
+    let plan = Plan::new(args.quick, &args.only, args.rounds.map(usize::from), args.seed);
+    let bar = demo::progress_of(plan.steps());
+    let report = bench::paper::run(&images, &plan, |progress| {
+        bar.set_position(progress.done as u64);
+        bar.set_message(progress.text.to_owned());
+    });
+    bar.finish_and_clear();
+    let mut written = vec![bench::paper::write(&report, args.out.as_deref().unwrap_or(&workspace.bench_dir()), true)?];
+    if args.write_docs {
+        written.push(bench::paper::write(&report, &workspace.root.join("docs"), false)?);
+    }
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&bench::paper::describe(&report))?
+    }
+    for document in written {
+        eprintln!("pollux: written: {}", document.display());
     }
     bench::judge(&report.promises)
 }

@@ -57,9 +57,9 @@ pub struct UpArgs {
     /// The emulated machine.
     #[arg(long, value_enum, default_value = "microvm")]
     machine: Machine,
-    /// Where the guest's network leads: "forward" (published ports; needs no privilege), or
-    /// "tap,bridge=BR[,address=A.B.C.D/P[,gateway=G]][,mac=M]": a port of a bridge of this host, where the guest has an
-    /// address of its own, by DHCP unless it is given. A tap needs CAP_NET_ADMIN.
+    /// Where the guest's network leads: "forward" (published ports; needs no privilege), "passt" (the same, by the
+    /// program of that name), or "tap,bridge=BR[,address=A.B.C.D/P[,gateway=G]][,mac=M]": a port of a bridge of this
+    /// host, where the guest has an address of its own, by DHCP unless it is given. A tap needs CAP_NET_ADMIN.
     #[arg(long, default_value = "forward", value_name = "NET")]
     net: Net,
     /// Let the guest reach services of this host's loopback at 10.0.2.2.
@@ -103,16 +103,23 @@ impl UpArgs {
         }
     }
 
-    /// What belongs to the forwarder is refused at a tap, rather than ignored.
+    /// What an uplink cannot do is refused, rather than ignored.
     fn check_net(&self) -> Result<()> {
+        if let (Net::Passt, Some(port)) = (&self.net, self.publish.iter().find(|port| port.address.is_ipv6())) {
+            return Err(Error::Usage(format!(
+                "--net passt cannot publish a port of {}: passt does not lead IPv6 to a guest that speaks IPv4; use \
+                 --net forward",
+                port.address
+            )));
+        }
         let option = match &self.net {
             Net::Tap(_) if !self.publish.is_empty() => "--publish",
             Net::Tap(_) if self.allow_host => "--allow-host",
             _ => return Ok(()),
         };
         Err(Error::Usage(format!(
-            "{option} goes with --net forward: a guest behind a tap has an address of its own, which clients connect to; \
-             leave {option} out"
+            "{option} goes with --net forward or passt: a guest behind a tap has an address of its own, which clients \
+             connect to; leave {option} out"
         )))
     }
 

@@ -26,7 +26,7 @@ use super::hub::Wire;
 /// Addresses of the guest's network.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// At its port 53 the guest reaches the name server of the host.
-const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 /// The guest's own address.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// Bits of the network's prefix.
@@ -34,7 +34,7 @@ pub const PREFIX_BITS: u8 = 24;
 /// Longest IP packet: the wire is memory, and a long packet costs hardly more than a short one.
 pub const MTU_BYTES: usize = 9000;
 /// The gateway's Ethernet address.
-const GATEWAY_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 2];
+pub const GATEWAY_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 2];
 /// The guest's Ethernet address, the same at both replicas.
 pub const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x15];
 /// Buffer of a connection, in each direction.
@@ -202,6 +202,11 @@ impl Forwarder {
     /// waiting. What the guest said last goes to them before.
     pub fn guest_has_gone(&mut self) {
         self.guest_gone = true;
+    }
+
+    /// Closes the published ports.
+    pub fn end(&mut self) {
+        self.published.clear();
     }
 
     /// Does all that can be done now: accepts clients if they may come, moves bytes, sends. Returns when to call again

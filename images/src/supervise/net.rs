@@ -19,6 +19,8 @@ pub enum Net {
     /// To the supervisor's forwarder: needs no privilege, reached through published ports.
     #[default]
     Forward,
+    /// To passt(1), a process of its own: needs no privilege either, reached through published ports.
+    Passt,
     /// To a bridge of this host: the guest has an address of its own there.
     Tap(TapNet),
 }
@@ -48,6 +50,17 @@ pub struct StaticAddress {
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mac(pub [u8; 6]);
+
+impl Net {
+    /// Its name on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Passt => "passt",
+            Self::Tap(_) => "tap",
+        }
+    }
+}
 
 impl TapNet {
     /// The guest's Ethernet address: the chosen one, or one that this machine gives every time to a pair of that name,
@@ -132,8 +145,9 @@ impl FromStr for Net {
         let mut parts = text.split(',');
         match parts.next() {
             Some("forward") if parts.next().is_none() => Ok(Self::Forward),
+            Some("passt") if parts.next().is_none() => Ok(Self::Passt),
             Some("tap") => tap(parts).map(Self::Tap),
-            _ => Err(format!("expected forward or tap,bridge=BR[,address=A.B.C.D/P[,gateway=G]], got {text:?}")),
+            _ => Err(format!("expected forward, passt or tap,bridge=BR[,address=A.B.C.D/P[,gateway=G]], got {text:?}")),
         }
     }
 }
@@ -186,6 +200,7 @@ mod tests {
             Some(StaticAddress { address, prefix_bits: 24, gateway })
         };
         assert_eq!(parse("forward"), Ok(Net::Forward));
+        assert_eq!(parse("passt"), Ok(Net::Passt));
         assert_eq!(parse("tap,bridge=br0"), net(None, None));
         assert_eq!(parse("tap,dhcp,bridge=br0"), net(None, None));
         assert_eq!(parse("tap,bridge=br0,address=10.9.0.2/24"), net(address(None), None));
@@ -200,6 +215,7 @@ mod tests {
             "",
             "user",
             "forward,bridge=br0",
+            "passt,bridge=br0",
             "tap",
             "tap,bridge=",
             "tap,bridge=a-name-that-is-too-long",

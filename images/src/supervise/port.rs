@@ -44,24 +44,29 @@ impl Port {
     /// # Errors
     /// The socket's error; `UnexpectedEof` when QEMU has closed it; `InvalidData` for a length that no packet has.
     pub fn read(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-        loop {
-            let room_bytes = self.input.len() - self.pending_bytes;
-            let read_bytes = match self.stream.read(&mut self.input[self.pending_bytes..]) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read_bytes) => read_bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            let end = self.pending_bytes + read_bytes;
-            let used = packets(&self.input[..end], &mut each)?;
-            self.input.copy_within(used..end, 0);
-            self.pending_bytes = end - used;
-            // A short read has emptied the socket: whatever comes later is a new edge.
-            if read_bytes < room_bytes {
-                return Ok(());
-            }
-        }
+        while self.read_once(&mut each)? {}
+        Ok(())
+    }
+
+    /// Reads once and hands each whole packet to `each`. Returns whether there may be more.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_once(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<bool> {
+        let room_bytes = self.input.len() - self.pending_bytes;
+        let read_bytes = match self.stream.read(&mut self.input[self.pending_bytes..]) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read_bytes) => read_bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        let end = self.pending_bytes + read_bytes;
+        let used = packets(&self.input[..end], &mut each)?;
+        self.input.copy_within(used..end, 0);
+        self.pending_bytes = end - used;
+        // A short read has emptied the socket: whatever comes later is a new edge.
+        Ok(read_bytes == room_bytes)
     }
 
     /// Whether the last packet has been handed over, so that another one may be begun.
@@ -83,7 +88,18 @@ impl Port {
         self.flush()
     }
 
-    /// Writes what is left of the last packet.
+    /// Bytes handed over with [`push`](Self::push) since the socket last had taken everything.
+    pub fn waiting_bytes(&self) -> usize {
+        self.output.len()
+    }
+
+    /// Puts a packet behind those that wait; they leave together with [`flush`](Self::flush).
+    pub fn push(&mut self, packet: &[u8]) {
+        self.output.extend_from_slice(&(packet.len() as u32).to_be_bytes());
+        self.output.extend_from_slice(packet);
+    }
+
+    /// Writes what is left.
     ///
     /// # Errors
     /// The socket's error.
@@ -98,6 +114,7 @@ impl Port {
             }
         }
         self.output.clear();
+        self.written_bytes = 0;
         Ok(())
     }
 }
@@ -145,6 +162,20 @@ mod tests {
                 port.read(|packet| got.push(packet.to_vec())).expect("read");
             }
             assert_eq!(got, sent);
+        }
+    }
+
+    #[test]
+    fn packets_that_wait_leave_together_and_in_order() {
+        let (mut port, mut peer) = port();
+        let sent: [&[u8]; 2] = [b"one", b"three"];
+        for round in 0..2 {
+            sent.iter().for_each(|packet| port.push(packet));
+            assert_eq!(port.waiting_bytes(), framed(&sent).len(), "round {round}");
+            port.flush().expect("flushed");
+            let mut got = vec![0; framed(&sent).len()];
+            peer.read_exact(&mut got).expect("read");
+            assert_eq!((got, port.is_idle()), (framed(&sent), true));
         }
     }
 

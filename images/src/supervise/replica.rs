@@ -149,7 +149,11 @@ pub fn socket_pair() -> Result<(StdUnixStream, StdUnixStream)> {
     Ok((ours, theirs))
 }
 
-fn nonblocking(stream: StdUnixStream) -> Result<UnixStream> {
+/// A stream for the event loop.
+///
+/// # Errors
+/// The system's.
+pub fn nonblocking(stream: StdUnixStream) -> Result<UnixStream> {
     stream.set_nonblocking(true).context(|| "cannot make a socket non-blocking")?;
     Ok(UnixStream::from_std(stream))
 }

@@ -11,7 +11,7 @@ use super::replica::Replica;
 use super::spec::{ProtocolName, RunName};
 use super::symbols;
 use super::{NS_PER_MS, Outcome, Phase, Supervisor};
-use crate::ctl::{GuestStoppedStatus, PairStatus, PublishStatus, ReplicaStatus, RoleName, to_line};
+use crate::ctl::{GuestStoppedStatus, PairStatus, ReplicaStatus, RoleName, to_line};
 use crate::error::{Error, Result};
 
 /// Lines of a log shown when a start fails.
@@ -95,6 +95,9 @@ impl Supervisor {
         if let Some(stopped) = &self.guest_stopped {
             return Some(format!("the guest stopped ({} {}):\n{}", stopped.kind, stopped.code, stopped.report));
         }
+        if let Some(failure) = self.uplink.failure() {
+            return Some(failure);
+        }
         if self.replicas.iter().all(Option::is_none) {
             let reasons: Vec<_> =
                 self.ended.iter().map(|ended| format!("replica {}: {}", ended.replica, ended.reason)).collect();
@@ -167,8 +170,11 @@ impl Supervisor {
     /// Ends the processes and removes what says that the pair is up.
     fn finish(&mut self) {
         self.replicas = [None, None];
+        self.uplink.end();
         self.happened("the pair was taken down".to_owned());
         self.dir.clear();
+        // Whoever hears that the pair is down may take its name and its ports at once.
+        self.lock = None;
         self.requests.farewell();
     }
 
@@ -221,6 +227,7 @@ impl Supervisor {
             image_id: self.spec.image_id.clone(),
             generation: record.generation,
             mode: mode.to_owned(),
+            epochs: self.spec.epoch.to_string(),
             protocol: match self.spec.protocol {
                 ProtocolName::Original => "original",
                 ProtocolName::Revised => "revised",
@@ -228,11 +235,11 @@ impl Supervisor {
             .to_owned(),
             serving: self.phase == Phase::Serving
                 && self.replicas[record.active.index()].is_some()
-                && self.uplink.works(),
+                && self.uplink.failure().is_none(),
             start_ms: self.start_ms,
             uptime_s: now_ns as f64 / 1e9,
             net: self.uplink.status(),
-            publish: self.publish_status(),
+            publish: self.uplink.published(),
             replicas: replicas.collect(),
             ended: self.ended.clone(),
             guest_stopped: self.guest_stopped.clone(),
@@ -240,16 +247,6 @@ impl Supervisor {
             events: self.happenings.iter().cloned().collect(),
             supervisor_pid: rustix::process::getpid().as_raw_nonzero().get(),
         }
-    }
-
-    fn publish_status(&self) -> Vec<PublishStatus> {
-        let published = self.uplink.published().iter();
-        let status = published.map(|port| PublishStatus {
-            address: port.host.ip().to_string(),
-            host: port.host.port(),
-            guest: port.guest_port,
-        });
-        status.collect()
     }
 
     fn hub_counters(&self) -> BTreeMap<String, u64> {
@@ -297,7 +294,7 @@ fn replica_status(replica: &Replica, role: RoleName) -> ReplicaStatus {
 }
 
 /// The last lines of a text file; empty when it cannot be read.
-fn tail(path: &Path, lines: usize) -> String {
+pub fn tail(path: &Path, lines: usize) -> String {
     let bytes = std::fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<_> = text.lines().collect();

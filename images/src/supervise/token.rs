@@ -6,8 +6,8 @@ use protocol::ReplicaId;
 pub const REQUESTS: usize = 0;
 /// The pipe to the command that started us.
 pub const STARTER: usize = 1;
-/// The tap.
-pub const TAP: usize = 2;
+/// What the uplink passes frames to: a tap, or the socket to passt.
+pub const DEVICE: usize = 2;
 /// The timer of the wire.
 pub const PACER: usize = 3;
 const REPLICAS: usize = 16;
@@ -28,8 +28,8 @@ pub enum Source {
     Requests,
     /// The command that started us.
     Starter,
-    /// The tap.
-    Tap,
+    /// What the uplink passes frames to.
+    Device,
     /// The timer of the wire.
     Pacer,
     /// A shim's control channel.
@@ -76,7 +76,7 @@ pub fn source(token: usize) -> Source {
         REQUESTS => Source::Requests,
         STARTER => Source::Starter,
         PACER => Source::Pacer,
-        TAP => Source::Tap,
+        DEVICE => Source::Device,
         _ => Source::Unknown,
     }
 }
@@ -103,8 +103,7 @@ mod tests {
             assert_eq!(source(process(id)), Source::Process(id));
         }
         assert_eq!(source(REQUESTS), Source::Requests);
-        assert_eq!((source(PACER), source(TAP)), (Source::Pacer, Source::Tap));
-        assert_eq!(source(TAP), Source::Tap);
+        assert_eq!((source(PACER), source(DEVICE)), (Source::Pacer, Source::Device));
         assert_eq!(source(LISTENERS + 3), Source::Listener(3));
         assert_eq!(source(CLIENTS + 3), Source::Client(3));
         assert_eq!(source(DATAGRAMS + 3), Source::Datagram(3));

@@ -1,7 +1,6 @@
-//! Where the guest's frames go: the forwarder or a tap.
+//! Where the guest's frames go: the forwarder, passt or a tap.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use mio::{Registry, Token};
 use protocol::control::Network;
@@ -9,16 +8,20 @@ use protocol::control::Network;
 use super::forward::{Forwarder, GATEWAY, GUEST, GUEST_MAC, MTU_BYTES, PREFIX_BITS, Published, Tokens};
 use super::hub::Wire;
 use super::net::{Mac, Net, TapNet};
+use super::passt::Passt;
 use super::spec::Spec;
 use super::tap::{Tap, TapDevice, TapError};
 use super::token;
-use crate::ctl::NetStatus;
+use crate::ctl::{NetStatus, PublishStatus};
 use crate::error::{Context, Result};
+use crate::state::StateDir;
 
 /// The outside of the hub.
 pub enum Uplink {
     /// Sockets of this host.
     Forward(Box<Forwarder>),
+    /// Another process that does the same.
+    Passt(Box<Passt>),
     /// A port of a bridge.
     Tap(Box<BridgePort>),
 }
@@ -29,8 +32,6 @@ pub struct BridgePort {
     net: TapNet,
     device: String,
     mac: Mac,
-    /// That the tap is gone has been told.
-    failure_told: bool,
 }
 
 /// Makes the tap, if there is to be one: before anything is started, because it is the likeliest to fail.
@@ -39,7 +40,7 @@ pub struct BridgePort {
 /// [`TapError`].
 pub fn open_device(spec: &Spec) -> Result<Option<TapDevice>, TapError> {
     match &spec.net {
-        Net::Forward => Ok(None),
+        Net::Forward | Net::Passt => Ok(None),
         Net::Tap(net) => TapDevice::open(&net.bridge, net.guest_mac(&spec.name)).map(Some),
     }
 }
@@ -51,6 +52,7 @@ impl Uplink {
     /// The system's.
     pub fn new(
         spec: &Spec,
+        dir: &StateDir,
         device: Option<TapDevice>,
         published: Vec<Published>,
         registry: Registry,
@@ -59,10 +61,15 @@ impl Uplink {
         match (device, &spec.net) {
             (Some(device), Net::Tap(net)) => {
                 let (mac, name) = (net.guest_mac(&spec.name), device.name.clone());
-                let tap = Tap::new(device, mac, net.address, &registry, Token(token::TAP));
+                let tap = Tap::new(device, mac, net.address, &registry, Token(token::DEVICE));
                 let tap = tap.context(|| "cannot watch the tap")?;
-                let port = BridgePort { tap, net: net.clone(), device: name, mac, failure_told: false };
+                let port = BridgePort { tap, net: net.clone(), device: name, mac };
                 Ok(Self::Tap(Box::new(port)))
+            }
+            (_, Net::Passt) => {
+                let log = dir.file("passt.log");
+                let passt = Passt::start(published, spec.allow_host, log, &registry, Token(token::DEVICE))?;
+                Ok(Self::Passt(Box::new(passt)))
             }
             _ => {
                 let tokens = Tokens { listeners: token::LISTENERS, datagrams: token::DATAGRAMS, pipes: token::PIPES };
@@ -75,15 +82,9 @@ impl Uplink {
     /// How the guest's network is configured.
     pub fn network(&self) -> Network {
         match self {
-            Self::Forward(_) => Network {
-                mac: GUEST_MAC,
-                address: GUEST.octets(),
-                prefix_bits: PREFIX_BITS,
-                gateway: GATEWAY.octets(),
-                mtu_bytes: MTU_BYTES as u16,
-                dhcp: false,
-                checksums: false,
-            },
+            Self::Forward(_) => behind_gateway(false),
+            // passt makes checksums, and nothing promises that it will never look at the guest's.
+            Self::Passt(_) => behind_gateway(true),
             Self::Tap(port) => port.tap.network(),
         }
     }
@@ -92,6 +93,7 @@ impl Uplink {
     pub fn receive(&mut self, now_ns: u64, frame: &[u8], wire: &mut Wire) {
         match self {
             Self::Forward(forwarder) => forwarder.receive(now_ns, frame, wire),
+            Self::Passt(passt) => passt.receive(frame),
             Self::Tap(port) => port.tap.receive(frame),
         }
     }
@@ -101,6 +103,10 @@ impl Uplink {
     pub fn run(&mut self, now_ns: u64, wire: &mut Wire, accepting: bool) -> Option<u64> {
         match self {
             Self::Forward(forwarder) => forwarder.run(now_ns, wire, accepting),
+            Self::Passt(passt) => {
+                passt.run(wire, accepting);
+                None
+            }
             Self::Tap(port) => port.tap.run(now_ns, wire),
         }
     }
@@ -126,10 +132,12 @@ impl Uplink {
         }
     }
 
-    /// The tap has changed.
-    pub fn tap_ready(&mut self) {
-        if let Self::Tap(port) = self {
-            port.tap.ready();
+    /// The tap, or the socket to passt, has changed.
+    pub fn device_ready(&mut self) {
+        match self {
+            Self::Forward(_) => {}
+            Self::Passt(passt) => passt.ready(),
+            Self::Tap(port) => port.tap.ready(),
         }
     }
 
@@ -143,9 +151,9 @@ impl Uplink {
     /// What the guest has not done yet that it does when it serves; `guest_waits` says whether it has come to wait for
     /// the first time, at every replica.
     ///
-    /// At published ports that is to accept a connection. Of a guest on a bridge it is not known where it listens; but
-    /// all that a program does before it waits is done then, its listeners included. One that asks for its address has
-    /// got it.
+    /// At the forwarder's ports that is to accept a connection. Of a guest on a bridge it is not known where it
+    /// listens, and passt accepts before it asks the guest; but all that a program does before it waits is done then,
+    /// its listeners included. One that asks for its address has got it.
     pub fn what_is_missing(&self, guest_waits: bool) -> Option<String> {
         match self {
             Self::Forward(forwarder) => {
@@ -153,64 +161,75 @@ impl Uplink {
                 (!ports.is_empty())
                     .then(|| format!("the guest does not accept connections on port {}", ports.join(", ")))
             }
-            Self::Tap(_) if !guest_waits => Some("the guest has not come to wait for anything".to_owned()),
+            Self::Passt(passt) if !passt.has_answered() => Some("passt does not answer".to_owned()),
+            Self::Passt(_) | Self::Tap(_) if !guest_waits => {
+                Some("the guest has not come to wait for anything".to_owned())
+            }
             Self::Tap(port) if port.tap.guest_address().is_none() => {
                 Some(format!("no DHCP server behind bridge {:?} has given the guest an address", port.net.bridge))
             }
-            Self::Tap(_) => None,
+            Self::Passt(_) | Self::Tap(_) => None,
         }
     }
 
     /// No machine runs any more and none will: clients are told.
     pub fn guest_has_gone(&mut self) {
-        if let Self::Forward(forwarder) = self {
-            forwarder.guest_has_gone();
+        match self {
+            Self::Forward(forwarder) => forwarder.guest_has_gone(),
+            Self::Passt(passt) => passt.guest_has_gone(),
+            Self::Tap(_) => {}
+        }
+    }
+
+    /// All is over: what others may want to use next is given back.
+    pub fn end(&mut self) {
+        match self {
+            Self::Forward(forwarder) => forwarder.end(),
+            Self::Passt(passt) => passt.end(),
+            Self::Tap(_) => {}
         }
     }
 
     /// Published ports.
-    pub fn published(&self) -> &[Published] {
+    pub fn published(&self) -> Vec<PublishStatus> {
         match self {
-            Self::Forward(forwarder) => forwarder.published(),
-            Self::Tap(_) => &[],
+            Self::Forward(forwarder) => {
+                forwarder.published().iter().map(|port| PublishStatus::new(port.host, port.guest_port)).collect()
+            }
+            Self::Passt(passt) => {
+                passt.published().iter().map(|&(host, guest)| PublishStatus::new(host, guest)).collect()
+            }
+            Self::Tap(_) => Vec::new(),
         }
     }
 
-    /// Whether frames can pass.
-    pub fn works(&self) -> bool {
+    /// What has become of the tap or of passt, if it is of no more use.
+    pub fn failure(&self) -> Option<String> {
         match self {
-            Self::Forward(_) => true,
-            Self::Tap(port) => port.tap.failure().is_none(),
+            Self::Forward(_) => None,
+            Self::Passt(passt) => passt.failure().map(str::to_owned),
+            Self::Tap(port) => port.tap.failure().map(|failure| {
+                format!(
+                    "tap {} is gone ({failure}): the guest cannot be reached any more; take the pair down and start it \
+                     again",
+                    port.device
+                )
+            }),
         }
-    }
-
-    /// What has become of the tap, once, if it is of no more use.
-    pub fn new_failure(&mut self) -> Option<String> {
-        let Self::Tap(port) = self else { return None };
-        let failure: io::Error = port.tap.failure().filter(|_| !port.failure_told)?;
-        port.failure_told = true;
-        Some(format!(
-            "tap {} is gone ({failure}): the guest cannot be reached any more; take the pair down and start it again",
-            port.device
-        ))
     }
 
     /// What `status` shows.
     pub fn status(&self) -> NetStatus {
         match self {
-            Self::Forward(_) => NetStatus {
-                uplink: "forward".to_owned(),
-                mac: Mac(GUEST_MAC).to_string(),
-                address: Some(GUEST.to_string()),
-                bridge: None,
-                device: None,
-            },
+            Self::Forward(_) => status_behind_gateway("forward", None),
+            Self::Passt(passt) => status_behind_gateway("passt", Some(passt.pid())),
             Self::Tap(port) => NetStatus {
                 uplink: "tap".to_owned(),
                 mac: port.mac.to_string(),
                 address: port.tap.guest_address().map(|address| address.to_string()),
                 bridge: Some(port.net.bridge.clone()),
                 device: Some(port.device.clone()),
+                pid: None,
             },
         }
     }
@@ -230,10 +249,38 @@ impl Uplink {
                 add("stack_timed_out", stack.timed_out);
                 add("stack_replies_dropped", stack.replies_dropped);
             }
+            Self::Passt(passt) => {
+                add("frames_filtered", passt.counters.filtered);
+                add("frames_dropped_by_passt", passt.counters.dropped);
+            }
             Self::Tap(port) => {
                 add("frames_filtered", port.tap.counters.filtered);
                 add("frames_dropped_by_tap", port.tap.counters.dropped);
             }
         }
+    }
+}
+
+/// The network of a guest behind the forwarder or passt: the same, so that a program need not know which.
+fn behind_gateway(checksums: bool) -> Network {
+    Network {
+        mac: GUEST_MAC,
+        address: GUEST.octets(),
+        prefix_bits: PREFIX_BITS,
+        gateway: GATEWAY.octets(),
+        mtu_bytes: MTU_BYTES as u16,
+        dhcp: false,
+        checksums,
+    }
+}
+
+fn status_behind_gateway(uplink: &str, pid: Option<i32>) -> NetStatus {
+    NetStatus {
+        uplink: uplink.to_owned(),
+        mac: Mac(GUEST_MAC).to_string(),
+        address: Some(GUEST.to_string()),
+        bridge: None,
+        device: None,
+        pid,
     }
 }

@@ -1,0 +1,223 @@
+//! What is measured: which workload under which epochs, how much of it, how often.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::workload::Workload;
+use crate::supervise::spec::{EpochSpec, ProtocolName, RunName};
+
+/// Lengths of exact epochs, in instructions, evenly spread over their logarithms; among them those of the paper, and those
+/// that something is promised for.
+const LENGTHS: [u64; 8] = [1_000, 4_000, 8_000, PROMISED_SHORT, 32_000, 100_000, 385_000, PROMISED_LONG];
+const QUICK_LENGTHS: [u64; 4] = [4_000, PROMISED_SHORT, 100_000, PROMISED_LONG];
+const QUICK_STORE_LENGTHS: [u64; 2] = [PROMISED_SHORT, PROMISED_LONG];
+/// Lengths of exact epochs that promises name.
+pub const PROMISED_SHORT: u64 = 10_000;
+/// The long one.
+pub const PROMISED_LONG: u64 = 1_000_000;
+/// Lengths that are also run with epochs but without a peer.
+const SOLO_LENGTHS: [u64; 3] = [4_000, PROMISED_SHORT, 100_000];
+/// Runs of Dhrystone after which it gives way, where it does.
+pub const YIELD_AFTER: u32 = 1_000;
+/// Instructions of a run of Dhrystone, roughly: it only decides how many runs are asked for.
+const INSTRUCTIONS_A_RUN: u64 = 384;
+
+/// How the machine runs the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum System {
+    /// Without epochs.
+    Bare,
+    /// With epochs, without a peer.
+    Solo,
+    /// Two replicas and a protocol.
+    Pair(ProtocolName),
+}
+
+impl System {
+    /// As the supervisor is told.
+    pub fn run_name(self) -> RunName {
+        match self {
+            Self::Bare => RunName::Bare,
+            Self::Solo => RunName::Solo,
+            Self::Pair(_) => RunName::Pair,
+        }
+    }
+
+    /// The protocol, where there is one.
+    pub fn protocol(self) -> ProtocolName {
+        if let Self::Pair(protocol) = self { protocol } else { ProtocolName::Revised }
+    }
+}
+
+impl fmt::Display for System {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bare => "bare",
+            Self::Solo => "solo",
+            Self::Pair(ProtocolName::Original) => "pair, original",
+            Self::Pair(ProtocolName::Revised) => "pair, revised",
+        })
+    }
+}
+
+/// One thing that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Configuration {
+    /// What the guest does.
+    pub workload: Workload,
+    /// What ends its epochs. Without epochs: whether instructions are counted, as they are with such epochs.
+    pub epoch: EpochSpec,
+    /// How it is run.
+    pub system: System,
+}
+
+impl fmt::Display for Configuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}, {}", self.workload, self.epoch, self.system)
+    }
+}
+
+/// Systems that are compared: each does the same in the same round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// What the guest does.
+    pub workload: Workload,
+    /// What ends its epochs.
+    pub epoch: EpochSpec,
+    /// How much of it, in the workload's unit.
+    pub size: u64,
+    /// The systems, the baseline first.
+    pub systems: Vec<System>,
+}
+
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The workload that computes.
+    Dhrystone,
+    /// The network server.
+    Kv,
+    /// The comparison of very many digests.
+    Exactness,
+    /// Primaries that are killed while they compute.
+    Failover,
+}
+
+/// All that is measured.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Whether this is a look and no measurement.
+    pub quick: bool,
+    /// Rounds; in each every group has its turn.
+    pub rounds: usize,
+    /// What is compared.
+    pub groups: Vec<Group>,
+    /// Epochs whose digests are compared.
+    pub exact_epochs: Option<u64>,
+    /// Primaries that are killed.
+    pub kills: Option<usize>,
+    /// What random choices start from.
+    pub seed: u64,
+}
+
+impl Plan {
+    /// A full plan or a quick one, of these parts; of all, if none is named.
+    pub fn new(quick: bool, parts: &[Part], rounds: Option<usize>, seed: u64) -> Self {
+        let wanted = |part| parts.is_empty() || parts.contains(&part);
+        let mut groups = Vec::new();
+        if wanted(Part::Dhrystone) {
+            groups.extend(dhrystone(quick));
+        }
+        if wanted(Part::Kv) {
+            groups.extend(store(quick));
+        }
+        Self {
+            quick,
+            rounds: rounds.unwrap_or(if quick { 1 } else { 5 }),
+            groups,
+            exact_epochs: wanted(Part::Exactness).then_some(if quick { 10_000 } else { 100_000 }),
+            kills: wanted(Part::Failover).then_some(if quick { 3 } else { 30 }),
+            seed,
+        }
+    }
+
+    /// How many measurements, checks and kills it takes.
+    pub fn steps(&self) -> usize {
+        let a_round: usize = self.groups.iter().map(|group| group.systems.len()).sum();
+        a_round * self.rounds + usize::from(self.exact_epochs.is_some()) + self.kills.unwrap_or(0)
+    }
+}
+
+fn systems(solo: bool) -> Vec<System> {
+    let mut systems = vec![System::Bare, System::Pair(ProtocolName::Revised), System::Pair(ProtocolName::Original)];
+    if solo {
+        systems.push(System::Solo);
+    }
+    systems
+}
+
+fn dhrystone(quick: bool) -> Vec<Group> {
+    let (runs, most_epochs) = if quick { (300_000, 10_000) } else { (1_500_000, 100_000) };
+    let cooperative = [0, YIELD_AFTER].map(|yield_after| Group {
+        workload: Workload::Dhrystone { yield_after },
+        epoch: EpochSpec::Cooperative,
+        // Without counting it is faster; and there are no epochs to be paid for.
+        size: runs * 2,
+        systems: systems(false),
+    });
+    let lengths = if quick { &QUICK_LENGTHS[..] } else { &LENGTHS[..] };
+    let exact = lengths.iter().map(|&length| Group {
+        workload: Workload::COMPUTES,
+        epoch: EpochSpec::Exact(length),
+        // Short epochs are many: less of them says as much.
+        size: runs.min(most_epochs * length / INSTRUCTIONS_A_RUN),
+        systems: systems(SOLO_LENGTHS.contains(&length)),
+    });
+    cooperative.into_iter().chain(exact).collect()
+}
+
+fn store(quick: bool) -> Vec<Group> {
+    let requests = if quick { 3_000 } else { 20_000 };
+    let group = |epoch, size| Group { workload: Workload::Store, epoch, size, systems: systems(false) };
+    let lengths = if quick { &QUICK_STORE_LENGTHS[..] } else { &LENGTHS[..] };
+    let exact = lengths.iter().map(|&length| group(EpochSpec::Exact(length), requests.min((length * 2).max(3_000))));
+    std::iter::once(group(EpochSpec::Cooperative, requests * 2)).chain(exact).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_group_has_its_baseline_first_and_both_protocols() {
+        for quick in [false, true] {
+            let plan = Plan::new(quick, &[], None, 1);
+            for group in &plan.groups {
+                assert_eq!(group.systems[0], System::Bare);
+                for protocol in [ProtocolName::Original, ProtocolName::Revised] {
+                    assert!(group.systems.contains(&System::Pair(protocol)));
+                }
+                assert!(group.size > 0 && group.workload.needs().is_none());
+            }
+            let solo = |group: &Group| group.systems.contains(&System::Solo);
+            for length in [PROMISED_SHORT, PROMISED_LONG] {
+                assert!(plan.groups.iter().any(|group| group.epoch == EpochSpec::Exact(length)));
+            }
+            assert!(plan.groups.iter().any(|group| solo(group) && group.epoch == EpochSpec::Exact(PROMISED_SHORT)));
+        }
+    }
+
+    #[test]
+    fn parts_can_be_left_out() {
+        let plan = Plan::new(true, &[Part::Failover], None, 1);
+        assert!(plan.groups.is_empty() && plan.exact_epochs.is_none());
+        assert_eq!(plan.steps(), plan.kills.expect("wanted"));
+        let plan = Plan::new(true, &[Part::Kv], Some(2), 1);
+        assert!(plan.groups.iter().all(|group| group.workload == Workload::Store));
+        assert_eq!(plan.steps(), plan.groups.len() * 3 * 2);
+    }
+}

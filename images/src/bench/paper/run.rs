@@ -1,0 +1,178 @@
+//! One measurement: a pair that is started, warmed up, asked, counted and taken down.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::plan::{Configuration, Group, System};
+use super::workload::Workload;
+use crate::build::Image;
+use crate::ctl::{PairStatus, ReplicaStatus, RoleName};
+use crate::error::{Error, Result};
+use crate::qemu::Accelerator;
+use crate::running::Running;
+use crate::supervise::spec::{EpochSpec, Spec};
+
+/// The part of a workload that is done before anything is counted, so that the translator has seen the code.
+const WARM_UP_SHARE: u64 = 4;
+/// How often a status is looked at that should change.
+const STATUS_INTERVAL: Duration = Duration::from_millis(5);
+/// Statuses come ten times a second of the machine's clock.
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The images that are measured.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// Of the benchmark that computes.
+    pub dhrystone: Image,
+    /// Of the store.
+    pub store: Image,
+}
+
+impl Images {
+    fn of(&self, workload: Workload) -> &Image {
+        if workload == Workload::Store { &self.store } else { &self.dhrystone }
+    }
+
+    /// How a configuration is started. Always translated: only then can all of them be compared.
+    ///
+    /// # Errors
+    /// As [`Spec::new`].
+    pub fn spec(&self, configuration: Configuration) -> Result<Spec> {
+        let Configuration { workload, epoch, system } = configuration;
+        let name = format!("bench-{}", std::process::id());
+        Ok(Spec {
+            run: system.run_name(),
+            protocol: system.protocol(),
+            epoch,
+            memory_mib: workload.memory_mib(),
+            accelerator: Accelerator::Tcg,
+            arguments: workload.arguments(),
+            ..Spec::new(name, self.of(workload).clone())?.publishing(workload.port())
+        })
+    }
+}
+
+/// What the shims have counted between two statuses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Counts {
+    /// Epochs that the active replica has ended.
+    pub epochs: u64,
+    /// Messages on the link, both directions.
+    pub link_messages: u64,
+    /// Bytes on the link, both directions.
+    pub link_bytes: u64,
+    /// Times the primary had to wait for its backup.
+    pub gate_waits: u64,
+    /// Time it waited so, in nanoseconds of its machine's clock, which follows the host's.
+    pub gate_wait_ns: u64,
+}
+
+impl Counts {
+    fn read(status: &PairStatus) -> Self {
+        let counter = |role, name| {
+            let counters = status.replica(role).map(|replica: &ReplicaStatus| &replica.counters);
+            counters.and_then(|counters| counters.get(name)).copied().unwrap_or(0)
+        };
+        let primary = |name| counter(RoleName::Primary, name);
+        let backup = |name| counter(RoleName::Backup, name);
+        Self {
+            epochs: primary("epochs"),
+            link_messages: primary("link_messages_sent") + backup("link_messages_sent"),
+            link_bytes: primary("link_bytes_sent") + backup("link_bytes_sent"),
+            gate_waits: primary("gate_waits"),
+            gate_wait_ns: primary("gate_wait_ns"),
+        }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            epochs: self.epochs - before.epochs,
+            link_messages: self.link_messages - before.link_messages,
+            link_bytes: self.link_bytes - before.link_bytes,
+            gate_waits: self.gate_waits - before.gate_waits,
+            gate_wait_ns: self.gate_wait_ns - before.gate_wait_ns,
+        }
+    }
+}
+
+/// One measurement.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sample {
+    /// What was measured.
+    pub configuration: Configuration,
+    /// In which round, from 1.
+    pub round: usize,
+    /// How much was done, in the workload's unit.
+    pub size: u64,
+    /// Seconds of the host's clock.
+    pub elapsed_s: f64,
+    /// What the shims counted meanwhile, and a moment before and after.
+    pub counts: Counts,
+}
+
+/// Measures one system of a group.
+///
+/// # Errors
+/// It does not start, answers wrongly, or a replica fails meanwhile.
+pub fn measure(images: &Images, group: &Group, system: System, round: usize) -> Result<Sample> {
+    let configuration = Configuration { workload: group.workload, epoch: group.epoch, system };
+    let mut pair = Running::start(&images.spec(configuration)?)?;
+    let mut client = group.workload.connect(pair.address(group.workload.port())?)?;
+    client.exchange((group.size / WARM_UP_SHARE).max(1))?;
+    let before = Counts::read(&settled(&mut pair)?);
+    let elapsed_s = client.exchange(group.size)?;
+    let after = settled(&mut pair)?;
+    undisturbed(&after)?;
+    pair.down()?;
+    Ok(Sample { configuration, round, size: group.size, elapsed_s, counts: Counts::read(&after).since(before) })
+}
+
+/// An error if the virtual machines are not those that were started, doing what they did.
+///
+/// # Errors
+/// [`Error::CheckFailed`] with the newest events.
+pub fn undisturbed(status: &PairStatus) -> Result<()> {
+    if status.generation == 1 && status.ended.is_empty() && status.guest_stopped.is_none() {
+        return Ok(());
+    }
+    let newest: Vec<_> = status.events.iter().rev().take(4).map(|event| event.text.as_str()).collect();
+    Err(Error::CheckFailed(format!("a failure disturbed the measurement; newest first: {}", newest.join(" | "))))
+}
+
+/// A status with counters that every replica has told since this was called. The first new one may have been on its way
+/// already; the second was not.
+fn settled(pair: &mut Running) -> Result<PairStatus> {
+    let told_at = |status: &PairStatus| -> Vec<f64> { status.replicas.iter().map(|r| r.uptime_s).collect() };
+    let until = Instant::now() + STATUS_PATIENCE;
+    let mut status = pair.status()?;
+    for _ in 0..2 {
+        let old = told_at(&status);
+        while told_at(&status).iter().zip(&old).any(|(new, old)| new == old) {
+            if Instant::now() > until {
+                return Err(Error::CheckFailed("a replica has stopped telling its status".to_owned()));
+            }
+            std::thread::sleep(STATUS_INTERVAL);
+            status = pair.status()?;
+        }
+    }
+    Ok(status)
+}
+
+/// How a configuration of the workload that computes is named in short.
+pub fn computing(epoch: EpochSpec, system: System) -> Configuration {
+    Configuration { workload: Workload::COMPUTES, epoch, system }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_differences() {
+        let before = Counts { epochs: 3, link_messages: 5, ..Counts::default() };
+        let after = Counts { epochs: 13, link_messages: 25, ..Counts::default() };
+        let counts = after.since(before);
+        assert_eq!(counts, Counts { epochs: 10, link_messages: 20, ..Counts::default() });
+    }
+}

@@ -1,0 +1,276 @@
+//! What the measurements of all rounds come to.
+
+use serde::Serialize;
+
+use super::model::{self, Fit, Point};
+use super::plan::{Configuration, System};
+use super::run::Sample;
+use super::stats::Spread;
+use super::workload::Workload;
+use crate::supervise::spec::{EpochSpec, ProtocolName};
+
+/// Fewer epochs than these say nothing about the cost of one.
+const LEAST_EPOCHS: u64 = 100;
+
+/// One configuration, over all rounds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// What was measured.
+    pub configuration: Configuration,
+    /// In how many rounds.
+    pub rounds: usize,
+    /// Seconds of the host's clock.
+    pub elapsed_s: Spread,
+    /// Normalised performance: time by time of the baseline in the same round. `None` for baselines.
+    pub np: Option<Spread>,
+    /// Time beyond the baseline's for each epoch, in microseconds. `None` where there are too few epochs.
+    pub boundary_us: Option<Spread>,
+    /// Epochs a second.
+    pub epochs_per_s: f64,
+    /// Messages on the link a second, both directions.
+    pub messages_per_s: f64,
+    /// Messages on the link an epoch.
+    pub messages_per_epoch: f64,
+    /// Bytes on the link a second, both directions.
+    pub bytes_per_s: f64,
+    /// Bytes on the link an epoch.
+    pub bytes_per_epoch: f64,
+    /// How long the primary waited for its backup, as a share of the time.
+    pub wait_share: f64,
+}
+
+/// What counting instructions costs: the baseline that counts by the baseline that does not.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Counting {
+    /// What the guest does.
+    pub workload: Workload,
+    /// Time for the same work, by the time without counting.
+    pub np: Spread,
+}
+
+/// The paper's model, fitted to one workload under one protocol.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Model {
+    /// What the guest does.
+    pub workload: Workload,
+    /// How it is run.
+    pub system: System,
+    /// The fit.
+    pub fit: Fit,
+}
+
+/// Every configuration, in the order in which they were measured first.
+pub fn rows(samples: &[Sample]) -> Vec<Row> {
+    let mut seen: Vec<Configuration> = Vec::new();
+    for sample in samples {
+        if !seen.contains(&sample.configuration) {
+            seen.push(sample.configuration);
+        }
+    }
+    seen.sort_by_key(|configuration| rank(*configuration));
+    seen.into_iter().filter_map(|configuration| row(samples, configuration)).collect()
+}
+
+/// Where a configuration stands in the table.
+fn rank(configuration: Configuration) -> (u8, u32, u64, u8) {
+    let (workload, yield_after) = match configuration.workload {
+        Workload::Dhrystone { yield_after } => (0, yield_after),
+        Workload::DiskRead => (1, 0),
+        Workload::DiskWrite => (2, 0),
+        Workload::Store => (3, 0),
+    };
+    let system = match configuration.system {
+        System::Bare => 0,
+        System::Solo => 1,
+        System::Pair(ProtocolName::Revised) => 2,
+        System::Pair(ProtocolName::Original) => 3,
+    };
+    (workload, yield_after, configuration.epoch.length(), system)
+}
+
+fn row(samples: &[Sample], configuration: Configuration) -> Option<Row> {
+    let own: Vec<&Sample> = samples.iter().filter(|sample| sample.configuration == configuration).collect();
+    let over = |measure: &dyn Fn(&Sample) -> Option<f64>| -> Option<Spread> {
+        Spread::of(&own.iter().filter_map(|sample| measure(sample)).collect::<Vec<f64>>())
+    };
+    let middle = |measure: &dyn Fn(&Sample) -> f64| over(&|sample| Some(measure(sample))).map_or(0.0, |s| s.median);
+    let compared = configuration.system != System::Bare;
+    let by_time = |count: fn(&Sample) -> u64| middle(&|sample| count(sample) as f64 / sample.elapsed_s);
+    let by_epoch =
+        |count: fn(&Sample) -> u64| middle(&|sample| count(sample) as f64 / sample.counts.epochs.max(1) as f64);
+    Some(Row {
+        configuration,
+        rounds: own.len(),
+        elapsed_s: over(&|sample| Some(sample.elapsed_s))?,
+        np: over(&|sample| Some(sample.elapsed_s / baseline(samples, sample)?.elapsed_s)).filter(|_| compared),
+        boundary_us: over(&|sample| boundary_us(samples, sample)).filter(|_| compared),
+        epochs_per_s: by_time(|sample| sample.counts.epochs),
+        messages_per_s: by_time(|sample| sample.counts.link_messages),
+        messages_per_epoch: by_epoch(|sample| sample.counts.link_messages),
+        bytes_per_s: by_time(|sample| sample.counts.link_bytes),
+        bytes_per_epoch: by_epoch(|sample| sample.counts.link_bytes),
+        wait_share: middle(&|sample| sample.counts.gate_wait_ns as f64 / 1e9 / sample.elapsed_s),
+    })
+}
+
+/// The same without epochs, in the same round.
+fn baseline<'a>(samples: &'a [Sample], of: &Sample) -> Option<&'a Sample> {
+    let configuration = Configuration { system: System::Bare, ..of.configuration };
+    samples
+        .iter()
+        .find(|sample| sample.configuration == configuration && sample.round == of.round && sample.size == of.size)
+}
+
+fn boundary_us(samples: &[Sample], sample: &Sample) -> Option<f64> {
+    let added_s = sample.elapsed_s - baseline(samples, sample)?.elapsed_s;
+    let epochs = sample.counts.epochs;
+    (epochs >= LEAST_EPOCHS).then(|| added_s / epochs as f64 * 1e6)
+}
+
+/// What counting costs each workload. The longest measurement that counts is compared.
+pub fn counting(samples: &[Sample]) -> Vec<Counting> {
+    let of = |workload| {
+        let bare = move |sample: &&Sample| {
+            sample.configuration.workload == workload && sample.configuration.system == System::Bare
+        };
+        let counts = |sample: &&Sample| sample.configuration.epoch.icount_shift().is_some();
+        let longest = samples.iter().filter(bare).filter(counts).map(|sample| sample.size).max()?;
+        let ratios =
+            samples.iter().filter(bare).filter(counts).filter(|sample| sample.size == longest).filter_map(|counted| {
+                let plain = samples.iter().filter(bare).find(|s| !counts(s) && s.round == counted.round)?;
+                Some((counted.elapsed_s / counted.size as f64) / (plain.elapsed_s / plain.size as f64))
+            });
+        Some(Counting { workload, np: Spread::of(&ratios.collect::<Vec<f64>>())? })
+    };
+    [Workload::COMPUTES, Workload::Store].into_iter().filter_map(of).collect()
+}
+
+/// The model for every workload and system that ran under exact epochs of several lengths.
+pub fn models(samples: &[Sample], rows: &[Row]) -> Vec<Model> {
+    let systems = [System::Pair(ProtocolName::Revised), System::Pair(ProtocolName::Original), System::Solo];
+    let all = [Workload::COMPUTES, Workload::Store].into_iter().flat_map(|w| systems.map(|system| (w, system)));
+    let of = |(workload, system)| {
+        let own = |row: &&Row| row.configuration.workload == workload && row.configuration.system == system;
+        let points: Vec<Point> = rows.iter().filter(own).filter_map(|row| point(samples, row)).collect();
+        Some(Model { workload, system, fit: model::fit(&points)? })
+    };
+    all.filter_map(of).collect()
+}
+
+/// A point of the model. The number of epochs is counted, not reckoned: a guest that waits ends its epoch before.
+fn point(samples: &[Sample], row: &Row) -> Option<Point> {
+    let EpochSpec::Exact(length) = row.configuration.epoch else { return None };
+    let own = samples.iter().filter(|sample| sample.configuration == row.configuration);
+    let epochs: Vec<f64> = own.filter_map(|s| Some(s.counts.epochs as f64 / baseline(samples, s)?.elapsed_s)).collect();
+    Some(Point { length: length as f64, np: row.np?.median, epochs_per_s: Spread::of(&epochs)?.median })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::bench::paper::run::{Counts, computing};
+
+    /// A sample of the workload that computes a hundred million instructions.
+    fn sample(epoch: EpochSpec, system: System, round: usize, elapsed_s: f64) -> Sample {
+        let epochs = if let (EpochSpec::Exact(length), true) = (epoch, system != System::Bare) {
+            100_000_000 / length
+        } else {
+            4
+        };
+        let pair = u64::from(matches!(system, System::Pair(_)));
+        Sample {
+            configuration: computing(epoch, system),
+            round,
+            size: 260_000,
+            elapsed_s,
+            counts: Counts {
+                epochs,
+                link_messages: pair * epochs * 2,
+                link_bytes: pair * epochs * 120,
+                gate_waits: pair * epochs / 2,
+                gate_wait_ns: pair * (elapsed_s * 1e8) as u64,
+            },
+        }
+    }
+
+    /// Three rounds of everything, on a machine half as fast in the second: an epoch costs 20 us alone, 40 us in a pair, and 80 us under the original protocol.
+    pub fn samples() -> Vec<Sample> {
+        let mut all = Vec::new();
+        let systems = [
+            (System::Bare, 0.0),
+            (System::Solo, 20e-6),
+            (System::Pair(ProtocolName::Revised), 40e-6),
+            (System::Pair(ProtocolName::Original), 80e-6),
+        ];
+        for (round, bare_s) in [(1, 0.2), (2, 0.4), (3, 0.2)] {
+            for (system, _) in systems {
+                if system != System::Solo {
+                    all.push(sample(EpochSpec::Cooperative, system, round, bare_s * 0.8));
+                }
+            }
+            for length in [1_000, 10_000, 1_000_000] {
+                for (system, cost_s) in systems {
+                    let added_s = bare_s / 0.2 * cost_s * (100_000_000 / length) as f64;
+                    all.push(sample(EpochSpec::Exact(length), system, round, bare_s + added_s));
+                }
+            }
+        }
+        all
+    }
+
+    fn find(rows: &[Row], epoch: EpochSpec, system: System) -> &Row {
+        rows.iter().find(|row| row.configuration == computing(epoch, system)).expect("a row")
+    }
+
+    #[test]
+    fn performance_is_normalised_within_each_round() {
+        let rows = rows(&samples());
+        assert_eq!(rows.len(), 15);
+        let revised = find(&rows, EpochSpec::Exact(10_000), System::Pair(ProtocolName::Revised));
+        // The second round took twice as long, the ratio is the same.
+        let np = revised.np.expect("a ratio");
+        assert!((np.min - 3.0).abs() < 1e-9 && (np.max - 3.0).abs() < 1e-9);
+        assert!((revised.boundary_us.expect("epochs").min - 40.0).abs() < 1e-9);
+        assert_eq!((revised.rounds, revised.messages_per_epoch, revised.bytes_per_epoch), (3, 2.0, 120.0));
+        assert!((revised.wait_share - 0.1).abs() < 1e-6);
+        assert_eq!(find(&rows, EpochSpec::Exact(10_000), System::Bare).np, None);
+        let cooperative = find(&rows, EpochSpec::Cooperative, System::Pair(ProtocolName::Original));
+        assert_eq!(cooperative.boundary_us, None, "four epochs say nothing about the cost of one");
+    }
+
+    #[test]
+    fn rows_are_in_order_whatever_the_order_of_measurement() {
+        let mut backwards = samples();
+        backwards.reverse();
+        let order = |rows: Vec<Row>| -> Vec<String> { rows.iter().map(|row| row.configuration.to_string()).collect() };
+        assert_eq!(order(rows(&backwards)), order(rows(&samples())));
+    }
+
+    #[test]
+    fn a_round_without_its_baseline_is_left_out() {
+        let mut some = samples();
+        some.retain(|sample| !(sample.configuration.system == System::Bare && sample.round == 2));
+        let rows = rows(&some);
+        let row = find(&rows, EpochSpec::Exact(1_000), System::Solo);
+        let boundary = row.boundary_us.expect("the other rounds");
+        // That round alone cost more.
+        assert!(row.rounds == 3 && (boundary.max - 20.0).abs() < 1e-9, "{boundary:?}");
+    }
+
+    #[test]
+    fn counting_is_compared_for_the_same_work() {
+        let counting = counting(&samples());
+        assert_eq!(counting.len(), 1);
+        assert!((counting[0].np.median - 1.25).abs() < 1e-9);
+    }
+
+    #[test]
+    fn each_system_gets_its_model() {
+        let samples = samples();
+        let models = models(&samples, &rows(&samples));
+        let costs: Vec<_> = models.iter().map(|model| (model.system.to_string(), model.fit.points.len())).collect();
+        assert_eq!(costs, [("pair, revised".to_owned(), 3), ("pair, original".to_owned(), 3), ("solo".to_owned(), 3)]);
+        assert!(models.iter().all(|model| model.workload == Workload::COMPUTES));
+        assert!((models[0].fit.cost_us - 40.0).abs() < 1e-6, "{}", models[0].fit.cost_us);
+    }
+}
