@@ -12,6 +12,8 @@ use core::task::Poll;
 
 use crate::compute::gate::masked;
 use crate::executor::waker::Wake;
+#[cfg(not(feature = "image"))]
+use crate::local::WithMasked;
 use crate::platform;
 
 /// Longest line that is passed on in one piece.
@@ -66,23 +68,19 @@ impl Line {
 
 /// Writes raw bytes; everything up to the last newline is passed on, the rest waits for its line's end.
 pub fn write(bytes: &[u8]) {
-    masked(|| {
-        LINE.with(|line| match line.try_borrow_mut() {
-            Ok(mut line) => line.push(bytes),
-            // Only a formatter that prints while it is being printed gets here.
-            Err(_) => write_out(bytes),
-        });
+    LINE.with_masked(|line| match line.try_borrow_mut() {
+        Ok(mut line) => line.push(bytes),
+        // Only a formatter that prints while it is being printed gets here.
+        Err(_) => write_out(bytes),
     });
 }
 
 /// Passes on an unfinished line.
 pub fn flush() {
-    masked(|| {
-        LINE.with(|line| {
-            if let Ok(mut line) = line.try_borrow_mut() {
-                line.flush();
-            }
-        });
+    LINE.with_masked(|line| {
+        if let Ok(mut line) = line.try_borrow_mut() {
+            line.flush();
+        }
     });
 }
 
