@@ -4,7 +4,7 @@
 //! the module `host`.
 
 #[cfg(not(feature = "image"))]
-pub(crate) use crate::host::calls::{boot, console_write, entropy, exit, wait};
+pub(crate) use crate::host::calls::{boot, console_write, entropy, exit, preempt, wait};
 #[cfg(feature = "image")]
 pub(crate) use image::{boot, console_write, entropy, exit, install, panic_report, preempt, wait};
 

@@ -13,6 +13,11 @@ impl SaveArea {
     }
 }
 
+/// There are no upcalls.
+pub(super) fn handler() -> u64 {
+    0
+}
+
 /// # Safety
 /// Never to be called.
 pub(super) unsafe fn switch(_from: *mut u64, _to: u64) -> bool {

@@ -56,6 +56,7 @@ use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
 use core::ptr;
+use core::sync::atomic::Ordering::Relaxed;
 use core::task::{Context, Poll};
 
 use crate::executor::waker::Wake;
@@ -232,7 +233,7 @@ fn give_way() {
 /// Goes on with the executor. To be called on a computation's stack, disarmed.
 fn to_executor() {
     let current = COMPUTATIONS.with(|all| all.current.get());
-    let executor = gate::with_block(|block| block.stack.load(core::sync::atomic::Ordering::Relaxed));
+    let executor = gate::with_block(|block| block.stack.load(Relaxed));
     // SAFETY: the executor waits in `enter` where it has left its stack pointer, once for each time that it has gone on with
     // a computation, and does not touch this one before it is back on its own stack.
     unsafe { switch::switch(&raw mut (*current).pointer, executor) };
@@ -283,7 +284,6 @@ unsafe fn enter(computation: *mut Computation, wake_ns: u64) -> bool {
         return false;
     }
     let stack = gate::with_block(|block| {
-        use core::sync::atomic::Ordering::Relaxed;
         block.wake_ns.store(wake_ns, Relaxed);
         // SAFETY: the caller's.
         block.area.store(unsafe { &raw mut (*computation).area } as u64, Relaxed);
@@ -322,12 +322,9 @@ fn hand_on(ended: Result<(), Panic>) {
 
 /// Tells the shim about the block, once.
 fn register(all: &Computations) {
-    if all.registered.replace(true) {
-        return;
-    }
-    #[cfg(feature = "image")]
-    {
-        let result = crate::platform::preempt(&raw const gate::BLOCK as u64, switch::handler());
+    if !all.registered.replace(true) {
+        let block = gate::with_block(|block| ptr::from_ref(block) as u64);
+        let result = crate::platform::preempt(block, switch::handler());
         assert_eq!(result, 0, "the shim takes a block of this program's own memory");
     }
 }

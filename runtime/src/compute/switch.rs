@@ -209,10 +209,12 @@ pub(super) unsafe fn resume(area: *const SaveArea) -> bool {
     unsafe { pollux_resume(area) != 0 }
 }
 
-/// Where upcalls are to arrive.
-#[cfg(feature = "image")]
+/// Where upcalls are to arrive. There are none on a host.
 pub(super) fn handler() -> u64 {
-    pollux_preempted as *const () as u64
+    #[cfg(feature = "image")]
+    return pollux_preempted as *const () as u64;
+    #[cfg(not(feature = "image"))]
+    0
 }
 
 /// Prepares a stack on which `entry` will be called, with a frame pointer and a return address of 0, where backtraces
