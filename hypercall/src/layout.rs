@@ -165,6 +165,48 @@ impl Default for SharedPage {
     }
 }
 
+/// [`Preemption::state`]: nothing that may be interrupted runs.
+pub const PREEMPTION_OFF: u64 = 0;
+/// [`Preemption::state`]: what runs may be interrupted.
+pub const PREEMPTION_ARMED: u64 = 1;
+/// [`Preemption::state`]: what runs may be interrupted later, but not now.
+pub const PREEMPTION_MASKED: u64 = 2;
+/// [`Preemption::state`]: as [`PREEMPTION_MASKED`], and there would have been an upcall since.
+pub const PREEMPTION_DUE: u64 = 3;
+
+/// What guest and shim agree on about upcalls, in the guest's own memory; see [`crate::table::Number::Preempt`].
+///
+/// An upcall is *due* when an epoch begins whose predecessor was cut (the machine has ended it after its number of
+/// instructions, not the guest by `wait`), and its record holds an event or its monotonic clock has reached
+/// [`wake_ns`](Self::wake_ns). What the shim then does depends on [`state`](Self::state):
+///
+/// * [`PREEMPTION_ARMED`]: the upcall. Instruction pointer, stack pointer and flags go to the `saved_` fields, the state
+///   becomes [`PREEMPTION_OFF`], and the guest goes on at the registered handler with [`stack`](Self::stack) as its stack
+///   pointer, and flags as at its start. All other registers, vector registers included, are left as they are: to keep
+///   them is the handler's business, and so is going on later. On x86-64 ring 3 can load all its registers by itself.
+/// * [`PREEMPTION_MASKED`]: the state becomes [`PREEMPTION_DUE`].
+/// * Anything else: nothing.
+///
+/// All of that is a function of guest memory and of the epoch's record, so both replicas do it at the same instruction.
+/// Where epochs are not cut (cooperative epochs, bare mode) nothing of it happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Preemption {
+    /// One of the `PREEMPTION_` constants; written by both sides.
+    pub state: u64,
+    /// The handler's stack pointer.
+    pub stack: u64,
+    /// Monotonic clock, in nanoseconds, from which an upcall is due although no event has come: 0 for at every cut,
+    /// `u64::MAX` for never.
+    pub wake_ns: u64,
+    /// Where the guest was interrupted; written by the shim.
+    pub saved_instruction: u64,
+    /// Its stack pointer there; written by the shim.
+    pub saved_stack: u64,
+    /// Its flags there; written by the shim.
+    pub saved_flags: u64,
+}
+
 /// The note that every guest ELF carries (section `.note.pollux`, owner "Pollux", type 1): the ABI it was built
 /// for. The build command refuses a guest without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

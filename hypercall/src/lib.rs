@@ -10,11 +10,14 @@
 //!    ([`record`]) is also the format of events inside an epoch record and of frames on the wire to the hub.
 //!
 //! Goals: one page to read, no hidden nondeterminism, nothing that the shim has to trust. Non-goals: several
-//! virtual CPUs, asynchronous interrupts, device passthrough.
+//! virtual CPUs, interrupts at moments of their own, device passthrough.
 //!
 //! Determinism is part of the ABI: every hypercall is a function of guest memory, guest registers and the shim's
 //! guest-visible state. After a hypercall the general registers are as before, except `rax` (result), `rcx` and
 //! `r11` (clobbered by the instruction itself); the vector registers `xmm0` to `xmm15` are zero.
+//!
+//! One thing may happen to a guest between two of its instructions, and only if it has asked for it: the upcall at the
+//! start of an epoch ([`layout::Preemption`]). Whether there is one follows from guest memory and the epoch's record.
 #![no_std]
 
 pub mod errno;
@@ -24,7 +27,7 @@ pub mod ring;
 pub mod table;
 
 /// Version of everything in this crate. A guest passes it to [`table::Number::Hello`]; a shim refuses any other.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// A fingerprint of numbers, sizes and constants, computed at compile time. Two builds with one
 /// [`ABI_VERSION`] that still differ in a size or a number are told apart by it.
@@ -34,6 +37,7 @@ pub const ABI_FINGERPRINT: u64 = {
     hash = mix(hash, table::TABLE_FINGERPRINT);
     hash = mix(hash, size_of::<layout::BootInfo>() as u64);
     hash = mix(hash, size_of::<layout::SharedPage>() as u64);
+    hash = mix(hash, size_of::<layout::Preemption>() as u64);
     hash = mix(hash, size_of::<ring::RingHeader>() as u64);
     hash = mix(hash, record::HEADER_BYTES as u64);
     mix(hash, layout::GUEST_BASE)

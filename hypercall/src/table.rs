@@ -106,6 +106,11 @@ hypercalls! {
     /// `entropy(address, bytes)`: fills memory with random bytes, the same in both replicas. Returns 0, or
     /// `-EFAULT` where the guest itself may not write, or `-E2BIG` above [`crate::layout::MAX_ENTROPY_BYTES`].
     5 Entropy entropy(address, bytes);
+    /// `preempt(block_address, handler_address)`: from now on an epoch that begins where the one before was cut may
+    /// make an upcall, see [`crate::layout::Preemption`]; a `block_address` of 0 takes that back. Returns 0, or `-EFAULT`
+    /// where the block is not memory that the guest itself may write or the handler is no address of guest memory, or
+    /// `-EINVAL` when the block is not aligned to 8; what was registered before then stays.
+    6 Preempt preempt(block_address, handler_address);
 }
 
 /// Executes one hypercall.
@@ -180,6 +185,10 @@ mod tests {
         }
         fn entropy(&mut self, address: u64, bytes: u64) -> Outcome {
             self.0 = Some(("entropy", [address, bytes]));
+            Outcome::Return(0)
+        }
+        fn preempt(&mut self, block_address: u64, handler_address: u64) -> Outcome {
+            self.0 = Some(("preempt", [block_address, handler_address]));
             Outcome::Return(0)
         }
     }

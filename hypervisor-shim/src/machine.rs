@@ -23,8 +23,22 @@ pub trait Registers {
     fn frame_pointer(&self) -> u64;
     /// Where the guest stands.
     fn instruction_pointer(&self) -> u64;
+    /// Diverts the guest: it will go on at `instruction` with the stack pointer `stack` and the flags that a fresh guest
+    /// has; every other register stays as it is. `instruction` lies in guest memory, `stack` is any number at all.
+    fn divert(&mut self, instruction: u64, stack: u64) -> Diverted;
     /// Writes the registers for a report.
     fn describe(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
+}
+
+/// What [`Registers::divert`] has replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Diverted {
+    /// Where the guest would have gone on.
+    pub instruction: u64,
+    /// With which stack pointer.
+    pub stack: u64,
+    /// With which flags.
+    pub flags: u64,
 }
 
 /// Why [`Machine::run_guest`] came back.

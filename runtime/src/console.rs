@@ -10,7 +10,10 @@ use core::fmt;
 use core::future::poll_fn;
 use core::task::Poll;
 
+use crate::compute::gate::masked;
 use crate::executor::waker::Wake;
+#[cfg(not(feature = "image"))]
+use crate::local::WithMasked;
 use crate::platform;
 
 /// Longest line that is passed on in one piece.
@@ -65,7 +68,7 @@ impl Line {
 
 /// Writes raw bytes; everything up to the last newline is passed on, the rest waits for its line's end.
 pub fn write(bytes: &[u8]) {
-    LINE.with(|line| match line.try_borrow_mut() {
+    LINE.with_masked(|line| match line.try_borrow_mut() {
         Ok(mut line) => line.push(bytes),
         // Only a formatter that prints while it is being printed gets here.
         Err(_) => write_out(bytes),
@@ -74,7 +77,7 @@ pub fn write(bytes: &[u8]) {
 
 /// Passes on an unfinished line.
 pub fn flush() {
-    LINE.with(|line| {
+    LINE.with_masked(|line| {
         if let Ok(mut line) = line.try_borrow_mut() {
             line.flush();
         }
@@ -166,8 +169,9 @@ impl fmt::Write for Console {
 /// What the printing macros expand to.
 #[doc(hidden)]
 pub fn print(arguments: fmt::Arguments<'_>) {
-    // The console itself never fails; a formatter that does has already printed what it could.
-    let _ = fmt::Write::write_fmt(&mut Console, arguments);
+    // The console itself never fails; a formatter that does has already printed what it could. Masked as a whole, so that
+    // a line stays a line.
+    let _ = masked(|| fmt::Write::write_fmt(&mut Console, arguments));
 }
 
 /// Prints to the console.

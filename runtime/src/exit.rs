@@ -40,6 +40,8 @@ impl<T: Termination, E: Display> Termination for Result<T, E> {
 
 /// Ends the program at once, without running destructors. Console output still buffered is written first.
 pub fn exit(code: i32) -> ! {
+    // Also when a computation calls it.
+    crate::compute::gate::disarm();
     crate::console::flush();
     crate::platform::exit(code)
 }

@@ -5,7 +5,7 @@ use core::panic::PanicInfo;
 
 use hypercall::layout::MAX_REPORT_BYTES;
 
-use crate::platform;
+use crate::{compute, platform};
 
 /// Most frames of a backtrace.
 const MAX_FRAMES: usize = 64;
@@ -32,6 +32,7 @@ impl Write for Report {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
+    crate::compute::gate::disarm();
     let mut report = Report { bytes: [0; MAX_REPORT_BYTES], used: 0 };
     // Writing cannot fail: the report cuts what does not fit.
     let _ = write!(report, "{info}\nbacktrace:\n");
@@ -44,7 +45,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 /// to lie in the stack, above the one before, and each address to lie in code.
 fn backtrace(report: &mut Report) {
     let Some(boot) = platform::boot() else { return };
-    let stack = boot.stack_base..boot.stack_base + boot.stack_bytes;
+    let stack = compute::current_stack().unwrap_or(boot.stack_base..boot.stack_base + boot.stack_bytes);
     let text = &raw const __text_start as u64..&raw const __text_end as u64;
     let mut frame: u64;
     // SAFETY: reads a register.

@@ -4,30 +4,32 @@
 //! the module `host`.
 
 #[cfg(not(feature = "image"))]
-pub(crate) use crate::host::calls::{boot, console_write, entropy, exit, wait};
+pub(crate) use crate::host::calls::{boot, console_write, entropy, exit, preempt, wait};
 #[cfg(feature = "image")]
-pub(crate) use image::{boot, console_write, entropy, exit, install, panic_report, wait};
+pub(crate) use image::{boot, console_write, entropy, exit, install, panic_report, preempt, wait};
 
 #[cfg(feature = "image")]
 mod image {
-    use core::cell::Cell;
+    use core::ptr;
+    use core::sync::atomic::AtomicPtr;
+    use core::sync::atomic::Ordering::Relaxed;
 
     use hypercall::layout::BootInfo;
     use hypercall::table::guest;
 
-    local! {
-        static BOOT: Cell<Option<&'static BootInfo>> = Cell::new(None);
-    }
+    /// Not by `local!`: computations may look at it.
+    static BOOT: AtomicPtr<BootInfo> = AtomicPtr::new(ptr::null_mut());
 
     /// Remembers what the shim said at boot.
     pub(crate) fn install(boot: &'static BootInfo) {
-        BOOT.with(|cell| cell.set(Some(boot)));
+        BOOT.store(ptr::from_ref(boot).cast_mut(), Relaxed);
     }
 
     /// What the shim said at boot. `None` only before the entry point has run.
     #[inline]
     pub(crate) fn boot() -> Option<&'static BootInfo> {
-        BOOT.with(Cell::get)
+        // SAFETY: null, or what `install` has got; it is never written to.
+        unsafe { BOOT.load(Relaxed).as_ref() }
     }
 
     /// Ends the epoch; see [`guest::wait`].
@@ -51,6 +53,12 @@ mod image {
             // SAFETY: the slice is readable memory of this guest.
             unsafe { guest::panic_report(text.as_ptr() as u64, text.len() as u64) };
         }
+    }
+
+    /// Registers for upcalls, see [`guest::preempt`]: 0, or a negative error number.
+    pub(crate) fn preempt(block: u64, handler: u64) -> i64 {
+        // SAFETY: the caller passes a static of its own that is made for this, and a handler that keeps all registers.
+        unsafe { guest::preempt(block, handler) }
     }
 
     /// Appends to the console: bytes taken, or a negative error number.

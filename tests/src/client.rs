@@ -137,6 +137,25 @@ impl Client {
         Ok(line)
     }
 
+    /// Whether something has come that was not read.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn has_something(&self) -> io::Result<bool> {
+        if !self.stream.buffer().is_empty() {
+            return Ok(true);
+        }
+        let stream = self.stream.get_ref();
+        stream.set_nonblocking(true)?;
+        let peeked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false)?;
+        match peeked {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads to the end of the stream.
     ///
     /// # Errors

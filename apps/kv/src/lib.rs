@@ -21,6 +21,8 @@
 //!   because its outcome cannot be told.
 //! * INCRBYFLOAT adds decimals exactly, where redis adds 80-bit floating-point numbers.
 //! * Sorted sets know one zero; OBJECT reports no idle times, frequencies or shared values.
+//! * DEBUG knows OBJECT and, with the argument `debug=yes`, `COMPUTE rounds`: a computation beside which others are served
+//!   (with exact epochs, see [`runtime::compute`]).
 //! * FLUSHALL, DEL and UNLINK free memory at once, in time linear in what is freed.
 #![no_std]
 
@@ -34,6 +36,6 @@ pub mod service;
 mod session;
 pub mod store;
 
-pub use commands::Config;
+pub use commands::{Config, Work};
 pub use server::{ClientInfo, DATABASES, Server, Stats};
 pub use session::{Session, TooManyClients};

@@ -1,6 +1,6 @@
 //! One connection: bytes in, bytes out.
 
-use crate::commands::{Peer, ReplyMode, execute};
+use crate::commands::{Peer, ReplyMode, Work, execute};
 use crate::resp::{Limits, Need, Output, Parser, ProtocolError, Step};
 use crate::server::Server;
 use alloc::vec::Vec;
@@ -25,6 +25,8 @@ pub struct Session {
     /// The start of a command whose rest has not come yet. Complete commands are run from the caller's buffer.
     partial: Vec<u8>,
     out: Output,
+    /// A computation was taken by the caller, and its result has not come.
+    working: bool,
 }
 
 impl Session {
@@ -41,10 +43,13 @@ impl Session {
                 reply: ReplyMode::On,
                 multi: None,
                 watched: Vec::new(),
+                in_exec: false,
+                work: None,
             },
             parser: Parser::new(Limits::with_bulk_bytes(server.config.bulk_bytes)),
             partial: Vec::new(),
             out: Output::new(server.config.output_hard_bytes),
+            working: false,
         })
     }
 
@@ -63,12 +68,17 @@ impl Session {
     ///
     /// All are taken, a command cut short included, unless the client does not read its replies: while
     /// [`output`](Self::output) is over the soft limit nothing is, so that the socket's window closes. Feed the rest
-    /// when output has drained. After [`wants_close`](Self::wants_close) nothing is taken any more.
+    /// when output has drained. The same while a computation is under way that a command has asked for, see
+    /// [`take_work`](Self::take_work). After [`wants_close`](Self::wants_close) nothing is taken any more.
     pub fn feed(&mut self, server: &mut Server, now_ms: i64, input: &[u8]) -> usize {
         let mut taken = 0;
         self.parser.set_limits(Limits::with_bulk_bytes(server.config.bulk_bytes));
         let soft_limit_bytes = server.config.output_soft_bytes;
-        while taken < input.len() && !self.peer.closing && self.out.pending_bytes() < soft_limit_bytes {
+        while taken < input.len()
+            && !self.peer.closing
+            && !self.is_busy()
+            && self.out.pending_bytes() < soft_limit_bytes
+        {
             let rest = input.get(taken..).unwrap_or(&[]);
             taken += match self.partial.is_empty() {
                 true => self.run_from(server, now_ms, rest),
@@ -104,7 +114,7 @@ impl Session {
             return input.len();
         }
         let mut done = 0;
-        while done < self.partial.len() && !self.peer.closing {
+        while done < self.partial.len() && !self.peer.closing && !self.is_busy() {
             let buffer = self.partial.get(done..).unwrap_or(&[]);
             match self.parser.parse(buffer) {
                 Step::Command(bytes) => {
@@ -186,6 +196,29 @@ impl Session {
             client.input_bytes = self.partial.len();
             client.output_bytes = self.out.pending().len();
             self.peer.closing |= client.killed;
+        }
+    }
+
+    /// Whether the reply to the last command depends on a computation.
+    fn is_busy(&self) -> bool {
+        self.working || self.peer.work.is_some()
+    }
+
+    /// The computation that the last command has asked for, if it has. Until [`finish_work`](Self::finish_work) no further
+    /// command is run.
+    pub fn take_work(&mut self) -> Option<Work> {
+        let work = self.peer.work.take();
+        self.working |= work.is_some();
+        work
+    }
+
+    /// Answers with the result of the computation; nothing: there was no memory for it.
+    pub fn finish_work(&mut self, result: Option<u64>) {
+        self.working = false;
+        match result {
+            // As 64 bits: RESP has no unsigned integers.
+            Some(result) => self.out.integer(result as i64),
+            None => self.out.error(&[b"OOM no memory for the stack of a computation"]),
         }
     }
 

@@ -53,6 +53,39 @@ fn commands_are_answered_and_the_console_says_when() {
     assert!(answer.starts_with("+PONG\r\n+OK\r\n:2\r\n$1\r\n2\r\n-ERR unknown command"), "{answer}");
 }
 
+/// What `DEBUG COMPUTE` gives.
+fn computed(rounds: u64) -> i64 {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..rounds {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+    }
+    state as i64
+}
+
+#[test]
+fn a_computation_is_answered_in_its_turn_and_only_where_it_is_allowed() {
+    let said = b"SET a 1\r\nDEBUG COMPUTE 1000\r\nINCR a\r\nDEBUG COMPUTE 0\r\nDEBUG COMPUTE -1\r\nMULTI\r\n\
+        DEBUG COMPUTE 5\r\nINCR a\r\nEXEC\r\nCLIENT REPLY SKIP\r\nDEBUG COMPUTE 5\r\nINCR a\r\n";
+    let world = clients(6379, vec![said.to_vec(), said.to_vec()]);
+    assert_eq!(go(&with_arguments("debug=yes"), &world).end, End::Stopped);
+    let expected = format!(
+        "+OK\r\n:{}\r\n:#\r\n:{}\r\n-ERR value is not an integer or out of range\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n\
+         -ERR DEBUG COMPUTE is not allowed in transactions\r\n:#\r\n:#\r\n",
+        computed(1000),
+        computed(0)
+    );
+    for connection in 0..2 {
+        // The two count on the same key; everything else is the same.
+        let mut answer = heard(&world, connection);
+        for number in 2..=7 {
+            answer = answer.replace(&format!(":{number}\r\n"), ":#\r\n");
+        }
+        assert_eq!(answer, expected);
+    }
+}
+
 #[test]
 fn pipelines_from_many_connections_are_answered_in_order_and_counted_exactly_once() {
     let (connections, increments) = (60, 300);

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use hypercall::errno::{E2BIG, EFAULT, ENOSYS};
+use hypercall::errno::{E2BIG, EFAULT, EINVAL, ENOSYS};
 use hypercall::layout::{GUEST_BASE, MAX_ENTROPY_BYTES};
 use hypercall::table::{Number, raw_hypercall};
 
@@ -50,6 +50,23 @@ pub fn wild() -> String {
     }
     if let Some(wrong) = expect(Number::Entropy as u64, [GUEST_BASE, MAX_ENTROPY_BYTES + 1, 0, 0], -E2BIG) {
         return wrong;
+    }
+    // A block of upcalls outside, within code, or not aligned, and a handler outside.
+    let code = wild as *const () as u64;
+    let mut place = [0_u64; 8];
+    let block = place.as_mut_ptr() as u64;
+    for (block, handler, error) in [
+        (0xfeb0_0000, code, EFAULT),
+        (0xffff_8000_0010_0000, code, EFAULT),
+        (code & !7, code, EFAULT),
+        (block + 1, code, EINVAL),
+        (block, 0x0010_0000, EFAULT),
+        (block, 0x8000_0000_0000_0000, EFAULT),
+    ] {
+        if let Some(wrong) = expect(Number::Preempt as u64, [block, handler, 0, 0], -error) {
+            return wrong;
+        }
+        refused += 1;
     }
     format!("refused {}", refused + 1)
 }

@@ -16,6 +16,8 @@
 //! | `plant N` | writes to N MiB, stores such a number in a static and tells nobody: a divergence that only memory shows |
 //! | `planted` | answers that number |
 //! | `compute N` | N rounds of arithmetic within one epoch, answers the result |
+//! | `background N` | the same beside the other tasks, see [`runtime::compute`] |
+//! | `background WHAT` | `registers`, `allocate`, `panic`, `spawn`, `overflow`: tries that in a computation |
 //! | `flood N` | prints N lines of 64 bytes |
 //! | `entropy N` | answers N random bytes in hexadecimal |
 //! | `alloc N` | asks for N MiB, writes to all of it, answers `got` or `refused` |
@@ -23,6 +25,7 @@
 
 extern crate alloc;
 
+mod background;
 mod calls;
 mod faults;
 mod measure;
@@ -66,7 +69,11 @@ async fn serve(stream: TcpStream) -> Result<(), Error> {
         }
         used += bytes;
         while let Some(end) = line[..used].iter().position(|&byte| byte == b'\n') {
-            let mut answer = obey(str::from_utf8(&line[..end]).unwrap_or_default());
+            let command = str::from_utf8(&line[..end]).unwrap_or_default();
+            let mut answer = match command.strip_prefix("background ") {
+                Some(what) => background::run(what).await,
+                None => obey(command),
+            };
             answer.push('\n');
             stream.write_all(answer.as_bytes()).await?;
             line.copy_within(end + 1..used, 0);

@@ -92,4 +92,8 @@ impl Hypercalls for Guest {
         self.memory.write(address, &random);
         Outcome::Return(0)
     }
+
+    fn preempt(&mut self, block_address: u64, handler_address: u64) -> Outcome {
+        Outcome::Return(self.register_preemption(block_address, handler_address).map_or_else(|error| -error, |()| 0))
+    }
 }

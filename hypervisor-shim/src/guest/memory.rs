@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use hypercall::layout::GUEST_BASE;
+use hypercall::layout::{GUEST_BASE, Preemption};
 use protocol::digest::Digest64;
 
 /// The guest's memory, by offset. Every access is checked; an access outside is `None`, never a fault.
@@ -94,7 +94,7 @@ impl GuestMemory {
         true
     }
 
-    /// Puts a structure of the ABI at an offset that the loader chose.
+    /// Puts a structure of the ABI at an offset that the loader chose, or that was checked.
     ///
     /// # Panics
     /// If it does not fit there: an error of the shim.
@@ -102,6 +102,17 @@ impl GuestMemory {
         assert!(offset.is_multiple_of(align_of::<T>()) && offset + size_of::<T>() <= self.bytes);
         // SAFETY: the place is aligned (the base is page aligned) and inside.
         unsafe { core::ptr::write(self.base.add(offset).cast(), *value) }
+    }
+
+    /// The block of upcalls at an offset.
+    ///
+    /// # Panics
+    /// If it does not lie there: the offset was checked when the guest named it.
+    pub(super) fn read_preemption(&self, offset: usize) -> Preemption {
+        assert!(offset.is_multiple_of(align_of::<Preemption>()) && offset + size_of::<Preemption>() <= self.bytes);
+        // SAFETY: the place is aligned (the base is page aligned) and inside, nobody else touches it now, and the
+        // structure is made of words, which have no invalid values.
+        unsafe { core::ptr::read(self.base.add(offset).cast()) }
     }
 
     /// A 64-bit word at a guest address.

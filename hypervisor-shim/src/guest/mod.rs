@@ -8,6 +8,7 @@ mod image;
 mod load;
 mod memory;
 mod outputs;
+mod preempt;
 mod report;
 mod touched;
 
@@ -90,6 +91,7 @@ pub struct Guest {
     transmit: Consumer,
     /// The guest has agreed on the ABI.
     greeted: bool,
+    preemption: preempt::Preempting,
     generator: ChaCha12Rng,
     clocks: Clocks,
     /// Time stamps handed out in this epoch.
@@ -142,6 +144,7 @@ impl Guest {
             receive,
             transmit,
             greeted: false,
+            preemption: preempt::Preempting::default(),
             generator: ChaCha12Rng::from_seed(seed),
             clocks: Clocks::default(),
             time_stamps: 0,

@@ -42,6 +42,7 @@ impl<M: Machine> Vmm<M> {
                 }
                 // The guest has more to do, at once.
                 Exit::Cut => {
+                    self.guest.note_cut();
                     self.deadline_ns = 0;
                     break;
                 }

@@ -134,10 +134,12 @@ impl<M: Machine> Vmm<M> {
 
     fn run_epoch(&mut self, epoch: u64) {
         let Some(record) = self.replica.as_ref().and_then(|replica| replica.record(epoch)) else { return };
+        let has_events = !record.events.is_empty();
         if let Err(error) = self.guest.begin_epoch(epoch, record.clocks, &record.events) {
             // The same happens at the peer: what is wrong is in guest memory or in the record, and both are the same.
             self.guest.set_end(EndKind::Fault, 139, format!("events of epoch {epoch} cannot be delivered: {error}\n"));
         }
+        self.guest.upcall_if_due(has_events, self.machine.registers());
         self.run_guest(epoch, Self::round);
         let (digest, has_outputs) = self.finish_epoch(epoch);
         if self.guest.end().is_some() {

@@ -1,11 +1,11 @@
 //! The guest's registers and the ways into the guest.
 
 use core::arch::global_asm;
-use core::mem::offset_of;
+use core::mem::{offset_of, replace};
 
 use protocol::digest::Digest64;
 
-use crate::machine::Registers;
+use crate::machine::{Diverted, Registers};
 
 global_asm!(include_str!("entry.s"), shim_fault = sym super::traps::shim_fault);
 
@@ -195,6 +195,16 @@ impl Registers for Context {
 
     fn instruction_pointer(&self) -> u64 {
         self.rip
+    }
+
+    fn divert(&mut self, instruction: u64, stack: u64) -> Diverted {
+        // Whichever way the guest is entered, `sysretq` after a hypercall or `iretq`, takes all three from here, and an
+        // address of guest memory is canonical, which is all that either asks of them.
+        Diverted {
+            instruction: replace(&mut self.rip, instruction),
+            stack: replace(&mut self.general[register::RSP], stack),
+            flags: replace(&mut self.rflags, RFLAGS_GUEST),
+        }
     }
 
     fn describe(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result {

@@ -5,6 +5,7 @@ use core::cell::Cell;
 use core::future::Future;
 
 use super::{EPOCH_BUDGET, EXECUTOR, spawn};
+use crate::compute::{self, Turn};
 use crate::{net, platform, time};
 
 /// Runs `main` and everything it spawns until `main` is done, and returns its result. Other tasks that still exist
@@ -12,7 +13,8 @@ use crate::{net, platform, time};
 ///
 /// An epoch is: take in what arrived, wake who waited for it or for a time that has come, run the ready tasks
 /// within the budget, send what they left to send, and give the epoch back to the shim. So a burst of requests is
-/// read, answered and sent in one go, with one hypercall.
+/// read, answered and sent in one go, with one hypercall. What is left of an epoch belongs to the computations, if there
+/// are any ([`crate::compute`]).
 pub fn block_on<F>(main: F) -> F::Output
 where
     F: Future + 'static,
@@ -25,20 +27,39 @@ where
         EXECUTOR.with(|executor| executor.budget.set(EPOCH_BUDGET));
         net::receive(spend);
         wake_due_timers();
-        let sent = loop {
-            EXECUTOR.with(|executor| executor.run_ready());
-            let sent = net::send();
-            // Sending may have told tasks of closed connections; they run in the same epoch if it has budget left.
-            if sent.crowded || !has_work() || !has_budget() {
-                break sent;
+        let (turn, deadline_ns) = loop {
+            let deadline_ns = run_tasks();
+            if let Some(output) = result.take() {
+                return output;
+            }
+            let turn = compute::turn(deadline_ns);
+            // What has waited for a computation's end runs in the same epoch if it has budget left.
+            if turn != Turn::Ended || !has_budget() {
+                break (turn, deadline_ns);
             }
         };
-        if let Some(output) = result.take() {
-            return output;
+        match turn {
+            Turn::Nobody => platform::wait(deadline_ns),
+            // What has interrupted it is the beginning of an epoch.
+            Turn::Interrupted => {}
+            Turn::GaveWay | Turn::Ended => platform::wait(0),
         }
-        let at_once = net::has_arrived() || sent.backlog || has_work();
-        platform::wait(if at_once { 0 } else { sent.deadline_ns.min(next_timer_ns()) });
     }
+}
+
+/// Runs the ready tasks within the budget and sends what they left to send. Returns when to go on although nothing has
+/// arrived: a time in nanoseconds, 0 for at once, `u64::MAX` for never.
+fn run_tasks() -> u64 {
+    let sent = loop {
+        EXECUTOR.with(|executor| executor.run_ready());
+        let sent = net::send();
+        // Sending may have told tasks of closed connections; they run in the same epoch if it has budget left.
+        if sent.crowded || !has_work() || !has_budget() {
+            break sent;
+        }
+    };
+    let at_once = net::has_arrived() || sent.backlog || has_work();
+    if at_once { 0 } else { sent.deadline_ns.min(next_timer_ns()) }
 }
 
 /// Takes from the epoch's budget. Returns whether any is left.

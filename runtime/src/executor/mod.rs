@@ -208,11 +208,15 @@ impl Tables {
 }
 
 /// Starts a task. It first runs after the running task has given way, and goes on without its handle.
+///
+/// # Panics
+/// When a computation ([`crate::compute`]) calls it.
 pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
 where
     F: Future + 'static,
     F::Output: 'static,
 {
+    crate::compute::gate::assert_disarmed();
     let shared = Rc::new(join::Shared::new());
     let task = join::run(future, Rc::clone(&shared));
     let id = EXECUTOR.with(|executor| executor.tables.borrow_mut().insert(Box::pin(task)));
@@ -274,6 +278,7 @@ pub(crate) fn reset() {
         let Some((index, generation)) = index else { break };
         abort(TaskId { index: index as u32, generation });
     }
+    crate::compute::reset();
     EXECUTOR.with(|executor| {
         drop(executor.tables.replace(Tables::new()));
         executor.polls.set(0);

@@ -4,6 +4,8 @@ use core::ptr;
 use core::task::{RawWaker, RawWakerVTable, Waker};
 
 use super::EXECUTOR;
+#[cfg(not(feature = "image"))]
+use crate::local::WithMasked;
 
 /// Bits of the pointer-sized waker data that hold the slot; the rest hold the generation.
 const INDEX_BITS: u32 = usize::BITS / 2;
@@ -33,7 +35,7 @@ impl TaskId {
     /// Puts the task into the ready queue unless it is there.
     #[inline]
     pub(crate) fn wake(self) {
-        EXECUTOR.with(|executor| executor.tables.borrow_mut().wake(self));
+        EXECUTOR.with_masked(|executor| executor.tables.borrow_mut().wake(self));
     }
 }
 

@@ -22,12 +22,12 @@ pub(crate) unsafe fn install(base: usize, bytes: usize) {
 
 /// How full the heap is.
 pub fn stats() -> Stats {
-    HEAP.with(|heap| heap.borrow().stats())
+    HEAP.with_masked(|heap| heap.borrow().stats())
 }
 
 /// Whether an allocation of this many bytes in one piece would succeed now.
 pub fn has_room(bytes: usize) -> bool {
-    HEAP.with(|heap| heap.borrow_mut().has_room(bytes))
+    HEAP.with_masked(|heap| heap.borrow_mut().has_room(bytes))
 }
 
 struct Global;
@@ -39,13 +39,13 @@ static GLOBAL: Global = Global;
 unsafe impl GlobalAlloc for Global {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HEAP.with(|heap| heap.borrow_mut().allocate(layout))
+        HEAP.with_masked(|heap| heap.borrow_mut().allocate(layout))
     }
 
     #[inline]
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         // SAFETY: the caller gives back what `alloc` gave for this layout.
-        HEAP.with(|heap| unsafe { heap.borrow_mut().deallocate(pointer, layout) });
+        HEAP.with_masked(|heap| unsafe { heap.borrow_mut().deallocate(pointer, layout) });
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, old: Layout, bytes: usize) -> *mut u8 {

@@ -52,6 +52,10 @@ pub(crate) fn console_write(text: &[u8]) -> i64 {
     call(Number::ConsoleWrite, text.as_ptr() as u64, text.len() as u64)
 }
 
+pub(crate) fn preempt(block: u64, handler: u64) -> i64 {
+    call(Number::Preempt, block, handler)
+}
+
 pub(crate) fn entropy(place: &mut [u8]) -> i64 {
     call(Number::Entropy, place.as_mut_ptr() as u64, place.len() as u64)
 }

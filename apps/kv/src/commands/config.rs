@@ -29,6 +29,8 @@ pub struct Config {
     pub random_seed: u64,
     /// The port that INFO reports.
     pub port: u16,
+    /// Whether clients may keep the processor busy by DEBUG COMPUTE.
+    pub debug: bool,
 }
 
 impl Config {
@@ -47,6 +49,7 @@ impl Config {
             hash_seed,
             random_seed,
             port: 6379,
+            debug: false,
         }
     }
 }

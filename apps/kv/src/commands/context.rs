@@ -1,5 +1,6 @@
 //! What a command handler works on.
 
+use super::compute::Work;
 use super::error::{Error, NOT_FLOAT, NOT_INTEGER, NOT_POSITIVE, OUT_OF_MEMORY};
 use super::table::Command;
 use crate::base::{parse_f64, parse_i64};
@@ -52,6 +53,10 @@ pub struct Peer {
     pub reply: ReplyMode,
     pub multi: Option<Box<Multi>>,
     pub watched: Vec<(usize, Box<[u8]>)>,
+    /// EXEC runs its commands.
+    pub in_exec: bool,
+    /// What is to be computed before the next command.
+    pub work: Option<Work>,
 }
 
 /// A command being run.

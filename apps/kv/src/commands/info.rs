@@ -141,9 +141,12 @@ pub fn time(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// `DEBUG OBJECT key`; everything that stops or breaks a server is refused.
+/// `DEBUG OBJECT key | COMPUTE rounds`; everything that stops or breaks a server is refused.
 pub fn debug(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let (now_ms, sub, key) = (ctx.now_ms, ctx.args.at(1), ctx.args.at(2));
+    if same_ignoring_case(sub, "compute") && ctx.args.len() == 3 {
+        return super::compute::compute(ctx);
+    }
     if !same_ignoring_case(sub, "object") || ctx.args.len() != 3 {
         return Err(Error::Text("ERR DEBUG command not allowed on this server, except DEBUG OBJECT key"));
     }

@@ -2,6 +2,7 @@
 
 mod bits;
 mod client;
+mod compute;
 mod config;
 mod connection;
 mod context;
@@ -28,6 +29,7 @@ mod zset_algebra;
 mod zset_range;
 mod zsets;
 
+pub use compute::Work;
 pub use config::Config;
 pub(crate) use context::{Peer, ReplyMode};
 pub use error::Error;

@@ -15,6 +15,10 @@ pub fn execute(server: &mut Server, peer: &mut Peer, args: Args<'_>, out: &mut O
     if out.overflowed() {
         cut_reply(peer, command, out, mark);
     }
+    if peer.reply != ReplyMode::On {
+        // Nobody would hear the result.
+        peer.work = None;
+    }
     match peer.reply {
         ReplyMode::On => {}
         ReplyMode::Off => out.rewind(mark),

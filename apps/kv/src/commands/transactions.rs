@@ -77,11 +77,13 @@ pub fn exec(ctx: &mut Ctx<'_>) -> Result<(), Error> {
         ));
     }
     ctx.out.array(multi.queue.len());
+    ctx.peer.in_exec = true;
     for queued in &multi.queue {
         let args = Args::new(&queued.bytes, &queued.spans);
         let now_ms = ctx.now_ms;
         call(&mut Ctx { server: ctx.server, peer: ctx.peer, args, out: ctx.out, now_ms }, queued.command);
     }
+    ctx.peer.in_exec = false;
     Ok(())
 }
 

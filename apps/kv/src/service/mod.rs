@@ -13,7 +13,7 @@ use runtime::net::{self, StartError, TcpListener, TcpStream};
 use runtime::time::{Duration, SystemTime, sleep, timeout};
 use runtime::{JoinHandle, env, println, random, spawn, yield_now};
 
-use crate::{Server, Session, TooManyClients};
+use crate::{Server, Session, TooManyClients, Work};
 
 pub(crate) mod memory;
 mod settings;
@@ -73,8 +73,8 @@ struct Shared {
 
 /// Serves the store until the machine stops.
 ///
-/// Arguments (see [`runtime::env`]): `port=6379`, `maxmemory=BYTES`, `maxclients=N`, `rx=BYTES` and `tx=BYTES` (the
-/// buffers of a connection); sizes may end in `kb`, `mb` or `gb`.
+/// Arguments (see [`runtime::env`]): `port=6379`, `maxmemory=BYTES`, `maxclients=N`, `rx=BYTES` `tx=BYTES` (the
+/// buffers of a connection) and `debug=yes|no` (DEBUG COMPUTE); sizes may end in `kb`, `mb` or `gb`.
 ///
 /// # Errors
 /// When it cannot start; see [`Error`].
@@ -184,6 +184,10 @@ async fn converse(shared: &Shared, session: &mut Session, stream: &TcpStream) ->
         });
         let peer_has_finished = fed.await?.is_none();
         shared.end_killed(session.id());
+        if let Some(work) = session.take_work() {
+            let result = compute(work).await;
+            session.finish_work(result);
+        }
         while !session.output().is_empty() {
             let written = stream.write(session.output()).await?;
             session.advance_output(written);
@@ -196,6 +200,14 @@ async fn converse(shared: &Shared, session: &mut Session, stream: &TcpStream) ->
             return Ok(());
         }
     }
+}
+
+/// Does what a connection has asked for, while others are served. Nothing if there is no memory for it.
+async fn compute(work: Work) -> Option<u64> {
+    if !memory::may_grow_to(Work::STACK_BYTES) {
+        return None;
+    }
+    Some(runtime::compute::spawn(Work::STACK_BYTES, move || work.run()).await)
 }
 
 /// Ends a connection whose peer may still be talking: closing it with unread data would reset it, and the last reply

@@ -29,6 +29,8 @@ pub struct Settings {
     pub rx_bytes: usize,
     /// Send buffer of a connection, in bytes.
     pub tx_bytes: usize,
+    /// Whether clients may keep the processor busy by DEBUG COMPUTE.
+    pub debug: bool,
     /// Heap that is left to the store when all connections are open, in bytes.
     pub store_bytes: usize,
 }
@@ -58,7 +60,7 @@ impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(word) => {
-                write!(f, "unknown argument `{word}`: expected port=, maxmemory=, maxclients=, rx= or tx=")
+                write!(f, "unknown argument `{word}`: expected port=, maxmemory=, maxclients=, rx=, tx= or debug=")
             }
             Self::Value { word, expected } => write!(f, "`{word}`: expected {expected}"),
             Self::Memory { heap_bytes, needed_bytes } => write!(
@@ -98,6 +100,7 @@ impl Settings {
             max_memory_bytes: None,
             rx_bytes: 4 * 1024,
             tx_bytes: 8 * 1024,
+            debug: false,
             store_bytes: 0,
         };
         for word in words {
@@ -130,6 +133,13 @@ impl Settings {
             }
             "rx" => self.rx_bytes = buffer(value)?,
             "tx" => self.tx_bytes = buffer(value)?,
+            "debug" => {
+                self.debug = match value {
+                    "yes" => true,
+                    "no" => false,
+                    _ => return Err(wrong("yes or no")()),
+                }
+            }
             _ => return Err(unknown()),
         }
         Ok(())
@@ -161,6 +171,7 @@ impl Settings {
         let mut config = Config::for_memory(self.store_bytes, hash_seed, random_seed);
         config.max_clients = self.max_clients;
         config.port = self.port;
+        config.debug = self.debug;
         if let Some(limit) = self.max_memory_bytes {
             config.max_memory_bytes = limit;
         }
@@ -188,10 +199,11 @@ mod tests {
 
     #[test]
     fn arguments_are_taken() {
-        let settings = parse("port=7000 maxmemory=2mb maxclients=60 rx=2kb tx=16384").expect("all good");
+        let settings = parse("port=7000 maxmemory=2mb maxclients=60 rx=2kb tx=16384 debug=yes").expect("all good");
         assert_eq!((settings.port, settings.max_clients), (7000, 60));
         assert_eq!((settings.rx_bytes, settings.tx_bytes), (2048, 16384));
         let config = settings.config(1, 2);
+        assert!(config.debug);
         assert_eq!((config.max_memory_bytes, config.max_clients, config.port), (2 << 20, 60, 7000));
     }
 
@@ -205,6 +217,7 @@ mod tests {
             ("maxclients=0", "`maxclients=0`"),
             ("maxmemory=lots", "`maxmemory=lots`"),
             ("maxmemory=99999999999999999gb", "expected a size"),
+            ("debug=maybe", "`debug=maybe`: expected yes or no"),
             ("rx=1", "`rx=1`: expected a buffer"),
             ("maxmemory=20mb", "the settings need"),
             ("maxclients=5000", "give the machine more memory"),

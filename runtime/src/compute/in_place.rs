@@ -1,0 +1,31 @@
+//! A machine on which stacks cannot be changed: computations run to their ends where they are called.
+
+/// Whether this machine can change stacks.
+pub(super) const AVAILABLE: bool = false;
+
+/// Nothing is ever saved.
+#[derive(Debug)]
+pub(super) struct SaveArea;
+
+impl SaveArea {
+    pub(super) const fn new() -> Self {
+        Self
+    }
+}
+
+/// There are no upcalls.
+pub(super) fn handler() -> u64 {
+    0
+}
+
+/// # Safety
+/// Never to be called.
+pub(super) unsafe fn switch(_from: *mut u64, _to: u64) -> bool {
+    unreachable!("computations are run in place")
+}
+
+/// # Safety
+/// None is needed.
+pub(super) unsafe fn prepare(_top: *mut u8, _entry: extern "C" fn() -> !) -> u64 {
+    0
+}
