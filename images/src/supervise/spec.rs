@@ -194,6 +194,11 @@ pub struct Tuning {
     pub max_epoch_events_bytes: u32,
 }
 
+/// Event bytes of the epochs that the backup has yet to run. They must fit, with the largest record on top, into the
+/// buffers of the link's socket: QEMU's virtconsole does not wait for room, it drops what the other end has not read, and
+/// the link would count as failed. (Linux gives 208 KiB unless told otherwise.)
+const MAX_OUTSTANDING_BYTES: u64 = 128 * 1024;
+
 impl Default for Tuning {
     fn default() -> Self {
         Self {
@@ -204,7 +209,7 @@ impl Default for Tuning {
             status_interval_ms: 100,
             start_timeout_ms: 20_000,
             max_outstanding_epochs: 4096,
-            max_outstanding_bytes: 4 * 1024 * 1024,
+            max_outstanding_bytes: MAX_OUTSTANDING_BYTES,
             max_epoch_events_bytes: hypercall::layout::RING_BYTES / 2,
         }
     }
