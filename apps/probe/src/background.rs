@@ -21,7 +21,7 @@ pub async fn run(what: &str) -> String {
     }
     match what {
         "registers" => format!("kept {}", spawn(STACK_BYTES, || registers_are_kept(20_000_000)).await),
-        "allocate" => format!("allocated {}", spawn(STACK_BYTES, || churn(100_000)).await),
+        "allocate" => format!("allocated {}", spawn(STACK_BYTES, || churn(500_000)).await),
         "panic" => spawn(STACK_BYTES, || crate::outer_caller(1)).await,
         "spawn" => {
             spawn(STACK_BYTES, || drop(runtime::spawn(async {}))).await;
