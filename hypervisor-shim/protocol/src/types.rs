@@ -128,6 +128,11 @@ wire_enum! {
     }
 }
 
+impl EpochSource {
+    /// The shortest exact epoch, in instructions: shorter ones would spend their time at their borders.
+    pub const MIN_INSTRUCTIONS: u64 = 100;
+}
+
 wire_enum! {
     /// How a shim runs its guest.
     RunMode {

@@ -23,8 +23,6 @@ use crate::machine::{Machine, Port};
 pub const PROTOCOL_VERSION: u32 = 1;
 /// Half of the receive ring, so that a record always fits when the guest has read everything.
 const MAX_EPOCH_EVENTS_BYTES: u32 = hypercall::layout::RING_BYTES / 2;
-/// Shorter epochs would spend their time at their borders.
-const MIN_EPOCH_INSTRUCTIONS: u64 = 100;
 /// The supervisor that has heard "ready" answers within this.
 const CONFIG_TIMEOUT_NS: u64 = 30_000_000_000;
 
@@ -212,12 +210,14 @@ fn epoch_budget<M: Machine>(config: &Config<'_>, machine: &M) -> Result<u64, Str
     let length = config.epoch_length_instructions;
     match source {
         Some(EpochSource::Cooperative) => Ok(u64::MAX),
-        Some(EpochSource::Exact) if !(MIN_EPOCH_INSTRUCTIONS..u64::MAX).contains(&length) => {
-            Err(format!("an exact epoch has at least {MIN_EPOCH_INSTRUCTIONS} instructions, not {length}"))
+        Some(EpochSource::Exact) if !(EpochSource::MIN_INSTRUCTIONS..u64::MAX).contains(&length) => {
+            let least = EpochSource::MIN_INSTRUCTIONS;
+            Err(format!("an exact epoch has at least {least} instructions, not {length}"))
         }
         Some(EpochSource::Exact) => {
             machine.can_count().map_err(|error| format!("exact epochs cannot be had: {error}"))?;
-            Ok(length)
+            // Bare, the machine counts and nothing is cut: the baseline of exact epochs.
+            Ok(if config.run_mode == RunMode::Bare { u64::MAX } else { length })
         }
         Some(EpochSource::Counted) | None => Err(format!(
             "this shim knows no epoch source {}; it has cooperative (0) and exact (1)",

@@ -3,8 +3,8 @@
 use alloc::string::String;
 
 use hypercall::table::Outcome;
+use protocol::Epoch;
 use protocol::control::{Counter, Level, StoppedReason};
-use protocol::{Epoch, RunMode};
 
 use super::Vmm;
 use crate::guest::{EndKind, write_report};
@@ -17,7 +17,7 @@ impl<M: Machine> Vmm<M> {
     /// Runs the guest from where it stands to the end of the epoch. Interrupts on the way are looked after by `service`.
     pub(super) fn run_guest(&mut self, epoch: Epoch, mut service: impl FnMut(&mut Self)) {
         let start_ns = self.machine.now_ns();
-        self.machine.set_budget(self.epoch_budget());
+        self.machine.set_budget(self.settings.epoch_budget);
         self.serve_soon(start_ns);
         while self.guest.end().is_none() {
             match self.machine.run_guest() {
@@ -66,13 +66,9 @@ impl<M: Machine> Vmm<M> {
         self.counters.add(Counter::Epochs, 1);
     }
 
-    /// How many instructions the epoch that begins may have.
-    fn epoch_budget(&self) -> u64 {
-        if self.settings.run_mode == RunMode::Bare { u64::MAX } else { self.settings.epoch_budget }
-    }
-
+    /// Whether epochs are cut.
     fn counts(&self) -> bool {
-        self.epoch_budget() != u64::MAX
+        self.settings.epoch_budget != u64::MAX
     }
 
     /// Sees to it that the devices are looked after while the guest runs. A machine that counts comes back by itself

@@ -333,10 +333,9 @@ impl<M: Machine> Vmm<M> {
             self.tell_end(epoch, &end);
         }
         // The last message to the peer should still go out.
-        if self.settings.run_mode == RunMode::Pair
-            && let Some(port) = self.machine.link()
-        {
-            self.link.flush(port);
+        if self.settings.run_mode == RunMode::Pair {
+            let now_ns = self.now_ns();
+            self.flush_link(now_ns);
         }
         if let StopReason::Diverged(divergence) = reason {
             self.show_touched(divergence.epoch);

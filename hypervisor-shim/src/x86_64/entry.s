@@ -65,6 +65,18 @@
     mov [rip + guest_left_at], rdx
     lea rax, [rip + guest_context]
 .endm
+# Keeps what a call must preserve; then rax points to the context, and the flags say whether edi is 0.
+.macro leave_shim
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    mov [rip + shim_rsp], rsp
+    lea rax, [rip + guest_context]
+    test edi, edi
+.endm
 # What a hypercall leaves in the vector registers, as the ABI says; rax points to the context.
 .macro zero_vectors
     ldmxcsr [rax + C_MXCSR]
@@ -108,15 +120,7 @@
 # says), 1 restores all that an interruption saved.
 .global enter_guest
 enter_guest:
-    push rbx
-    push rbp
-    push r12
-    push r13
-    push r14
-    push r15
-    mov [rip + shim_rsp], rsp
-    lea rax, [rip + guest_context]
-    test edi, edi
+    leave_shim
     jnz 2f
 
     zero_vectors
@@ -148,15 +152,7 @@ enter_guest:
 # ticks, unless they are 0.
 .global enter_counted
 enter_counted:
-    push rbx
-    push rbp
-    push r12
-    push r13
-    push r14
-    push r15
-    mov [rip + shim_rsp], rsp
-    lea rax, [rip + guest_context]
-    test edi, edi
+    leave_shim
     jnz 1f
     zero_vectors
     jmp 2f

@@ -62,8 +62,7 @@ impl ProtocolName {
 /// Nanoseconds of machine time that an instruction takes where instructions are counted, as a power of two. With 8 ns
 /// the machine's clock runs ahead of everybody's while it works.
 const ICOUNT_SHIFT: u8 = 3;
-/// The shortest exact epoch.
-pub const MIN_EPOCH_INSTRUCTIONS: u64 = 100;
+const MIN_EPOCH_INSTRUCTIONS: u64 = EpochSource::MIN_INSTRUCTIONS;
 /// The longest: a guest that never waits is not heard of for so long.
 const MAX_EPOCH_INSTRUCTIONS: u64 = 1_000_000_000;
 
