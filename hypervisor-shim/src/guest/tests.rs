@@ -67,7 +67,7 @@ impl Bench {
         // SAFETY: the range lies in the vector, which lives as long as the guest and is used only through it or
         // while it does nothing.
         let view = unsafe { GuestMemory::new(base, MEMORY_BYTES) };
-        let config = GuestConfig { arguments: "one two", net: net() };
+        let config = GuestConfig { arguments: "one two", net: net(), disks: &disks() };
         let start = load(&view, &Elf::good().build(), &config).expect("a good guest loads");
         // SAFETY: `start` is what the loader returned for this memory.
         let guest = unsafe { Guest::new(view, &start, [7; 32]) };
@@ -100,6 +100,11 @@ impl Bench {
         let end = self.guest.end_epoch(epoch, &REGISTERS, &mut outputs);
         (end.digest, outputs)
     }
+}
+
+/// Two disks, of 1000 and 16 blocks.
+fn disks() -> [DiskInfo; 2] {
+    [DiskInfo::new("data", 1000), DiskInfo::new("log", 16)]
 }
 
 fn net() -> NetConfig {
@@ -169,7 +174,7 @@ fn load_bytes(elf: &[u8], bytes: usize) -> Result<Start, LoadError> {
     let raw = memory.as_mut_ptr().cast::<u8>();
     // SAFETY: as in `Bench::new`.
     let view = unsafe { GuestMemory::new(raw.add(raw.align_offset(4096)), bytes) };
-    load(&view, elf, &GuestConfig { arguments: "", net: net() })
+    load(&view, elf, &GuestConfig { arguments: "", net: net(), disks: &[] })
 }
 
 #[test]
