@@ -130,7 +130,11 @@ impl Block {
         let mut queue = VirtQueue::new(&mut transport, QUEUE, false, false).map_err(DeviceError::Queue)?;
         queue.set_dev_notify(false);
         transport.finish_init();
-        let blocks = transport.read_config_space(CONFIG_CAPACITY).map_err(DeviceError::Queue)?;
+        // In halves: a device guarantees no more than their alignment.
+        let [low, high]: [u32; 2] = transport
+            .read_consistent(|| transport.read_config_space(CONFIG_CAPACITY))
+            .map_err(DeviceError::Queue)?;
+        let blocks = u64::from(high) << 32 | u64::from(low);
         let max_zeroes: u32 = transport.read_config_space(CONFIG_MAX_WRITE_ZEROES).map_err(DeviceError::Queue)?;
         if u64::from(max_zeroes) < MAX_PLAIN_BLOCKS {
             return Err(DeviceError::Feature("writes of zeros of a gibibyte"));
