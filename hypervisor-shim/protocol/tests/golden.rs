@@ -213,7 +213,7 @@ fn split(message: &[u8]) -> (u16, &[u8]) {
 fn events_are_as_recorded() {
     let stream = events();
     check("event", "all", &stream);
-    assert_eq!(EventReader::validate(&stream), Ok(4));
+    assert_eq!(EventReader::validate(&stream), Ok(5));
 }
 
 #[test]

@@ -21,14 +21,12 @@ struct Extent {
 
 impl Extent {
     fn of(job: &DiskJob) -> Self {
-        // A flush covers what was completed before; nothing has to wait for it, nor it for anything.
-        let blocks = if job.operation == Operation::Flush { 0 } else { job.blocks };
-        Self {
-            number: job.number,
-            first: job.first_block,
-            end: job.first_block.saturating_add(blocks),
-            changes: job.operation != Operation::Read,
-        }
+        let (first, end) = match job.operation {
+            // A flush covers what was completed before; nothing has to wait for it, nor it for anything.
+            Operation::Flush => (0, 0),
+            _ => (job.first_block, job.first_block.saturating_add(job.blocks)),
+        };
+        Self { number: job.number, first, end, changes: job.operation != Operation::Read }
     }
 
     fn conflicts(&self, other: &Self) -> bool {

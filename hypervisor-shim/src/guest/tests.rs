@@ -4,6 +4,7 @@ use std::string::{String, ToString};
 use std::vec;
 use std::vec::Vec;
 
+use hypercall::disk::DiskInfo;
 use hypercall::errno::{E2BIG, EAGAIN, EFAULT, ENOSYS, EPERM};
 use hypercall::layout::{BootInfo, CONSOLE_EPOCH_BYTES, GUEST_BASE, MAX_ENTROPY_BYTES, NetConfig, RING_BYTES};
 use hypercall::record::{KIND_FRAME, MAX_PAYLOAD_BYTES};
@@ -84,8 +85,20 @@ impl Bench {
         self.guest.call(number as u64, arguments)
     }
 
+    /// The shim's address of an offset.
+    pub(super) fn at(&self, offset: usize) -> *mut u8 {
+        // SAFETY: offsets are those that the loader chose, inside the memory.
+        unsafe { self.base.add(offset) }
+    }
+
+    /// What the guest is told at its start.
+    pub(super) fn boot_info(&self) -> BootInfo {
+        // SAFETY: the loader put the structure there.
+        unsafe { core::ptr::read(self.at((self.start.boot_info - GUEST_BASE) as usize).cast()) }
+    }
+
     /// The guest's ends of its rings.
-    fn guest_rings(&self) -> (Consumer, Producer) {
+    pub(super) fn guest_rings(&self) -> (Consumer, Producer) {
         // SAFETY: the rings lie where the loader put them; the test uses one side at a time.
         unsafe {
             (
