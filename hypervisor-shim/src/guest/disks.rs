@@ -154,14 +154,7 @@ impl Disks {
         Ok(())
     }
 
-    fn note(
-        &mut self,
-        number: u64,
-        operation: Operation,
-        request: &Request,
-        place: Option<usize>,
-        end: Option<End>,
-    ) {
+    fn note(&mut self, number: u64, operation: Operation, request: &Request, place: Option<usize>, end: Option<End>) {
         let (disk, first_block) = (request.disk as usize, request.first_block);
         self.outstanding.push_back(Outstanding { number, operation, disk, first_block, place, end });
     }

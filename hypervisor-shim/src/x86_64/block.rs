@@ -96,6 +96,7 @@ pub struct Block {
     blocks: u64,
     /// By token: the job at the device.
     slots: [Option<Slot>; QUEUE_SIZE],
+    #[expect(clippy::vec_box, reason = "the device knows their addresses")]
     frames: Vec<Box<Frame>>,
     /// Jobs were added since the last kick.
     added: bool,
@@ -113,12 +114,7 @@ impl fmt::Debug for Block {
 
 impl Block {
     /// Sets the device up and asks for its name, for at most [`NAME_NS`] by `now_ns`. Its interrupts arrive at `vector`.
-    pub fn new(
-        found: Found,
-        vector: u8,
-        barriers: bool,
-        mut now_ns: impl FnMut() -> u64,
-    ) -> Result<Self, DeviceError> {
+    pub fn new(found: Found, vector: u8, barriers: bool, mut now_ns: impl FnMut() -> u64) -> Result<Self, DeviceError> {
         let mut transport = found.transport;
         let negotiated = transport.begin_init(Features::all());
         if !negotiated.contains(Features::VERSION_1) {
@@ -131,9 +127,8 @@ impl Block {
         queue.set_dev_notify(false);
         transport.finish_init();
         // In halves: a device guarantees no more than their alignment.
-        let [low, high]: [u32; 2] = transport
-            .read_consistent(|| transport.read_config_space(CONFIG_CAPACITY))
-            .map_err(DeviceError::Queue)?;
+        let [low, high]: [u32; 2] =
+            transport.read_consistent(|| transport.read_config_space(CONFIG_CAPACITY)).map_err(DeviceError::Queue)?;
         let blocks = u64::from(high) << 32 | u64::from(low);
         let max_zeroes: u32 = transport.read_config_space(CONFIG_MAX_WRITE_ZEROES).map_err(DeviceError::Queue)?;
         if u64::from(max_zeroes) < MAX_PLAIN_BLOCKS {
@@ -162,7 +157,8 @@ impl Block {
     }
 
     fn ask_name(&mut self, now_ns: &mut impl FnMut() -> u64) -> Result<String, DeviceError> {
-        let head: Box<[u8; 16]> = Box::new(core::array::from_fn(|index| if index == 0 { TYPE_GET_ID as u8 } else { 0 }));
+        let head: Box<[u8; 16]> =
+            Box::new(core::array::from_fn(|index| if index == 0 { TYPE_GET_ID as u8 } else { 0 }));
         let mut place = vec![0; MAX_NAME_BYTES].into_boxed_slice();
         let mut status = Box::new([STATUS_NONE]);
         // SAFETY: the buffers are on the heap and are given up only after the device has used them; where it does not,
