@@ -112,7 +112,7 @@ pub struct Drive {
 }
 
 impl Drive {
-    /// How many operations it does a second, if that is to be few.
+    /// How many KiB it does a second, if that is to be few. (Operations would not do: QEMU merges them.)
     fn slowness(&self) -> Option<u64> {
         self.faults.iter().find(|fault| fault.kind == "slow").map(|fault| fault.block)
     }
@@ -264,8 +264,8 @@ impl VmConfig<'_> {
         };
         for disk in &self.disks {
             let name = &disk.name;
-            if let Some(operations) = disk.slowness() {
-                push(out, "-object", format!("throttle-group,id=slow-{name},x-iops-total={operations}"));
+            if let Some(kib_per_s) = disk.slowness() {
+                push(out, "-object", format!("throttle-group,id=slow-{name},x-bps-total={}", kib_per_s * 1024));
             }
             push(out, "-blockdev", disk.backend());
             // An error is the guest's to judge: unless told so, QEMU stops the machine when the host's disk is full.

@@ -308,11 +308,11 @@ fn a_primary_whose_disk_fails_leaves_and_the_backup_takes_over() {
 
 #[test]
 fn a_slow_disk_of_the_primary_is_waited_for_and_one_of_the_backup_only_so_long() {
-    // So many writes at once, at one a second. A backup is waited for five seconds, for what one record says is done.
+    // So many writes of 64 KiB at once, at one a second. A backup is waited for five seconds, for what one record says is done.
     for (replica, rounds, leaves) in [(0, 8, false), (1, 3, false), (1, 14, true)] {
         println!("replica {replica}, {rounds} rounds");
         let files = Files::new(&format!("slow-{replica}-{rounds}"));
-        let fault = format!("{replica}:data:slow:1");
+        let fault = format!("{replica}:data:slow:64");
         let mut pair = Pair::up(&files.options(",size=1M", &["--disk-fault", &fault]));
         let mut client = connect(&mut pair);
         let answer = ask(&mut client, &format!("disk data stream 1 {} {rounds}", rounds * 65536));
@@ -320,7 +320,7 @@ fn a_slow_disk_of_the_primary_is_waited_for_and_one_of_the_backup_only_so_long()
         if leaves {
             let status = pair.wait_for_solo(2);
             assert_eq!(status.replicas[0].replica, 0);
-            assert!(status.ended[0].reason.starts_with("disk-failed: disk failed: request"), "{:?}", status.ended);
+            assert!(status.ended[0].reason.starts_with("disk-failed: disk data failed: request"), "{:?}", status.ended);
         }
         assert_eq!(ask(&mut client, "disk data flush"), "done");
         assert_eq!(pair.status().mode, if leaves { "solo" } else { "paired" });

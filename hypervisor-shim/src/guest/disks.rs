@@ -267,6 +267,12 @@ impl Disks {
         self.find(number).is_none_or(|index| self.outstanding[index].end.is_some())
     }
 
+    /// The name of the disk that an outstanding request is for; empty when there is no such request.
+    pub fn name_of(&self, number: u64) -> &str {
+        let disk = self.find(number).and_then(|index| self.table.get(self.outstanding[index].disk));
+        disk.map_or("", DiskInfo::name)
+    }
+
     /// All requests with numbers below this are done here, those included that make no sense.
     pub fn done_below(&self) -> u64 {
         let not_done = |outstanding: &&Outstanding| matches!(outstanding.end, None | Some(End::Failed));

@@ -190,7 +190,7 @@ pub fn mirror_path(stem: &Path, replica: ReplicaId) -> PathBuf {
 }
 
 /// A fault that QEMU injects into one replica's disk, for tests: `REPLICA:NAME:read|write|flush:BLOCK[:ERRNO]`, or
-/// `REPLICA:NAME:slow:N` for N operations a second.
+/// `REPLICA:NAME:slow:N` for N KiB a second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskFault {
     /// At which replica, 0 or 1.
@@ -199,7 +199,7 @@ pub struct DiskFault {
     pub name: String,
     /// What fails.
     pub kind: String,
-    /// Where; a flush fails everywhere. Of a disk that is slow: operations a second.
+    /// Where; a flush fails everywhere. Of a disk that is slow: KiB a second.
     pub block: u64,
     /// The host's error number.
     pub errno: u32,
