@@ -12,6 +12,7 @@ use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::{Role, Status};
 use pollux_tests::workbench::{Permit, Signal, image, moments, seed, send_signal, wait_for_end};
+use rustix::process::{Pid, getpgid, getsid};
 
 /// Exit codes of the command, as `pollux --help` lists them.
 mod code {
@@ -178,6 +179,16 @@ fn a_supervisor_that_is_killed_takes_its_machines_along_and_status_says_so() {
     let again =
         pair.command(&["up", "--name", "e2e", "--json", "--image"]).arg(image("kv")).output().expect("it starts");
     assert!(again.status.success(), "the name can be used again: {}", String::from_utf8_lossy(&again.stderr));
+    pair.down();
+}
+
+#[test]
+fn a_pair_outlives_the_terminal_that_it_was_started_from() {
+    let mut pair = Pair::up(&Options { terminal: true, ..Options::new("kv") });
+    let supervisor = Pid::from_raw(pair.status().supervisor_pid);
+    assert_eq!(getpgid(supervisor), Ok(supervisor.expect("it runs")), "the terminal's signals must not reach it");
+    assert_ne!(getsid(supervisor).ok(), supervisor, "a session is scheduled as a group: see ARCHITECTURE.md");
+    assert!(connect(&mut pair).must("SET a 1").is_ok());
     pair.down();
 }
 
