@@ -3,6 +3,7 @@
 //! Absolute times say something about the machine; ratios, taken from interleaved runs, say something about Pollux.
 
 mod failover;
+mod neighbour;
 pub mod paper;
 mod process;
 mod throughput;
