@@ -212,6 +212,11 @@ impl Pair {
         self.supervisor_pid = Some(status.supervisor_pid);
     }
 
+    /// The state folder, in which every pair has a folder of its own.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The pair's folder.
     pub fn folder(&self) -> PathBuf {
         self.root.join(NAME)
@@ -393,8 +398,11 @@ impl Pair {
     }
 }
 
-/// Waits until a line of a file contains `text`; the file may not exist yet.
-fn wait_for_line(path: &Path, text: &str) -> String {
+/// Waits until a line of a file contains `text`; the file may not exist yet, its folder must.
+///
+/// # Panics
+/// When it does not within [`DEADLINE`].
+pub fn wait_for_line(path: &Path, text: &str) -> String {
     let watch = Watch::new(path.parent().expect("a file in a folder"));
     let deadline = Instant::now() + DEADLINE;
     loop {
