@@ -324,6 +324,16 @@ impl Pair {
         })
     }
 
+    /// As [`wait_for_solo`](Self::wait_for_solo), and until the other replica's process is known to have ended: its
+    /// connections may break before.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait_for_survivor(&mut self, generation: u64) -> Status {
+        self.wait_for_solo(generation);
+        self.wait_until("the end of the other replica", |status| (status.replicas.len() == 1).then(|| status.clone()))
+    }
+
     /// Sends a signal (`KILL`, `STOP`, `CONT`) through the command; returns the process that got it.
     ///
     /// # Panics

@@ -48,7 +48,7 @@ fn start_and_kill(victim: usize, moment: &str) -> (Pair, Status) {
 /// Whichever replica dies before the pair serves, the other one serves alone, and the status says so.
 fn the_other_serves(victim: usize, moment: &str) {
     let (mut pair, _) = start_and_kill(victim, moment);
-    let status = pair.wait_for_solo(2);
+    let status = pair.wait_for_survivor(2);
     assert_eq!(status.replicas.len(), 1);
     assert_eq!(usize::from(status.replicas[0].replica), 1 - victim, "{moment}");
     assert!(connect(&mut pair).must("SET a 1").is_ok());
@@ -88,7 +88,7 @@ fn a_replica_killed_at_any_moment_of_the_start_leaves_the_other_to_serve() {
         println!("serving after {} ms, {}", status.start_ms, status.mode);
         // The survivor is told; it need not conclude it from a silence.
         assert!(!pair.log().contains("peer not heard"), "seed {seed}: nobody told replica {}", 1 - victim);
-        let status = pair.wait_for_solo(2);
+        let status = pair.wait_for_survivor(2);
         assert_eq!((status.replicas.len(), usize::from(status.replicas[0].replica)), (1, 1 - victim), "seed {seed}");
         assert_eq!(connect(&mut pair).must("INCR a"), Reply::Integer(1), "seed {seed}");
         pair.down();
