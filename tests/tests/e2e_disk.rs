@@ -38,9 +38,11 @@ impl Files {
         format!("data={}{options}", self.stem().display())
     }
 
-    /// A probe with the disk, of 1 MiB, and further arguments.
+    /// A probe with the disk, and further arguments. Silence is no failure here, or a busy machine would be one: what fails
+    /// are processes and disks.
     fn options(&self, options: &str, arguments: &[&str]) -> Options {
-        Options::new("probe").with(&["--disk", &self.disk(options)]).with(arguments)
+        let patient = ["--failure-timeout-ms", "10000"];
+        Options::new("probe").with(&["--disk", &self.disk(options)]).with(&patient).with(arguments)
     }
 
     fn up(&self, options: &str) -> Pair {

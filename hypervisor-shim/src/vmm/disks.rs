@@ -89,11 +89,10 @@ impl<M: Machine> Vmm<M> {
 
     fn describe_failure(&self) -> String {
         match self.guest.disks().failure() {
-            Some(failure) => format!(
-                "disk {} failed: {:?} at block {}; the other replica goes on",
-                failure.disk, failure.operation, failure.first_block
-            ),
-            None => String::from("a disk failed; the other replica goes on"),
+            Some(failure) => {
+                format!("disk {} failed: {:?} at block {}", failure.disk, failure.operation, failure.first_block)
+            }
+            None => String::from("a disk failed"),
         }
     }
 
@@ -118,6 +117,8 @@ impl<M: Machine> Vmm<M> {
             now_ns = self.now_ns();
             now_ns = self.round(now_ns);
         }
+        // What the old primary told its guest was let out: a replica that cannot tell its own the same cannot go on, not even
+        // as the last one.
         if self.contradicts(epoch) {
             let text = self.describe_failure();
             self.stop(StoppedReason::DiskFailed, &text);

@@ -46,6 +46,9 @@ impl Mirror {
         sized.map_err(DiskError::file(path))?;
         let mirror = Self { path: path.to_owned(), file, identity };
         mirror.write_identity()?;
+        // The name of a new file is stable only when its folder is.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(DiskError::file(folder))?;
         Ok(mirror)
     }
 
