@@ -57,8 +57,16 @@ impl Mirror {
     /// # Errors
     /// The system's.
     pub fn write_identity(&self) -> Result<(), DiskError> {
-        let written = self.file.write_all_at(&self.identity.encode(), 0).and_then(|()| self.file.sync_data());
-        written.map_err(DiskError::file(&self.path))
+        self.note_identity()?;
+        self.file.sync_data().map_err(DiskError::file(&self.path))
+    }
+
+    /// Writes the identity to where everybody on this host sees it. It is stable with whatever is flushed next.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn note_identity(&self) -> Result<(), DiskError> {
+        self.file.write_all_at(&self.identity.encode(), 0).map_err(DiskError::file(&self.path))
     }
 }
 

@@ -34,12 +34,12 @@ impl Disks {
         self.0.is_empty()
     }
 
-    /// A replica goes on alone from here: its mirrors have what the others' will miss. Stable when this returns.
+    /// A replica goes on alone from here: its mirrors have what the others' will miss.
     fn raise(&mut self, survivor: ReplicaId, epoch: u64) -> Result<(), DiskError> {
         for mirror in self.0.iter_mut().filter_map(|disk| disk.each[survivor.index()].as_mut()) {
             mirror.identity.generation += 1;
             mirror.identity.last_epoch = epoch;
-            mirror.write_identity()?;
+            mirror.note_identity()?;
         }
         Ok(())
     }
@@ -59,9 +59,9 @@ impl Disks {
 }
 
 impl Supervisor {
-    /// Before a replica hears that it goes on alone, its mirrors say so. Clients wait meanwhile, and for the host's disk:
-    /// were the host to die later without it, what the survivor's guest was told is stable would lie on a mirror that
-    /// looks no fresher than the other. Returns whether it may be told.
+    /// Before a replica hears that it goes on alone, its mirrors say so. That is not flushed, because clients wait meanwhile
+    /// and a flush was seen to take 0.6 s. It need not be: what a guest flushes afterwards goes to the same file, by the
+    /// same page cache, and takes the identity along. Returns whether the replica may be told.
     pub(super) fn raise_mirrors(&mut self, survivor: ReplicaId) -> bool {
         let epoch = self.epoch_of(survivor).unwrap_or(0);
         match self.disks.raise(survivor, epoch) {
