@@ -188,8 +188,11 @@ fn kill_under_writes(role: Role, seed: u64) {
     let mut pair = files.up(",size=1M");
     let writers = Writers::start(pair.address(7000), WRITERS, seed, Ledger::new(seed, BLOCKS));
     writers.wait_for_answers(rng.between(1, 300));
+    assert_eq!(pair.status().disks[0].stale, None);
     pair.kill(role, "KILL");
-    pair.wait_for_solo(2);
+    let disk = pair.wait_for_solo(2).disks[0].clone();
+    assert_eq!((disk.name.as_str(), disk.size_bytes), ("data", 1 << 20));
+    assert_eq!(disk.stale, Some(u8::from(role == Role::Backup)));
     writers.wait_for_answers(100);
     let mut ledger = writers.finish(false);
     check_through_guest(&mut pair, &mut ledger, Promise::Written);

@@ -5,6 +5,7 @@ use protocol::ReplicaId;
 use super::replica::Replica;
 use super::spec::Spec;
 use super::{Supervisor, random_bytes};
+use crate::ctl::DiskStatus;
 use crate::disk::DiskError;
 use crate::disk::mirror::{self, Mirrors};
 use crate::error::Result;
@@ -32,6 +33,21 @@ impl Disks {
     /// Whether there are none.
     pub fn are_none(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// As `status` shows them.
+    pub fn status(&self) -> Vec<DiskStatus> {
+        let one = |disk: &Mirrors| {
+            let freshest = disk.freshest().and_then(|id| disk.each[id.index()].as_ref());
+            let stale = |id: &ReplicaId| disk.fault(*id, false).is_some_and(|_| disk.each[id.index()].is_some());
+            DiskStatus {
+                name: freshest.map_or_else(String::new, |mirror| mirror.identity.disk.clone()),
+                file: disk.stem.clone(),
+                size_bytes: freshest.map_or(0, |mirror| mirror.identity.size_bytes),
+                stale: [ReplicaId::ZERO, ReplicaId::ONE].iter().find(|id| stale(id)).map(|id| id.get()),
+            }
+        };
+        self.0.iter().map(one).collect()
     }
 
     /// A replica goes on alone from here: its mirrors have what the others' will miss.

@@ -245,6 +245,7 @@ impl Supervisor {
             uptime_s: now_ns as f64 / 1e9,
             net: self.uplink.status(),
             publish: self.uplink.published(),
+            disks: self.disks.status(),
             replicas: replicas.collect(),
             ended: self.ended.clone(),
             guest_stopped: self.guest_stopped.clone(),
