@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub use cargo::{Workspace, app_names};
 use cargo::Package;
+pub use cargo::{Workspace, app_names};
 pub use pack::{
     IMAGE_VERSION, ImageError, ImageInfo, PAYLOAD_ADDRESS, PAYLOAD_HEADER_BYTES, PAYLOAD_LIMIT_BYTES, PAYLOAD_MAGIC,
     hex, inspect, pack,
@@ -170,10 +170,8 @@ fn build_counted(workspace: &Workspace, package: &Package, quiet: bool) -> Resul
         linked.map_err(|source| BuildError::Link { app: app.clone(), source })?;
     }
     let bytes = read(&executable)?;
-    let coverage = Coverage::of(&bytes, &counted).map_err(|error| BuildError::Pack {
-        app: app.clone(),
-        source: ImageError::NotElf(error.to_string()),
-    })?;
+    let coverage = Coverage::of(&bytes, &counted)
+        .map_err(|error| BuildError::Pack { app: app.clone(), source: ImageError::NotElf(error.to_string()) })?;
     Ok((bytes, coverage))
 }
 

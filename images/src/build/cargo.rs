@@ -239,7 +239,11 @@ impl Workspace {
             name.starts_with("libcompiler_builtins-") && name.ends_with(".rlib")
         };
         let found: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(is_wanted).collect();
-        if found.is_empty() { Err(wrong(format!("no libcompiler_builtins in {}", folder.display()))) } else { Ok(found) }
+        if found.is_empty() {
+            Err(wrong(format!("no libcompiler_builtins in {}", folder.display())))
+        } else {
+            Ok(found)
+        }
     }
 
     /// A cargo invocation for one binary. Cargo keeps one build of a crate a folder, whatever the flags: in one folder

@@ -122,7 +122,8 @@ impl FromStr for EpochSpec {
             return Ok(Self::Cooperative);
         }
         let (source, length) = text.split_once(':').ok_or_else(wrong)?;
-        let length = length.parse().ok().filter(|length| (MIN_EPOCH_INSTRUCTIONS..=MAX_EPOCH_INSTRUCTIONS).contains(length));
+        let length =
+            length.parse().ok().filter(|length| (MIN_EPOCH_INSTRUCTIONS..=MAX_EPOCH_INSTRUCTIONS).contains(length));
         match (source, length) {
             ("exact", Some(length)) => Ok(Self::Exact(length)),
             ("counted", Some(length)) => Ok(Self::Counted(length)),
@@ -303,12 +304,24 @@ mod tests {
     #[test]
     fn epoch_sources_are_read() {
         let parse = |text: &str| text.parse::<EpochSpec>();
-        for spec in [EpochSpec::Cooperative, EpochSpec::Exact(100), EpochSpec::Exact(1_000_000), EpochSpec::Counted(5_000)] {
+        for spec in
+            [EpochSpec::Cooperative, EpochSpec::Exact(100), EpochSpec::Exact(1_000_000), EpochSpec::Counted(5_000)]
+        {
             assert_eq!(parse(&spec.to_string()), Ok(spec));
         }
         for wrong in [
-            "", "exact", "exact:", "exact:0", "exact:99", "exact:-5", "exact:1e6", "counted", "exact:99999999999",
-            "counted:99", "counted:x", "cooperative:1000",
+            "",
+            "exact",
+            "exact:",
+            "exact:0",
+            "exact:99",
+            "exact:-5",
+            "exact:1e6",
+            "counted",
+            "exact:99999999999",
+            "counted:99",
+            "counted:x",
+            "cooperative:1000",
         ] {
             assert!(parse(wrong).is_err(), "{wrong:?} passes");
         }

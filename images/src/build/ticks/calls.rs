@@ -3,6 +3,10 @@
 //! A call through a register may lead to every function whose address somebody has taken, and code from elsewhere may
 //! call those and whatever symbol it can see. The groups of functions that call each other are Tarjan's strongly connected
 //! components (SIAM J. Comput. 1(2), 1972).
+//!
+//! A call of a function that never returns, such as a panic, counts as none: each one takes from the stack what it never
+//! gives back, so a stack has room for a bounded number of them. Nearly every function may panic, and a panic may call
+//! nearly every function.
 
 use std::collections::HashMap;
 #[cfg(test)]
@@ -17,7 +21,9 @@ const CALL_NOBODY: [&str; 6] = ["memcpy", "memmove", "memset", "memcmp", "bcmp",
 /// For each function of the source whether it may come to call itself.
 pub(super) fn recursive(source: &Source<'_>) -> Vec<bool> {
     let mut graph = Graph::of(source);
+    let returning = graph.returning();
     graph.edges.iter_mut().for_each(|edges| {
+        edges.retain(|&callee| returning[callee]);
         edges.sort_unstable();
         edges.dedup();
     });
@@ -36,13 +42,24 @@ struct Graph<'a> {
     numbers: HashMap<&'a str, usize>,
     anybody: usize,
     edges: Vec<Vec<usize>>,
+    /// Which functions have an instruction that returns.
+    has_return: Vec<bool>,
+    /// Callers and those whom they leave the return to.
+    tails: Vec<(usize, usize)>,
 }
 
 impl<'a> Graph<'a> {
     fn of(source: &Source<'a>) -> Self {
         let numbers = source.functions.iter().enumerate().map(|(number, function)| (function.name, number)).collect();
         let anybody = source.functions.len();
-        let mut graph = Self { numbers, anybody, edges: vec![Vec::new(); anybody + 1] };
+        let mut graph = Self {
+            numbers,
+            anybody,
+            edges: vec![Vec::new(); anybody + 1],
+            has_return: vec![false; anybody + 1],
+            tails: Vec::new(),
+        };
+        graph.has_return[anybody] = true;
         let mut function = 0;
         let mut in_debug_data = false;
         for (index, line) in source.lines.iter().enumerate() {
@@ -66,6 +83,22 @@ impl<'a> Graph<'a> {
         graph
     }
 
+    /// Which nodes may return to their callers.
+    fn returning(&self) -> Vec<bool> {
+        let mut returning = self.has_return.clone();
+        let mut grows = true;
+        while grows {
+            grows = false;
+            for &(caller, callee) in &self.tails {
+                if returning[callee] && !returning[caller] {
+                    returning[caller] = true;
+                    grows = true;
+                }
+            }
+        }
+        returning
+    }
+
     /// Somebody unknown may call the function of this name, if it is one.
     fn expose(&mut self, source: &Source<'a>, symbol: &'a str) {
         if let Some(&function) = self.numbers.get(source.resolve(symbol)) {
@@ -80,7 +113,13 @@ impl<'a> Graph<'a> {
         caller: Option<usize>,
         (line, mnemonic, operands): (&Line<'a>, &'a str, &'a str),
     ) {
-        let target = match Jump::of(line) {
+        if let Some(caller) = caller
+            && mnemonic.starts_with("ret")
+        {
+            self.has_return[caller] = true;
+        }
+        let jump = Jump::of(line);
+        let target = match jump {
             Jump::None if !matches!(mnemonic, "call" | "callq") => None,
             Jump::None | Jump::Always(_) | Jump::If(_) | Jump::Indirect => Some(target(operands)),
         };
@@ -88,19 +127,40 @@ impl<'a> Graph<'a> {
             // What has its address in a register may be called by anybody who gets it.
             (_, None) => symbols(operands).for_each(|symbol| self.expose(source, symbol)),
             (None, Some(target)) => target.into_iter().for_each(|symbol| self.expose(source, symbol)),
-            (Some(caller), Some(Some(symbol))) => self.call(source, caller, symbol),
-            (Some(caller), Some(None)) => self.edges[caller].push(self.anybody),
+            (Some(caller), Some(target)) => {
+                let is_tail = jump != Jump::None;
+                match target.map_or(Callee::Node(self.anybody), |symbol| self.callee(source, symbol)) {
+                    Callee::Inside => {}
+                    Callee::Nobody => self.has_return[caller] |= is_tail,
+                    Callee::Node(callee) => {
+                        self.edges[caller].push(callee);
+                        self.tails.extend(is_tail.then_some((caller, callee)));
+                    }
+                }
+            }
         }
     }
 
-    fn call(&mut self, source: &Source<'a>, caller: usize, symbol: &'a str) {
+    /// Whom a call or a jump to this symbol leads to.
+    fn callee(&self, source: &Source<'a>, symbol: &'a str) -> Callee {
         let symbol = source.resolve(symbol);
         match self.numbers.get(symbol) {
-            Some(&function) => self.edges[caller].push(function),
-            None if symbol.starts_with(".L") || CALL_NOBODY.contains(&symbol) => {}
-            None => self.edges[caller].push(self.anybody),
+            Some(&function) => Callee::Node(function),
+            None if symbol.starts_with(".L") => Callee::Inside,
+            None if CALL_NOBODY.contains(&symbol) => Callee::Nobody,
+            None => Callee::Node(self.anybody),
         }
     }
+}
+
+/// Whom a call or a jump leads to.
+enum Callee {
+    /// A label of the function itself.
+    Inside,
+    /// A function that calls nobody, and returns.
+    Nobody,
+    /// A node of the graph.
+    Node(usize),
 }
 
 /// The one symbol that a call or a jump leads to: directly, by the table of addresses that a linker makes, or by a table

@@ -32,8 +32,12 @@ pub struct Sites {
 /// Writes the whole assembly, with ticks, and behind it the counter and what runs when it has run out.
 pub(super) fn emit(source: &Source<'_>, recursive: &[bool]) -> Result<(String, Sites), TickError> {
     let text_bytes: usize = source.text.iter().map(|line| line.len() + 1).sum();
-    let mut writer =
-        Writer { out: String::with_capacity(text_bytes + text_bytes / 8), aside: String::new(), labels: 0, sites: Sites::default() };
+    let mut writer = Writer {
+        out: String::with_capacity(text_bytes + text_bytes / 8),
+        aside: String::new(),
+        labels: 0,
+        sites: Sites::default(),
+    };
     let taken = taken_labels(source);
     let mut next = 0;
     for (function, &recursive) in source.functions.iter().zip(recursive) {
@@ -57,9 +61,16 @@ struct Writer {
 
 impl Writer {
     fn copy(&mut self, source: &Source<'_>, lines: std::ops::Range<usize>) {
-        for line in &source.text[lines] {
-            self.out.push_str(line);
-            self.out.push('\n');
+        for index in lines {
+            if let Line::Directive { name: ".file", operands } = source.lines[index]
+                && let Some((folder, name)) = operands.split_once("\" \"")
+            {
+                // Assemblers differ about folders apart from names where debugging data is not of the newest version.
+                self.line(format_args!("\t.file\t{folder}/{name}"));
+            } else {
+                self.out.push_str(source.text[index]);
+                self.out.push('\n');
+            }
         }
     }
 
@@ -124,8 +135,7 @@ impl Writer {
         }
         let target = source.labels.get(label).copied();
         let target = target.filter(|line| (function.first..function.end).contains(line));
-        let target =
-            target.ok_or_else(|| TickError::UnknownTarget { line: index + 1, target: label.to_owned() })?;
+        let target = target.ok_or_else(|| TickError::UnknownTarget { line: index + 1, target: label.to_owned() })?;
         if target > index {
             return Ok(false);
         }

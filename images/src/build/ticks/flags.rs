@@ -23,13 +23,41 @@ const WRITES: [&str; 28] = [
     "popcnt", "tzcnt", "lzcnt", "xadd", "cmpxchg", "ucomiss", "ucomisd", "comiss", "comisd", "ud2", "ret", "call",
 ];
 const KEEPS: [&str; 30] = [
-    "mov", "lea", "push", "pop", "nop", "xchg", "bswap", "not", "leave", "cltq", "cltd", "cqto", "cwtl", "cwtd", "cbtw",
-    "rol", "ror", "bt", "bts", "btr", "btc", "stos", "lfence", "mfence", "sfence", "pause", "prefetcht", "prefetchnta",
-    "prefetchw", "endbr64",
+    "mov",
+    "lea",
+    "push",
+    "pop",
+    "nop",
+    "xchg",
+    "bswap",
+    "not",
+    "leave",
+    "cltq",
+    "cltd",
+    "cqto",
+    "cwtl",
+    "cwtd",
+    "cbtw",
+    "rol",
+    "ror",
+    "bt",
+    "bts",
+    "btr",
+    "btc",
+    "stos",
+    "lfence",
+    "mfence",
+    "sfence",
+    "pause",
+    "prefetcht",
+    "prefetchnta",
+    "prefetchw",
+    "endbr64",
 ];
 /// Vector instructions read no flags. They are told by how they begin.
 const VECTOR_STEMS: [&str; 17] = [
-    "mov", "cvt", "p", "add", "sub", "mul", "div", "sqrt", "un", "shuf", "and", "or", "xor", "max", "min", "cmp", "round",
+    "mov", "cvt", "p", "add", "sub", "mul", "div", "sqrt", "un", "shuf", "and", "or", "xor", "max", "min", "cmp",
+    "round",
 ];
 
 fn effect(mnemonic: &str, operands: &str) -> Effect {

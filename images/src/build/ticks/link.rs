@@ -12,7 +12,9 @@ const DRIVER: &str = "cc";
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The driver does not start.
-    #[error("{DRIVER} does not start ({0}); install the C linker that Rust itself needs (`apt install build-essential`)")]
+    #[error(
+        "{DRIVER} does not start ({0}); install the C linker that Rust itself needs (`apt install build-essential`)"
+    )]
     Start(#[source] io::Error),
     /// It ended with an error.
     #[error("{DRIVER} could not {what} ({status}): {messages}")]

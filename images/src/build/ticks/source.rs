@@ -59,6 +59,12 @@ pub(super) struct Source<'a> {
 impl<'a> Source<'a> {
     /// Takes assembly apart.
     pub fn parse(assembly: &'a str) -> Result<Self, TickError> {
+        let source = Self::read(assembly)?;
+        if source.labels.contains_key(COUNTER) { Err(TickError::Counts) } else { Ok(source) }
+    }
+
+    /// Takes assembly apart that may count already.
+    pub fn read(assembly: &'a str) -> Result<Self, TickError> {
         let text: Vec<_> = assembly.lines().collect();
         let lines: Vec<_> = text.iter().map(|line| Line::parse(line)).collect();
         let mut labels = HashMap::new();
@@ -73,9 +79,6 @@ impl<'a> Source<'a> {
                 }
                 _ => {}
             }
-        }
-        if labels.contains_key(COUNTER) {
-            return Err(TickError::Counts);
         }
         let functions = functions(&lines, &labels)?;
         if functions.is_empty() {
