@@ -166,7 +166,7 @@ fn build_counted(workspace: &Workspace, package: &Package, quiet: bool) -> Resul
     let (assembly, executable) = (path.with_extension("counted.s"), path.with_extension("counted.elf"));
     replace(&assembly, counted.assembly.as_bytes())?;
     if !compiled.linker.is_done(&assembly, &executable) {
-        let linked = compiled.linker.link(&assembly, &path.with_extension("counted.o"), &executable);
+        let linked = compiled.linker.link(&assembly, &executable);
         linked.map_err(|source| BuildError::Link { app: app.clone(), source })?;
     }
     let bytes = read(&executable)?;

@@ -215,7 +215,8 @@ impl Workspace {
         let mut arguments: Vec<OsString> = LINK.iter().map(OsString::from).collect();
         arguments.extend(["-m64".into(), "-Wl,--gc-sections".into(), "-Wl,-z,noexecstack".into()]);
         arguments.extend(["-T".into(), script.clone().into_os_string()]);
-        Ok(Compiled { assembly, linker: Linker { arguments, archives, script } })
+        let compiler = (rustc_program(), self.root.clone());
+        Ok(Compiled { assembly, linker: Linker { compiler, target: TARGET, arguments, archives, script } })
     }
 
     fn guest_script(&self) -> PathBuf {
@@ -224,9 +225,8 @@ impl Workspace {
 
     /// The toolchain's own archive, which every guest is linked with.
     fn compiler_builtins(&self) -> Result<Vec<PathBuf>, BuildError> {
-        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let wrong = |what: String| BuildError::Workspace(format!("rustc does not say where its libraries are: {what}"));
-        let output = Command::new(rustc)
+        let output = Command::new(rustc_program())
             .args(["--print", "target-libdir", "--target", TARGET])
             .current_dir(&self.root)
             .stdin(Stdio::null())
@@ -335,6 +335,10 @@ pub fn app_names() -> Vec<String> {
 
 fn cargo_program() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+fn rustc_program() -> OsString {
+    std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())
 }
 
 fn cargo_home() -> Option<PathBuf> {

@@ -61,16 +61,9 @@ struct Writer {
 
 impl Writer {
     fn copy(&mut self, source: &Source<'_>, lines: std::ops::Range<usize>) {
-        for index in lines {
-            if let Line::Directive { name: ".file", operands } = source.lines[index]
-                && let Some((folder, name)) = operands.split_once("\" \"")
-            {
-                // Assemblers differ about folders apart from names where debugging data is not of the newest version.
-                self.line(format_args!("\t.file\t{folder}/{name}"));
-            } else {
-                self.out.push_str(source.text[index]);
-                self.out.push('\n');
-            }
+        for line in &source.text[lines] {
+            self.out.push_str(line);
+            self.out.push('\n');
         }
     }
 

@@ -1,6 +1,6 @@
 //! Assembling and linking a guest whose assembly was rewritten: what rustc would have done with its own.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,14 +11,19 @@ const DRIVER: &str = "cc";
 /// Why a guest was not assembled or linked.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// The driver does not start.
-    #[error(
-        "{DRIVER} does not start ({0}); install the C linker that Rust itself needs (`apt install build-essential`)"
-    )]
-    Start(#[source] io::Error),
-    /// It ended with an error.
-    #[error("{DRIVER} could not {what} ({status}): {messages}")]
+    /// A tool does not start.
+    #[error("{tool} does not start ({source}); `pollux doctor` says what is missing")]
+    Start {
+        /// The tool.
+        tool: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A tool ended with an error.
+    #[error("{tool} could not {what} ({status}): {messages}")]
     Failed {
+        /// The tool.
+        tool: String,
         /// What it was to do.
         what: &'static str,
         /// How it ended.
@@ -26,13 +31,25 @@ pub enum LinkError {
         /// The beginning of what it said.
         messages: String,
     },
+    /// A file could not be written.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
-/// Everything that a guest is linked from besides its own assembly.
+/// Everything that a guest is made of besides its own assembly.
 #[derive(Debug, Clone)]
 pub struct Linker {
+    /// The compiler, and the folder that it is run in, which decides which one it is.
+    pub compiler: (OsString, PathBuf),
+    /// The machine that it compiles for.
+    pub target: &'static str,
     /// Arguments of the driver, without its inputs.
-    pub arguments: Vec<std::ffi::OsString>,
+    pub arguments: Vec<OsString>,
     /// Archives of the crates that the compiler keeps out of the joint optimisation. Others may be among them: nothing
     /// refers to what they hold.
     pub archives: Vec<PathBuf>,
@@ -49,29 +66,53 @@ impl Linker {
         inputs.map(written).all(|input| input.is_some_and(|input| input < done))
     }
 
-    /// Assembles `assembly` to `object` and links that to `executable`.
+    /// Assembles `assembly` to an object file beside it and links that to `executable`.
     ///
     /// # Errors
     /// [`LinkError`] with the tool's own words.
-    pub fn link(&self, assembly: &Path, object: &Path, executable: &Path) -> Result<(), LinkError> {
-        run("assemble the guest", [OsStr::new("-c"), assembly.as_os_str(), OsStr::new("-o"), object.as_os_str()])?;
+    pub fn link(&self, assembly: &Path, executable: &Path) -> Result<(), LinkError> {
+        let object = assembly.with_extension("o");
+        self.assemble(assembly, &object)?;
         let outputs = [OsStr::new("-o"), executable.as_os_str(), object.as_os_str(), OsStr::new("-Wl,--start-group")];
-        let archives = self.archives.iter().map(|archive| archive.as_os_str());
-        let arguments = self.arguments.iter().map(|argument| argument.as_os_str());
-        run(
-            "link the guest",
-            outputs.into_iter().chain(archives).chain([OsStr::new("-Wl,--end-group")]).chain(arguments),
-        )
+        let mut command = Command::new(DRIVER);
+        command.args(outputs).args(&self.archives).arg("-Wl,--end-group").args(&self.arguments);
+        run("link the guest", &mut command)
+    }
+
+    /// The compiler's own assembler takes all that the compiler writes; others know some instructions by other names. The
+    /// way to it is a crate that holds nothing else.
+    fn assemble(&self, assembly: &Path, object: &Path) -> Result<(), LinkError> {
+        let source = assembly.with_extension("rs");
+        let text = format!(
+            "#![no_std]\ncore::arch::global_asm!(include_str!({:?}), options(att_syntax, raw));\n",
+            assembly.to_string_lossy()
+        );
+        std::fs::write(&source, text).map_err(|error| LinkError::File { path: source.clone(), source: error })?;
+        let mut emit = OsString::from("--emit=obj=");
+        emit.push(object);
+        let (program, folder) = &self.compiler;
+        let mut command = Command::new(program);
+        command
+            .args(["--edition", "2024", "--crate-type", "lib", "--crate-name", "assembled", "--target", self.target])
+            .args(["-C", "panic=abort", "-C", "codegen-units=1"])
+            .arg(emit)
+            .arg(&source)
+            .current_dir(folder);
+        run("assemble the guest", &mut command)
     }
 }
 
-fn run<'a>(what: &'static str, arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<(), LinkError> {
+fn run(what: &'static str, command: &mut Command) -> Result<(), LinkError> {
     const MESSAGE_BYTES: usize = 4000;
-    let output = Command::new(DRIVER).args(arguments).stdin(Stdio::null()).output().map_err(LinkError::Start)?;
+    let tool = command.get_program().to_string_lossy().into_owned();
+    let output = match command.stdin(Stdio::null()).output() {
+        Ok(output) => output,
+        Err(source) => return Err(LinkError::Start { tool, source }),
+    };
     if output.status.success() {
         return Ok(());
     }
     let messages = String::from_utf8_lossy(&output.stderr);
     let messages = messages[..messages.floor_char_boundary(MESSAGE_BYTES)].trim().to_owned();
-    Err(LinkError::Failed { what, status: output.status.to_string(), messages })
+    Err(LinkError::Failed { tool, what, status: output.status.to_string(), messages })
 }

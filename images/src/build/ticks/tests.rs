@@ -1,4 +1,4 @@
-//! What is put into assembly, on text and, assembled by the host's own tools, as code that runs.
+//! What is put into assembly.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
