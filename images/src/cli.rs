@@ -193,6 +193,9 @@ fn describe_coverage(coverage: &Coverage) -> String {
         coverage.uncounted_bytes,
         coverage.uncounted.join(", ")
     ));
+    if !coverage.by_hand.is_empty() {
+        out.push_str(&format!("  loops written by hand, not counted, in: {}\n", coverage.by_hand.join(", ")));
+    }
     out
 }
 

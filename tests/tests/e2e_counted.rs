@@ -115,10 +115,9 @@ fn disturb(address: SocketAddr, rng: &mut Rng, over: &AtomicBool) {
 /// The same under the eyes of a check that compares all memory written to, after every epoch.
 #[test]
 fn memory_is_the_same_after_every_cut() {
-    let mut pair = Pair::up(&counted("probe", "counted:20000").with(&["--check-determinism"]));
+    let mut pair = Pair::up(&counted("probe", "counted:5000").with(&["--check-determinism"]));
     let mut client = connect(pair.address(7000));
     assert_eq!(ask(&mut client, "background 3000000"), computed(3_000_000));
-    assert_eq!(ask(&mut client, "background allocate"), "allocated 500000");
     still_paired(&mut pair);
     pair.down();
 }
@@ -135,6 +134,21 @@ fn registers_outlive_cuts() {
         assert_eq!(ask(&mut other, "entropy 100").len(), 200);
     }
     assert_eq!(computing.line().expect("the connection stands"), floats(ROUNDS));
+    still_paired(&mut pair);
+    pair.down();
+}
+
+/// Cuts fall into the allocator too, while another connection keeps other tasks allocating.
+#[test]
+fn memory_of_a_computation_is_its_own() {
+    let mut pair = Pair::up(&counted("probe", "counted:30000"));
+    let address = pair.address(7000);
+    let (mut computing, mut other) = (connect(address), connect(address));
+    send(&mut computing, "background allocate");
+    while !computing.has_something().expect("the connection stands") {
+        assert_eq!(ask(&mut other, "entropy 100").len(), 200);
+    }
+    assert_eq!(computing.line().expect("the connection stands"), "allocated 500000");
     still_paired(&mut pair);
     pair.down();
 }
@@ -192,7 +206,7 @@ fn a_computation_that_never_waits_survives_its_primary() {
     let seed = seed("moments at which the primary of a computation dies");
     let mut rng = Rng::new(seed);
     for _ in 0..pollux_tests::workbench::moments(3) {
-        let mut pair = Pair::up(&counted("dhrystone", "counted:3000").with(&["--args", "serve"]));
+        let mut pair = Pair::up(&counted("dhrystone", "counted:500").with(&["--args", "serve"]));
         let mut client = connect(pair.address(7000));
         send(&mut client, "run 2000000");
         wait_for_epochs(&mut pair, rng.between(1, 4_000));

@@ -14,7 +14,7 @@
 //! still read them ([`flags`]) it saves them; it uses no register, and no stack that code may keep below its stack
 //! pointer (`core` and `alloc` were compiled with a red zone).
 //!
-//! Not in that module, and so not counted: hand-written assembly, and crates that the compiler keeps out of the joint
+//! Not in that module, and so not counted: assembly written by hand (which is in it, but left alone), and crates that the compiler keeps out of the joint
 //! optimisation because the optimiser itself calls them (`compiler_builtins`, and `no_builtins` crates such as
 //! `freestanding`). The functions without ticks are found in the linked guest and reported ([`Coverage`]). All of them
 //! come to an end by themselves, or are code that somebody wrote in assembly; a loop there makes an epoch late, but ends
@@ -75,6 +75,8 @@ pub struct Counted {
     pub sites: Sites,
     /// Symbols of the functions whose loops tick.
     pub functions: HashSet<String>,
+    /// Symbols of those among them that hold a loop written by hand, in inline assembly, which does not tick.
+    pub by_hand: Vec<String>,
 }
 
 /// Puts ticks into the assembly (AT&T syntax, as LLVM writes it) of a whole guest.
@@ -84,9 +86,11 @@ pub struct Counted {
 pub fn instrument(assembly: &str) -> Result<Counted, TickError> {
     let source = source::Source::parse(assembly)?;
     let recursive = calls::recursive(&source);
-    let (assembly, sites) = emit::emit(&source, &recursive)?;
-    let functions = source.functions.iter().map(|function| function.name.trim_matches('"').to_owned()).collect();
-    Ok(Counted { assembly, sites, functions })
+    let emitted = emit::emit(&source, &recursive)?;
+    let plain = |name: &str| name.trim_matches('"').to_owned();
+    let functions = source.functions.iter().map(|function| plain(function.name)).collect();
+    let by_hand = emitted.by_hand.iter().map(|name| plain(name)).collect();
+    Ok(Counted { assembly: emitted.assembly, sites: emitted.sites, functions, by_hand })
 }
 
 /// What counts in a linked guest, and what does not.
@@ -102,6 +106,8 @@ pub struct Coverage {
     pub uncounted: Vec<String>,
     /// Bytes of code in those.
     pub uncounted_bytes: u64,
+    /// Symbols of the functions that tick but hold a loop in inline assembly, which does not.
+    pub by_hand: Vec<String>,
 }
 
 impl Coverage {
@@ -111,7 +117,7 @@ impl Coverage {
     /// When the guest cannot be read.
     pub fn of(guest: &[u8], counted: &Counted) -> Result<Self, object::Error> {
         let file = object::File::parse(guest)?;
-        let mut coverage = Self { sites: counted.sites, ..Self::default() };
+        let mut coverage = Self { sites: counted.sites, by_hand: counted.by_hand.clone(), ..Self::default() };
         let mut seen = HashSet::new();
         for symbol in file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition()) {
             let name = symbol.name()?;

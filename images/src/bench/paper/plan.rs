@@ -18,10 +18,10 @@ pub const PROMISED_SHORT: u64 = 10_000;
 /// The long one.
 pub const PROMISED_LONG: u64 = 1_000_000;
 /// Lengths of counted epochs, in ticks.
-const COUNTED_LENGTHS: [u64; 4] = [300, 1_000, COUNTED_MIDDLE, 30_000];
+const COUNTED_LENGTHS: [u64; 4] = [100, 300, COUNTED_MIDDLE, 10_000];
 const QUICK_COUNTED_LENGTHS: [u64; 1] = [COUNTED_MIDDLE];
 /// One that both plans have.
-const COUNTED_MIDDLE: u64 = 10_000;
+const COUNTED_MIDDLE: u64 = 1_000;
 /// Lengths that are also run with epochs but without a peer.
 const SOLO_LENGTHS: [u64; 3] = [4_000, PROMISED_SHORT, 100_000];
 /// Runs of Dhrystone after which it gives way, where it does.
@@ -29,7 +29,7 @@ pub const YIELD_AFTER: u32 = 1_000;
 /// Instructions of a run of Dhrystone, roughly: it only decides how many runs are asked for.
 const INSTRUCTIONS_A_RUN: u64 = 384;
 /// Ticks of a run of Dhrystone, roughly.
-const TICKS_A_RUN: u64 = 13;
+const TICKS_A_RUN: u64 = 4;
 
 /// How the machine runs the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -30,13 +30,14 @@ pub struct Sites {
 }
 
 /// Writes the whole assembly, with ticks, and behind it the counter and what runs when it has run out.
-pub(super) fn emit(source: &Source<'_>, recursive: &[bool]) -> Result<(String, Sites), TickError> {
+pub(super) fn emit<'a>(source: &Source<'a>, recursive: &[bool]) -> Result<Emitted<'a>, TickError> {
     let text_bytes: usize = source.text.iter().map(|line| line.len() + 1).sum();
     let mut writer = Writer {
         out: String::with_capacity(text_bytes + text_bytes / 8),
         aside: String::new(),
         labels: 0,
         sites: Sites::default(),
+        by_hand: Vec::new(),
     };
     let taken = taken_labels(source);
     let mut next = 0;
@@ -48,18 +49,27 @@ pub(super) fn emit(source: &Source<'_>, recursive: &[bool]) -> Result<(String, S
     }
     writer.copy(source, next..source.text.len());
     writer.out.push_str(&ending());
-    Ok((writer.out, writer.sites))
+    Ok(Emitted { assembly: writer.out, sites: writer.sites, by_hand: writer.by_hand })
 }
 
-struct Writer {
+/// Assembly that ticks.
+pub(super) struct Emitted<'a> {
+    pub assembly: String,
+    pub sites: Sites,
+    /// Functions that jump backwards, or nobody knows where, in assembly written by hand.
+    pub by_hand: Vec<&'a str>,
+}
+
+struct Writer<'a> {
     out: String,
     /// What goes behind the function that is being written.
     aside: String,
     labels: usize,
     sites: Sites,
+    by_hand: Vec<&'a str>,
 }
 
-impl Writer {
+impl<'a> Writer<'a> {
     fn copy(&mut self, source: &Source<'_>, lines: std::ops::Range<usize>) {
         for line in &source.text[lines] {
             self.out.push_str(line);
@@ -71,7 +81,7 @@ impl Writer {
     fn function(
         &mut self,
         source: &Source<'_>,
-        function: &Function<'_>,
+        function: &Function<'a>,
         recursive: bool,
         liveness: &Liveness,
     ) -> Result<(), TickError> {
@@ -95,6 +105,9 @@ impl Writer {
                 self.sites.entries += 1;
                 self.tick(false);
             }
+            if by_hand {
+                self.note_by_hand(source, function, index);
+            }
             if by_hand || !self.jump(source, function, index, liveness)? {
                 self.copy(source, index..index + 1);
             }
@@ -102,6 +115,19 @@ impl Writer {
         self.out.push_str(&self.aside);
         self.aside.clear();
         Ok(())
+    }
+
+    /// Takes down a function in which somebody has written a jump that may go round.
+    fn note_by_hand(&mut self, source: &Source<'_>, function: &Function<'a>, index: usize) {
+        let forwards = |label: &str| source.labels.get(label).is_some_and(|&line| line > index && line <= function.end);
+        let goes_round = match Jump::of(&source.lines[index]) {
+            Jump::None => false,
+            Jump::Indirect => true,
+            Jump::Always(label) | Jump::If(label) => !forwards(label),
+        };
+        if goes_round && self.by_hand.last() != Some(&function.name) {
+            self.by_hand.push(function.name);
+        }
     }
 
     /// Writes the line with its tick if it is a jump that ticks. Returns whether it has written anything.

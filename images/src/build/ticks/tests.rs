@@ -54,6 +54,7 @@ fn flags_that_somebody_reads_are_kept() {
 fn hand_written_assembly_is_left_alone() {
     let inline = function("f", "\t#APP\n.Ltmp1:\n\tdecq\t%rcx\n\tjne\t.Ltmp1\n\t#NO_APP\n\tretq\n");
     assert_eq!(sites(&inline), (0, 0, 0, 0));
+    assert_eq!(counted(&inline).by_hand, ["f"]);
     let module = "\t.type\tby_hand,@function\nby_hand:\n\tjmp\tby_hand\n.Ltmp0:\n\t.size\tby_hand, .Ltmp0-by_hand\n";
     let text = module.to_owned() + &function("f", "\tretq\n");
     assert_eq!(sites(&text), (0, 0, 0, 0));
