@@ -209,12 +209,14 @@ impl Workspace {
             .env("CARGO_ENCODED_RUSTFLAGS", self.flags(&self.guest_script(), &GUEST_CODEGEN))
             .stderr(Stdio::inherit());
         let messages = run(&mut command, &package.name)?;
+        let libraries = self.toolchain_libraries()?;
         let mut archives = archives(&messages, &target_dir.join(TARGET));
-        archives.extend(self.compiler_builtins()?);
+        archives.extend(compiler_builtins(&libraries)?);
         let script = self.guest_script();
         let mut arguments: Vec<OsString> = LINK.iter().map(OsString::from).collect();
         arguments.extend(["-m64".into(), "-Wl,--gc-sections".into(), "-Wl,-z,noexecstack".into()]);
         arguments.extend(["-T".into(), script.clone().into_os_string()]);
+        arguments.extend(toolchain_linker(&libraries));
         let compiler = (rustc_program(), self.root.clone());
         Ok(Compiled { assembly, linker: Linker { compiler, target: TARGET, arguments, archives, script } })
     }
@@ -223,8 +225,8 @@ impl Workspace {
         self.root.join("runtime/guest.ld")
     }
 
-    /// The toolchain's own archive, which every guest is linked with.
-    fn compiler_builtins(&self) -> Result<Vec<PathBuf>, BuildError> {
+    /// Where the toolchain keeps its libraries for images.
+    fn toolchain_libraries(&self) -> Result<PathBuf, BuildError> {
         let wrong = |what: String| BuildError::Workspace(format!("rustc does not say where its libraries are: {what}"));
         let output = Command::new(rustc_program())
             .args(["--print", "target-libdir", "--target", TARGET])
@@ -232,17 +234,10 @@ impl Workspace {
             .stdin(Stdio::null())
             .output()
             .map_err(|error| wrong(error.to_string()))?;
-        let folder = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-        let entries = std::fs::read_dir(&folder).map_err(|source| super::file_error(&folder, source))?;
-        let is_wanted = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with("libcompiler_builtins-") && name.ends_with(".rlib")
-        };
-        let found: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(is_wanted).collect();
-        if found.is_empty() {
-            Err(wrong(format!("no libcompiler_builtins in {}", folder.display())))
+        if output.status.success() {
+            Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
         } else {
-            Ok(found)
+            Err(wrong(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
         }
     }
 
@@ -318,6 +313,33 @@ fn archives(messages: &[u8], folder: &Path) -> Vec<PathBuf> {
     let messages = messages.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
     let files = messages.flat_map(|message: Message| message.filenames);
     files.filter(|file| file.starts_with(folder) && file.extension().is_some_and(|name| name == "rlib")).collect()
+}
+
+/// The toolchain's own archives, which every guest is linked with.
+fn compiler_builtins(libraries: &Path) -> Result<Vec<PathBuf>, BuildError> {
+    let entries = std::fs::read_dir(libraries).map_err(|source| super::file_error(libraries, source))?;
+    let is_wanted = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("libcompiler_builtins-") && name.ends_with(".rlib")
+    };
+    let found: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(is_wanted).collect();
+    if found.is_empty() {
+        let folder = libraries.display();
+        return Err(BuildError::Workspace(format!("the toolchain has no libcompiler_builtins in {folder}")));
+    }
+    Ok(found)
+}
+
+/// Arguments by which the driver uses the toolchain's own linker, as rustc does: two machines build the same bits,
+/// whatever linker they have. A toolchain without one leaves it to the driver.
+fn toolchain_linker(libraries: &Path) -> Vec<OsString> {
+    let Some(folder) = libraries.parent().map(|parent| parent.join("bin/gcc-ld")).filter(|folder| folder.is_dir())
+    else {
+        return Vec::new();
+    };
+    let mut search = OsString::from("-B");
+    search.push(folder);
+    vec![search, "-fuse-ld=lld".into()]
 }
 
 fn remap(from: &Path, to: &str) -> OsString {
