@@ -12,7 +12,7 @@ pub fn go_round(kind: &str) -> &'static str {
         "while" => wait_for_nobody(),
         "recursion" => drop(black_box(one_way(200))),
         "slice" => count_units(),
-        "core" => core::iter::repeat(()).for_each(black_box),
+        "core" => repeat_for_ever(),
         "table" => state_machine(),
         _ => return "unknown loop",
     }
@@ -27,7 +27,15 @@ fn empty() {
 
 #[inline(never)]
 fn wait_for_nobody() {
+    #[expect(clippy::missing_spin_loop, reason = "this is what shall be cut")]
     while GOES_ON.load(Relaxed) {}
+}
+
+/// A loop of the standard library's.
+#[inline(never)]
+fn repeat_for_ever() {
+    #[expect(clippy::infinite_iter, reason = "this is what shall be cut")]
+    core::iter::repeat(()).for_each(black_box);
 }
 
 /// Two functions that call each other, twice each, and hold no loop: 2^200 calls on a stack of 200.
