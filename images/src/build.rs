@@ -192,7 +192,12 @@ pub fn open(path: &Path) -> Result<Image> {
         packed.is_some_and(|(shim, guest)| pack(&shim, &guest).is_ok_and(|packed| packed.image_id == info.image_id))
     });
     Ok(Image {
-        app: path.file_stem().map(|stem| stem.display().to_string()).unwrap_or_default().replace(COUNTED, ""),
+        app: path
+            .file_stem()
+            .map(|stem| stem.display().to_string())
+            .unwrap_or_default()
+            .trim_end_matches(COUNTED)
+            .to_owned(),
         image: path.to_owned(),
         image_bytes: bytes.len() as u64,
         image_id: hex(&info.image_id),

@@ -8,10 +8,10 @@
 //!
 //! * on every jump backwards in the order of the text, where it is taken: a cycle within a function has one of them,
 //! * on every jump through a register or a table,
-//! * at the entry of every function that may come to call itself, directly or through others ([`calls`]).
+//! * at the entry of every function that may come to call itself, directly or through others (`calls`).
 //!
 //! What lies between two ticks is so bounded by the length of the program. A tick changes flags, so where somebody may
-//! still read them ([`flags`]) it saves them; it uses no register, and no stack that code may keep below its stack
+//! still read them (`flags`) it saves them; it uses no register, and no stack that code may keep below its stack
 //! pointer (`core` and `alloc` were compiled with a red zone).
 //!
 //! Not in that module, and so not counted: assembly written by hand (which is in it, but left alone), and crates that the compiler keeps out of the joint

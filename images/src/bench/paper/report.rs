@@ -408,7 +408,6 @@ fn missing(failures: &[Failure]) -> String {
     for workload in Workload::TO_COME {
         out.push_str(&format!("- {workload}: needs {}.\n", workload.needs().unwrap_or_default()));
     }
-    out.push_str("- Epochs by counters of the processor (`counted`): they do not exist yet.\n");
     for failure in failures {
         out.push_str(&format!(
             "- {}, round {}, failed: {}\n",
@@ -433,12 +432,11 @@ mod tests {
             "| processor | Some Processor |",
             "| disk, reads | all | all | needs block I/O |",
             "| disk, writes | all | all | needs block I/O |",
-            "counted | all | this source of epochs does not exist yet",
             "![np-dhrystone.svg](evaluation/np-dhrystone.svg)",
             "| Dhrystone, yield=0 | exact, 10K | pair, revised | 0.600 (0.600 to 1.200) | 3.000 | 40.000 (40.000 to 80.000) |",
             "published, not measured here",
             "about a factor of 2",
-            "under `-icount`, by time without epochs and without it: 1.250",
+            "under `-icount`, by time without epochs and without that: 1.250",
             "### Dhrystone, yield=0, pair, revised: h_epoch = ",
             "2 of 3 answers",
             "- kill 3: no answer",

@@ -66,13 +66,28 @@ impl Linker {
         inputs.map(written).all(|input| input.is_some_and(|input| input < done))
     }
 
-    /// Assembles `assembly` to an object file beside it and links that to `executable`.
+    /// Assembles `assembly` and links it to `executable`, which is replaced when all is done: several may do this at once.
     ///
     /// # Errors
     /// [`LinkError`] with the tool's own words.
     pub fn link(&self, assembly: &Path, executable: &Path) -> Result<(), LinkError> {
-        let object = assembly.with_extension("o");
-        self.assemble(assembly, &object)?;
+        let own = |kind: &str| executable.with_extension(format!("{}.{kind}", std::process::id()));
+        let (source, object, linked) = (own("rs"), own("o"), own("elf"));
+        let done = self
+            .assemble(assembly, &source, &object)
+            .and_then(|()| self.link_object(&object, &linked))
+            .and_then(|()| {
+                std::fs::rename(&linked, executable)
+                    .map_err(|error| LinkError::File { path: executable.to_owned(), source: error })
+            });
+        for file in [source, object, linked] {
+            // What was never made, or renamed, is not there.
+            let _ = std::fs::remove_file(file);
+        }
+        done
+    }
+
+    fn link_object(&self, object: &Path, executable: &Path) -> Result<(), LinkError> {
         let outputs = [OsStr::new("-o"), executable.as_os_str(), object.as_os_str(), OsStr::new("-Wl,--start-group")];
         let mut command = Command::new(DRIVER);
         command.args(outputs).args(&self.archives).arg("-Wl,--end-group").args(&self.arguments);
@@ -81,13 +96,12 @@ impl Linker {
 
     /// The compiler's own assembler takes all that the compiler writes; others know some instructions by other names. The
     /// way to it is a crate that holds nothing else.
-    fn assemble(&self, assembly: &Path, object: &Path) -> Result<(), LinkError> {
-        let source = assembly.with_extension("rs");
+    fn assemble(&self, assembly: &Path, source: &Path, object: &Path) -> Result<(), LinkError> {
         let text = format!(
             "#![no_std]\ncore::arch::global_asm!(include_str!({:?}), options(att_syntax, raw));\n",
             assembly.to_string_lossy()
         );
-        std::fs::write(&source, text).map_err(|error| LinkError::File { path: source.clone(), source: error })?;
+        std::fs::write(source, text).map_err(|error| LinkError::File { path: source.to_owned(), source: error })?;
         let mut emit = OsString::from("--emit=obj=");
         emit.push(object);
         let (program, folder) = &self.compiler;
@@ -96,7 +110,7 @@ impl Linker {
             .args(["--edition", "2024", "--crate-type", "lib", "--crate-name", "assembled", "--target", self.target])
             .args(["-C", "panic=abort", "-C", "codegen-units=1"])
             .arg(emit)
-            .arg(&source)
+            .arg(source)
             .current_dir(folder);
         run("assemble the guest", &mut command)
     }
