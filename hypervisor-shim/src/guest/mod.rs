@@ -10,6 +10,7 @@ mod memory;
 mod outputs;
 mod preempt;
 mod report;
+mod ticks;
 mod touched;
 
 #[cfg(test)]
@@ -92,6 +93,7 @@ pub struct Guest {
     /// The guest has agreed on the ABI.
     greeted: bool,
     preemption: preempt::Preempting,
+    ticks: ticks::Ticks,
     generator: ChaCha12Rng,
     clocks: Clocks,
     /// Time stamps handed out in this epoch.
@@ -145,6 +147,7 @@ impl Guest {
             transmit,
             greeted: false,
             preemption: preempt::Preempting::default(),
+            ticks: ticks::Ticks::of(start),
             generator: ChaCha12Rng::from_seed(seed),
             clocks: Clocks::default(),
             time_stamps: 0,
@@ -176,6 +179,7 @@ impl Guest {
             ..SharedPage::new()
         };
         self.memory.write_struct(self.shared_page, &page);
+        self.ticks.wind(&self.memory);
         self.deliver(events)
     }
 
