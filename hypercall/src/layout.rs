@@ -196,7 +196,7 @@ pub const PREEMPTION_DUE: u64 = 3;
 /// What guest and shim agree on about upcalls, in the guest's own memory; see [`crate::table::Number::Preempt`].
 ///
 /// An upcall is *due* when an epoch begins whose predecessor was cut (the machine has ended it after its number of
-/// instructions, not the guest by `wait`), and its record holds an event or its monotonic clock has reached
+/// instructions, or the guest's counter of ticks has run out, see [`TickNote`]; not the guest by `wait`), and its record holds an event or its monotonic clock has reached
 /// [`wake_ns`](Self::wake_ns). What the shim then does depends on [`state`](Self::state):
 ///
 /// * [`PREEMPTION_ARMED`]: the upcall. Instruction pointer, stack pointer and flags go to the `saved_` fields, the state
@@ -260,9 +260,63 @@ impl GuestNote {
     };
 }
 
+/// The note of a guest that counts its own ticks, beside [`GuestNote`] in the same section (type 2). Whatever makes the
+/// guest count adds it, so a guest that does not count does not carry it.
+///
+/// Such a guest decrements the counter, a signed 64-bit word of its own writable memory, by one at least once on the way
+/// round every loop and every recursion of the code that counts, and calls [`crate::table::Number::Cut`] where it has
+/// become negative. At the start of each epoch the shim sets the counter to one less than the ticks that the epoch may
+/// last, or to `i64::MAX` where epochs are not to be cut. It trusts nothing of it: a guest that writes to its counter has
+/// shorter or longer epochs, and both replicas have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct TickNote {
+    /// Bytes of the owner's name with its terminating zero: 7.
+    pub name_bytes: u32,
+    /// Bytes of the description: 8.
+    pub description_bytes: u32,
+    /// [`TickNote::KIND`].
+    pub kind: u32,
+    /// `"Pollux\0\0"`.
+    pub name: [u8; 8],
+    /// Address of the counter, low half; the counter is aligned to 8.
+    pub counter_low: u32,
+    /// High half.
+    pub counter_high: u32,
+}
+
+impl TickNote {
+    /// The note's type.
+    pub const KIND: u32 = 2;
+    /// The owner of all notes of a guest, without its terminating zero.
+    pub const OWNER: &'static [u8] = b"Pollux";
+    /// Bytes of the description.
+    pub const DESCRIPTION_BYTES: usize = 8;
+    /// The value of the counter of a guest whose epochs are not cut. No guest lives to count so far.
+    pub const NEVER: i64 = i64::MAX;
+
+    /// The counter's value at the start of an epoch that may last `ticks` ticks: the last of them makes it negative.
+    pub const fn start(ticks: u64) -> i64 {
+        if ticks > Self::NEVER as u64 { Self::NEVER } else { ticks as i64 - 1 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_tick_makes_the_counter_negative() {
+        for ticks in [1, 2, 1000] {
+            let mut counter = TickNote::start(ticks);
+            for _ in 1..ticks {
+                counter -= 1;
+                assert!(counter >= 0);
+            }
+            assert_eq!(counter - 1, -1);
+        }
+        assert_eq!(TickNote::start(u64::MAX), TickNote::NEVER);
+    }
 
     #[test]
     fn every_offset_has_its_region() {

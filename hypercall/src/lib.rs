@@ -28,7 +28,7 @@ pub mod ring;
 pub mod table;
 
 /// Version of everything in this crate. A guest passes it to [`table::Number::Hello`]; a shim refuses any other.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// A fingerprint of numbers, sizes and constants, computed at compile time. Two builds with one
 /// [`ABI_VERSION`] that still differ in a size or a number are told apart by it.
@@ -39,6 +39,7 @@ pub const ABI_FINGERPRINT: u64 = {
     hash = mix(hash, size_of::<layout::BootInfo>() as u64);
     hash = mix(hash, size_of::<layout::SharedPage>() as u64);
     hash = mix(hash, size_of::<layout::Preemption>() as u64);
+    hash = mix(hash, size_of::<layout::TickNote>() as u64);
     hash = mix(hash, size_of::<ring::RingHeader>() as u64);
     hash = mix(hash, size_of::<disk::DiskInfo>() as u64);
     hash = mix(hash, size_of::<disk::Request>() as u64);

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
+use crate::build::ticks::Coverage;
 use crate::build::{self, Workspace};
 use crate::ctl::{self, RoleName, SignalName};
 use crate::error::{Context, Result};
@@ -71,6 +72,10 @@ enum Command {
 struct BuildArgs {
     /// The app: a package under apps/, or one with [package.metadata.pollux] in its manifest.
     app: String,
+    /// Make the program count its ticks (function entries and jumps backwards), as `up --epoch counted:N` needs it, and
+    /// say which of its functions do not. An app whose manifest wants counted epochs is always built so.
+    #[arg(long)]
+    counted: bool,
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -171,11 +176,31 @@ fn dispatch(command: Command) -> Result<()> {
 }
 
 fn build_command(args: &BuildArgs) -> Result<()> {
-    let image = build::build(&Workspace::find()?, &args.app, args.json)?;
+    let image = build::build(&Workspace::find()?, &args.app, args.counted.then_some(true), args.json)?;
     if args.json {
         return print_json(&image);
     }
-    print(&format!("{}: {} bytes, id {}\n", image.image.display(), image.image_bytes, &image.image_id[..16]))
+    let coverage = image.coverage.as_ref().map_or_else(String::new, describe_coverage);
+    print(&format!("{}: {} bytes, id {}\n{coverage}", image.image.display(), image.image_bytes, &image.image_id[..16]))
+}
+
+/// What of a guest counts, for people.
+fn describe_coverage(coverage: &Coverage) -> String {
+    let sites = &coverage.sites;
+    let mut out = format!(
+        "  counts ticks in {} functions ({} bytes), at {} jumps backwards, {} entries and {} indirect jumps\n",
+        coverage.functions, coverage.bytes, sites.loops, sites.entries, sites.indirect
+    );
+    out.push_str(&format!(
+        "  not counted: {} functions ({} bytes): {}\n",
+        coverage.uncounted.len(),
+        coverage.uncounted_bytes,
+        coverage.uncounted.join(", ")
+    ));
+    if !coverage.by_hand.is_empty() {
+        out.push_str(&format!("  loops written by hand, not counted, in: {}\n", coverage.by_hand.join(", ")));
+    }
+    out
 }
 
 fn fault(args: &FaultArgs) -> Result<()> {

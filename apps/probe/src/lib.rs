@@ -18,6 +18,8 @@
 //! | `compute N` | N rounds of arithmetic within one epoch, answers the result |
 //! | `background N` | the same beside the other tasks, see [`runtime::compute`] |
 //! | `background WHAT` | `registers`, `allocate`, `panic`, `spawn`, `overflow`: tries that in a computation |
+//! | `background floats N` | N rounds of arithmetic with twelve floating-point numbers at once |
+//! | `background loop KIND` | goes round for ever in a computation: see the module `loops` |
 //! | `flood N` | prints N lines of 64 bytes |
 //! | `entropy N` | answers N random bytes in hexadecimal |
 //! | `disk NAME size` | answers `blocks N` |
@@ -37,6 +39,7 @@ mod background;
 mod calls;
 mod disk;
 mod faults;
+mod loops;
 mod measure;
 pub mod rings;
 

@@ -10,11 +10,11 @@ use hypercall::ABI_VERSION;
 use hypercall::disk::{DiskInfo, MAX_DISKS};
 use hypercall::layout::{
     BootInfo, DISK_RING_BYTES, GUEST_BASE, MAX_ARGUMENT_BYTES, NetConfig, PAGE_BYTES, RING_BYTES, Regions, STACK_BYTES,
-    SharedPage,
+    SharedPage, TickNote,
 };
 use object::LittleEndian;
-use object::elf::{ELFCLASS64, EM_X86_64, ET_EXEC, FileHeader64, PF_W, PF_X, PT_LOAD};
-use object::read::elf::{FileHeader as _, ProgramHeader as _};
+use object::elf::{ELFCLASS64, EM_X86_64, ET_EXEC, FileHeader64, PF_W, PF_X, PT_LOAD, PT_NOTE};
+use object::read::elf::{FileHeader as _, NoteIterator, ProgramHeader as _};
 
 use super::GuestMemory;
 
@@ -78,6 +78,8 @@ pub struct Start {
     pub disk_ring: usize,
     /// The disks.
     pub disks: Vec<DiskInfo>,
+    /// Offset of the counter of a guest that counts its ticks: aligned, and writable by the guest.
+    pub tick_counter: Option<usize>,
 }
 
 /// Why a guest cannot be loaded.
@@ -104,6 +106,8 @@ pub enum LoadError {
         /// The entry point.
         address: u64,
     },
+    /// A note about ticks that is malformed, or names a counter that is no aligned word of writable memory.
+    Ticks,
     /// Guest memory is too small.
     Memory {
         /// What there is.
@@ -136,6 +140,9 @@ impl fmt::Display for LoadError {
                 write!(f, "the guest's segment at {address:#x} is both writable and executable")
             }
             Self::Entry { address } => write!(f, "the guest's entry point {address:#x} lies in no executable segment"),
+            Self::Ticks => f.write_str(
+                "the guest's note about ticks is malformed or names no aligned word of its own writable memory",
+            ),
             Self::Memory { bytes, needed_bytes } => {
                 write!(f, "the guest has {bytes} bytes of memory and needs at least {needed_bytes}; raise --memory-mib")
             }
@@ -157,6 +164,10 @@ pub fn load(memory: &GuestMemory, elf: &[u8], config: &GuestConfig<'_>) -> Resul
     }
     let mut plan = Plan { next: 0, mappings: Vec::new() };
     let entry = plan.segments(memory, elf)?;
+    let tick_counter = match counter_address(elf)? {
+        Some(address) => Some(plan.writable_word(memory, address).ok_or(LoadError::Ticks)?),
+        None => None,
+    };
     let image_end = plan.next;
     let regions = Regions::behind(image_end);
     let Regions { boot: boot_page, shared_page, receive_ring, transmit_ring, disk_ring, stack, heap } = regions;
@@ -221,7 +232,29 @@ pub fn load(memory: &GuestMemory, elf: &[u8], config: &GuestConfig<'_>) -> Resul
         transmit_ring: transmit_ring as usize,
         disk_ring: disk_ring as usize,
         disks: config.disks.to_vec(),
+        tick_counter,
     })
+}
+
+/// What the [`TickNote`] of a guest says, if it carries one.
+fn counter_address(elf: &[u8]) -> Result<Option<u64>, LoadError> {
+    let header = FileHeader64::<LittleEndian>::parse(elf).map_err(|_| LoadError::NotElf)?;
+    for segment in header.program_headers(LittleEndian, elf).map_err(|_| LoadError::NotElf)? {
+        if segment.p_type(LittleEndian) != PT_NOTE {
+            continue;
+        }
+        let data = segment.data(LittleEndian, elf).map_err(|()| LoadError::NotElf)?;
+        // Notes are aligned to four bytes whatever the segment says: linkers raise it to the section's alignment.
+        let notes = NoteIterator::<FileHeader64<LittleEndian>>::new(LittleEndian, 4, data);
+        let mut notes = notes.map_err(|_| LoadError::NotElf)?;
+        while let Some(note) = notes.next().map_err(|_| LoadError::NotElf)? {
+            if note.name() == TickNote::OWNER && note.n_type(LittleEndian).0 == TickNote::KIND {
+                let address = note.desc().try_into().map_err(|_| LoadError::Ticks)?;
+                return Ok(Some(u64::from_le_bytes(address)));
+            }
+        }
+    }
+    Ok(None)
 }
 
 struct Plan {
@@ -233,6 +266,14 @@ struct Plan {
 impl Plan {
     fn map(&mut self, offset: u64, bytes: u64, rights: Rights) {
         self.mappings.push(Mapping { offset, bytes, rights });
+    }
+
+    /// The offset of an aligned 64-bit word, if ring 3 may write to all of it.
+    fn writable_word(&self, memory: &GuestMemory, address: u64) -> Option<usize> {
+        let offset = memory.offset_of(address, 8).filter(|offset| offset.is_multiple_of(8))?;
+        let (start, end) = (offset as u64, offset as u64 + 8);
+        let inside = |mapping: &Mapping| mapping.offset <= start && end <= mapping.offset + mapping.bytes;
+        self.mappings.iter().any(|mapping| mapping.rights == Rights::WRITE && inside(mapping)).then_some(offset)
     }
 
     /// Copies the segments; returns the entry point.

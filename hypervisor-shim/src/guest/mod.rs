@@ -12,6 +12,7 @@ mod outputs;
 mod preempt;
 mod report;
 mod schedule;
+mod ticks;
 mod touched;
 
 #[cfg(test)]
@@ -105,6 +106,7 @@ pub struct Guest {
     /// The guest has agreed on the ABI.
     greeted: bool,
     preemption: preempt::Preempting,
+    ticks: ticks::Ticks,
     generator: ChaCha12Rng,
     clocks: Clocks,
     /// Time stamps handed out in this epoch.
@@ -160,6 +162,7 @@ impl Guest {
             disks: Disks::new(start.disks.clone(), requests),
             greeted: false,
             preemption: preempt::Preempting::default(),
+            ticks: ticks::Ticks::of(start),
             generator: ChaCha12Rng::from_seed(seed),
             clocks: Clocks::default(),
             time_stamps: 0,
@@ -191,6 +194,7 @@ impl Guest {
             ..SharedPage::new()
         };
         self.memory.write_struct(self.shared_page, &page);
+        self.ticks.wind(&self.memory);
         self.deliver(events)
     }
 

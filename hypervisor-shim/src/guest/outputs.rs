@@ -71,6 +71,7 @@ impl Guest {
         self.digest.write_bytes(&outputs.records);
         self.digest.write_bytes(&outputs.console);
         registers.digest(&mut self.digest);
+        self.ticks.digest(&self.memory, &mut self.digest);
         EpochEnd { digest: self.digest.finish(), damaged }
     }
 

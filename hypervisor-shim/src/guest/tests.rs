@@ -16,6 +16,7 @@ use protocol::event;
 
 use super::*;
 
+mod ticks;
 mod upcalls;
 
 use crate::machine::{Diverted, Fault, Registers};
@@ -61,6 +62,10 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new() -> Self {
+        Self::of(&Elf::good())
+    }
+
+    fn of(elf: &Elf) -> Self {
         let mut memory = vec![[0u64; 512]; MEMORY_BYTES / 4096 + 1];
         let raw = memory.as_mut_ptr().cast::<u8>();
         // SAFETY: the vector has one page more than needed, so that the base can be aligned.
@@ -69,7 +74,7 @@ impl Bench {
         // while it does nothing.
         let view = unsafe { GuestMemory::new(base, MEMORY_BYTES) };
         let config = GuestConfig { arguments: "one two", net: net(), disks: &disks() };
-        let start = load(&view, &Elf::good().build(), &config).expect("a good guest loads");
+        let start = load(&view, &elf.build(), &config).expect("a good guest loads");
         // SAFETY: `start` is what the loader returned for this memory.
         let guest = unsafe { Guest::new(view, &start, [7; 32]) };
         Self { guest, start, base, _memory: memory }
@@ -140,6 +145,8 @@ struct Elf {
     entry: u64,
     /// Address, file bytes, memory bytes, flags (1: x, 2: w, 4: r).
     segments: Vec<(u64, u64, u64, u32)>,
+    /// What the segment of notes holds, if there is one.
+    notes: Option<Vec<u8>>,
 }
 
 impl Elf {
@@ -149,6 +156,7 @@ impl Elf {
             machine: 62,
             entry: GUEST_BASE + 4,
             segments: vec![(GUEST_BASE, 64, 64, 5), (GUEST_BASE + 0x1000, 16, 0x2010, 6)],
+            notes: None,
         }
     }
 
@@ -161,10 +169,11 @@ impl Elf {
             out.extend(word.to_le_bytes());
         }
         out.extend(0u32.to_le_bytes());
-        for half in [64u16, 56, self.segments.len() as u16, 64, 0, 0] {
+        let headers = self.segments.len() + usize::from(self.notes.is_some());
+        for half in [64u16, 56, headers as u16, 64, 0, 0] {
             out.extend(half.to_le_bytes());
         }
-        let mut offset = 64 + 56 * self.segments.len() as u64;
+        let mut offset = 64 + 56 * headers as u64;
         for (address, file, memory, flags) in &self.segments {
             out.extend(1u32.to_le_bytes());
             out.extend(flags.to_le_bytes());
@@ -173,7 +182,16 @@ impl Elf {
             }
             offset += file;
         }
+        let notes = self.notes.as_deref().unwrap_or_default();
+        if self.notes.is_some() {
+            out.extend(4u32.to_le_bytes());
+            out.extend(4u32.to_le_bytes());
+            for word in [offset, 0, 0, notes.len() as u64, notes.len() as u64, 4] {
+                out.extend(word.to_le_bytes());
+            }
+        }
         out.resize(offset as usize, 0xab);
+        out.extend(notes);
         out
     }
 

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::channel::Channel;
 use super::outputs::Outbound;
-use super::{ClockOffsets, Settings, Vmm, farewell};
+use super::{ClockOffsets, EpochLimit, Settings, Vmm, farewell};
 use crate::guest::{Guest, GuestConfig, Image, OutputLog, Touched, load};
 use crate::machine::{Disk, Machine, Port};
 
@@ -26,6 +26,10 @@ pub const PROTOCOL_VERSION: u32 = 2;
 const MAX_EPOCH_EVENTS_BYTES: u32 = hypercall::layout::RING_BYTES / 2;
 /// The supervisor that has heard "ready" answers within this.
 const CONFIG_TIMEOUT_NS: u64 = 30_000_000_000;
+
+/// Why a guest is not run.
+const NOT_COUNTING: &str =
+    "counted epochs cannot be had: the guest does not count its ticks; build it with `pollux build APP --counted`";
 
 /// A machine that will not run, and why.
 pub struct Refusal<M: Machine> {
@@ -135,8 +139,8 @@ fn build<M: Machine>(
 ) -> Result<Vmm<M>, Box<Refusal<M>>> {
     let config = &owned.config;
     let refuse = |machine, control, text| Err(Box::new(Refusal { machine, control, text }));
-    let epoch_budget = match epoch_budget(config, &machine) {
-        Ok(budget) => budget,
+    let limit = match epoch_limit(config, &machine) {
+        Ok(limit) => limit,
         Err(text) => return refuse(machine, control, text),
     };
     if config.run_mode == RunMode::Pair && machine.link().is_none() {
@@ -152,10 +156,14 @@ fn build<M: Machine>(
         Ok(start) => start,
         Err(error) => return refuse(machine, control, format!("{error}")),
     };
+    if config.epoch_source == u32::from(EpochSource::Counted.code()) && start.tick_counter.is_none() {
+        return refuse(machine, control, String::from(NOT_COUNTING));
+    }
     machine.start_guest(&start);
     let touched = config.check_determinism.then(|| Touched::with_room(memory.bytes()));
     // SAFETY: `start` is what the loader returned for this memory.
-    let guest = unsafe { Guest::new(memory, &start, config.entropy.0) };
+    let mut guest = unsafe { Guest::new(memory, &start, config.entropy.0) };
+    guest.set_epoch_ticks(limit.ticks());
 
     let now_ns = machine.now_ns();
     let replica = match make_replica(config, ready, &owned.arguments, &disks, now_ns) {
@@ -175,7 +183,7 @@ fn build<M: Machine>(
         generation: config.generation,
         status_interval_ns: config.status_interval_ns.max(1_000_000),
         mac: config.network.mac,
-        epoch_budget,
+        limit,
     };
     Ok(Vmm {
         machine,
@@ -210,26 +218,32 @@ fn build<M: Machine>(
     })
 }
 
-/// How many instructions an epoch may have at most; `u64::MAX`: they are not counted.
-fn epoch_budget<M: Machine>(config: &Config<'_>, machine: &M) -> Result<u64, String> {
-    let source = u8::try_from(config.epoch_source).ok().and_then(EpochSource::from_code);
-    let length = config.epoch_length_instructions;
-    match source {
-        Some(EpochSource::Cooperative) => Ok(u64::MAX),
-        Some(EpochSource::Exact) if !(EpochSource::MIN_INSTRUCTIONS..u64::MAX).contains(&length) => {
-            let least = EpochSource::MIN_INSTRUCTIONS;
-            Err(format!("an exact epoch has at least {least} instructions, not {length}"))
-        }
-        Some(EpochSource::Exact) => {
-            machine.can_count().map_err(|error| format!("exact epochs cannot be had: {error}"))?;
-            // Bare, the machine counts and nothing is cut: the baseline of exact epochs.
-            Ok(if config.run_mode == RunMode::Bare { u64::MAX } else { length })
-        }
-        Some(EpochSource::Counted) | None => Err(format!(
-            "this shim knows no epoch source {}; it has cooperative (0) and exact (1)",
+/// What ends an epoch besides a guest that waits, or why it cannot be had.
+fn epoch_limit<M: Machine>(config: &Config<'_>, machine: &M) -> Result<EpochLimit, String> {
+    let source = u8::try_from(config.epoch_source).ok().and_then(EpochSource::from_code).ok_or_else(|| {
+        format!(
+            "this shim knows no epoch source {}; it has cooperative (0), exact (1) and counted (2)",
             config.epoch_source
-        )),
+        )
+    })?;
+    let length = config.epoch_length_instructions;
+    let unit = match source {
+        EpochSource::Cooperative => return Ok(EpochLimit::None),
+        EpochSource::Exact => "instructions",
+        EpochSource::Counted => "ticks",
+    };
+    if !(EpochSource::MIN_INSTRUCTIONS..u64::MAX).contains(&length) {
+        return Err(format!("an epoch has at least {} {unit}, not {length}", EpochSource::MIN_INSTRUCTIONS));
     }
+    if source == EpochSource::Exact {
+        machine.can_count().map_err(|error| format!("exact epochs cannot be had: {error}"))?;
+    }
+    Ok(match (config.run_mode, source) {
+        // Bare, machine or guest counts and nothing is cut: the baseline of such epochs.
+        (RunMode::Bare, _) => EpochLimit::None,
+        (_, EpochSource::Counted) => EpochLimit::Ticks(length),
+        _ => EpochLimit::Instructions(length),
+    })
 }
 
 fn make_replica(

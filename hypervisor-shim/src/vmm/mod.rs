@@ -46,8 +46,30 @@ struct Settings {
     generation: u64,
     status_interval_ns: u64,
     mac: [u8; 6],
-    /// How many instructions an epoch has at most; `u64::MAX`: they are not counted.
-    epoch_budget: u64,
+    limit: EpochLimit,
+}
+
+/// What ends an epoch besides a guest that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EpochLimit {
+    /// Nothing.
+    None,
+    /// The machine, after so many instructions.
+    Instructions(u64),
+    /// The guest itself, after so many of its ticks.
+    Ticks(u64),
+}
+
+impl EpochLimit {
+    /// Instructions that the machine lets an epoch have; `u64::MAX`: it does not count them.
+    fn instructions(self) -> u64 {
+        if let Self::Instructions(instructions) = self { instructions } else { u64::MAX }
+    }
+
+    /// Ticks that the guest lets an epoch have; `u64::MAX`: it goes on for ever.
+    fn ticks(self) -> u64 {
+        if let Self::Ticks(ticks) = self { ticks } else { u64::MAX }
+    }
 }
 
 /// How the guest's clocks follow from the machine's.

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{print, print_json};
 use crate::bench::paper::plan::{Part, Plan};
-use crate::bench::paper::run::Images;
+use crate::bench::paper::run::{Images, ImagesOf};
 use crate::build::{self, Image, Workspace};
 use crate::error::{Context, Error, Result};
 use crate::setup::{self, Need};
@@ -147,7 +147,7 @@ impl MeasureArgs {
     fn image(&self) -> Result<Image> {
         match &self.image {
             Some(path) => build::open(path),
-            None => build::build(&Workspace::find()?, "kv", true),
+            None => build::build(&Workspace::find()?, "kv", Some(false), true),
         }
     }
 }
@@ -181,9 +181,12 @@ fn bench_failover(args: &MeasureArgs) -> Result<()> {
 
 fn bench_throughput(args: &MeasureArgs, peer: Option<(&std::path::Path, &std::path::Path)>) -> Result<()> {
     setup::ensure(Need::Test, args.yes)?;
-    let images = Images { store: args.image()?, dhrystone: build::build(&Workspace::find()?, "dhrystone", true)? };
+    let image = args.image()?;
+    let neighbour = build::build(&Workspace::find()?, "dhrystone", Some(false), true)?;
     let bar = demo::progress();
-    let report = bench::throughput(&images, &args.net, args.quick, peer, |text| bar.set_message(text.to_owned()));
+    let report = bench::throughput(&image, &neighbour, &args.net, args.quick, peer, |text| {
+        bar.set_message(text.to_owned());
+    });
     bar.finish_and_clear();
     let report = report?;
     if args.json {
@@ -198,7 +201,7 @@ fn bench_disk(args: &DiskBenchArgs) -> Result<()> {
     setup::ensure(Need::Run, args.yes)?;
     let image = match &args.image {
         Some(path) => build::open(path)?,
-        None => build::build(&Workspace::find()?, "probe", true)?,
+        None => build::build(&Workspace::find()?, "probe", Some(false), true)?,
     };
     let folder = args.folder.clone().unwrap_or_else(std::env::temp_dir);
     let folder = std::path::absolute(&folder).context(|| format!("cannot use {}", folder.display()))?;
@@ -217,11 +220,12 @@ fn bench_disk(args: &DiskBenchArgs) -> Result<()> {
 fn bench_paper(args: &PaperArgs) -> Result<()> {
     setup::ensure(Need::Test, args.yes)?;
     let workspace = Workspace::find()?;
-    let image = |app: &str| match &args.images {
-        Some(folder) => build::open(&folder.join(format!("{app}.img"))),
-        None => build::build(&workspace, app, true),
+    let image = |app: &str, counts: bool| match &args.images {
+        Some(folder) => build::open(&folder.join(build::image_name(app, counts))),
+        None => build::build(&workspace, app, Some(counts), true),
     };
-    let images = Images { dhrystone: image("dhrystone")?, store: image("kv")? };
+    let both = |app| Ok::<_, Error>(ImagesOf { plain: image(app, false)?, counting: image(app, true)? });
+    let images = Images { dhrystone: both("dhrystone")?, store: both("kv")? };
     let plan = Plan::new(args.quick, &args.only, args.rounds.map(usize::from), args.seed);
     let bar = demo::progress_of(plan.steps());
     let report = bench::paper::run(&images, &plan, |progress| {

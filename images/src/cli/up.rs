@@ -40,8 +40,9 @@ pub struct UpArgs {
     /// How primary and backup work together.
     #[arg(long, value_enum, default_value = "revised")]
     protocol: ProtocolName,
-    /// What ends an epoch besides a guest that waits: nothing ("cooperative"), or the machine after so many instructions
-    /// ("exact:50000"), which needs --accel tcg. Unless given, the manifest of an app that is built decides.
+    /// What ends an epoch besides a guest that waits: nothing ("cooperative"), the machine after so many instructions
+    /// ("exact:50000"), which needs --accel tcg, or the program itself after so many of its ticks ("counted:10000"), which
+    /// needs an image built with --counted. Unless given, the manifest of an app that is built decides.
     #[arg(long, value_name = "SOURCE")]
     epoch: Option<EpochSpec>,
     /// Compare all memory that the guest writes to, after every epoch, and name the first byte that differs, with its
@@ -169,7 +170,7 @@ impl UpArgs {
     /// Only the translator counts instructions.
     fn accelerator(&self, epoch: EpochSpec) -> Result<Accelerator> {
         match (epoch, self.accel) {
-            (EpochSpec::Cooperative, accel) => accel.resolve(),
+            (EpochSpec::Cooperative | EpochSpec::Counted(_), accel) => accel.resolve(),
             (EpochSpec::Exact(_), Accelerator::Kvm) => Err(Error::Usage(format!(
                 "epochs by {epoch} need --accel tcg: KVM cannot stop a guest after an exact number of instructions"
             ))),
@@ -177,9 +178,22 @@ impl UpArgs {
         }
     }
 
+    /// A guest counts its ticks only if it was built to.
+    fn check_ticks(image: &Image, epoch: EpochSpec) -> Result<()> {
+        if image.counts_ticks || !epoch.needs_ticks() {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "epochs by {epoch} need a program that counts its ticks, and the one in {} does not; build it with `pollux \
+             build APP --counted` (or name the app instead of an image), or use exact epochs, which cut any program",
+            image.image.display()
+        )))
+    }
+
     fn spec(&self, image: Image) -> Result<Spec> {
         let absolute = |path: &PathBuf| std::path::absolute(path).context(|| format!("cannot use {}", path.display()));
         let epoch = self.epoch.unwrap_or(image.epoch);
+        Self::check_ticks(&image, epoch)?;
         Ok(Spec {
             run: self.run_name(),
             protocol: self.protocol,
@@ -222,7 +236,7 @@ pub(super) fn up(args: &UpArgs) -> Result<()> {
     args.check_disks(&[])?;
     let image = match (&args.image, &args.app) {
         (Some(path), _) => build::open(path)?,
-        (None, Some(app)) => build::build(&Workspace::find()?, app, true)?,
+        (None, Some(app)) => build::build(&Workspace::find()?, app, args.epoch.map(EpochSpec::needs_ticks), true)?,
         (None, None) => return Err(Error::Usage("name an app or an --image".to_owned())),
     };
     args.check_disks(&image.disks)?;
