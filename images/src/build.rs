@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use cargo::Package;
-pub use cargo::{Workspace, app_names};
+pub use cargo::{DiskNeed, Workspace, app_names};
 pub use pack::{
     IMAGE_VERSION, ImageError, ImageInfo, PAYLOAD_ADDRESS, PAYLOAD_HEADER_BYTES, PAYLOAD_LIMIT_BYTES, PAYLOAD_MAGIC,
     hex, inspect, pack,
@@ -47,7 +47,7 @@ pub enum BuildError {
         status: String,
     },
     /// The manifest of the app says something that makes no sense.
-    #[error("{path}: [package.metadata.pollux] epoch: {what}", path = path.display())]
+    #[error("{path}: [package.metadata.pollux] {what}", path = path.display())]
     Manifest {
         /// The manifest.
         path: PathBuf,
@@ -111,6 +111,8 @@ pub struct Image {
     pub counts_ticks: bool,
     /// What of the guest counts and what does not, if it was built here and counts.
     pub coverage: Option<Coverage>,
+    /// The disks that the app's manifest names.
+    pub disks: Vec<DiskNeed>,
 }
 
 /// Builds the image of `app` in the release-like profile `image`. `counts_ticks` says whether the guest shall count its
@@ -120,7 +122,7 @@ pub struct Image {
 /// [`BuildError`], within [`Error::Build`].
 pub fn build(workspace: &Workspace, app: &str, counts_ticks: Option<bool>, quiet: bool) -> Result<Image> {
     let package = workspace.app(app)?;
-    let epoch = package.epoch()?;
+    let (epoch, disks) = (package.epoch()?, package.disks()?);
     let counts_ticks = counts_ticks.unwrap_or(epoch.needs_ticks());
     let (guest_bytes, coverage) = if counts_ticks {
         let (bytes, coverage) = build_counted(workspace, package, quiet)?;
@@ -147,6 +149,7 @@ pub fn build(workspace: &Workspace, app: &str, counts_ticks: Option<bool>, quiet
         epoch,
         counts_ticks,
         coverage,
+        disks,
     })
 }
 
@@ -207,6 +210,7 @@ pub fn open(path: &Path) -> Result<Image> {
         epoch: EpochSpec::default(),
         counts_ticks: info.counts_ticks,
         coverage: None,
+        disks: Vec::new(),
     })
 }
 
