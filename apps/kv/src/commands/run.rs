@@ -3,7 +3,7 @@
 use super::context::{Ctx, Peer, ReplyMode};
 use super::error::{Error, OUT_OF_MEMORY, shown};
 use super::table::{Command, command_of};
-use super::transactions;
+use super::{persistence, transactions};
 use crate::base::same_ignoring_case;
 use crate::resp::{Args, Output};
 use crate::server::Server;
@@ -54,6 +54,8 @@ fn dispatch(ctx: &mut Ctx<'_>) -> Option<&'static Command> {
         reject(ctx, command, error);
     } else if command.denies_oom() && ctx.server.is_out_of_memory() {
         reject(ctx, command, OUT_OF_MEMORY);
+    } else if command.is_write() && ctx.server.journal.failure().is_some() {
+        persistence::refuse(ctx, command);
     } else if ctx.peer.multi.is_some() && !command.is_immediate() {
         transactions::queue(ctx, command);
     } else {
@@ -73,10 +75,16 @@ fn reject(ctx: &mut Ctx<'_>, command: &Command, error: Error) {
 #[inline]
 pub fn call(ctx: &mut Ctx<'_>, command: &'static Command) {
     let db = ctx.peer.db;
+    let changes = ctx.server.stats.changes;
     ctx.peer.last_command = command.name;
-    if let Err(error) = (command.handler)(ctx) {
+    let result = (command.handler)(ctx);
+    if let Err(error) = result {
         error.write(ctx.out, command.name, ctx.args.at(1));
         ctx.server.stats.errors += 1;
+    }
+    if ctx.server.journal.is_on() {
+        let changed = command.is_write() && ctx.server.stats.changes != changes;
+        crate::persist::note(ctx, command, db, changed);
     }
     ctx.server.stats.commands += 1;
     if command.is_global() { ctx.server.recount() } else { ctx.server.account(db) }

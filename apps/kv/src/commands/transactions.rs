@@ -28,6 +28,7 @@ pub fn queue(ctx: &mut Ctx<'_>, command: &'static Command) {
     }
     multi.queued_bytes += bytes;
     multi.deny_oom |= command.denies_oom();
+    multi.writes |= command.is_write();
     multi.queue.push(queued);
     out.raw(b"+QUEUED\r\n");
 }
@@ -75,6 +76,10 @@ pub fn exec(ctx: &mut Ctx<'_>) -> Result<(), Error> {
         return Err(Error::Text(
             "EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'.",
         ));
+    }
+    if multi.writes && let Some(failure) = ctx.server.journal.failure() {
+        super::persistence::refuse_exec(ctx, failure);
+        return Ok(());
     }
     ctx.out.array(multi.queue.len());
     ctx.peer.in_exec = true;
