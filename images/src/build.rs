@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub use cargo::{Workspace, app_names};
+pub use cargo::{DiskNeed, Workspace, app_names};
 pub use pack::{
     IMAGE_VERSION, ImageError, ImageInfo, PAYLOAD_ADDRESS, PAYLOAD_HEADER_BYTES, PAYLOAD_LIMIT_BYTES, PAYLOAD_MAGIC,
     hex, inspect, pack,
@@ -41,7 +41,7 @@ pub enum BuildError {
         status: String,
     },
     /// The manifest of the app says something that makes no sense.
-    #[error("{path}: [package.metadata.pollux] epoch: {what}", path = path.display())]
+    #[error("{path}: [package.metadata.pollux] {what}", path = path.display())]
     Manifest {
         /// The manifest.
         path: PathBuf,
@@ -83,6 +83,8 @@ pub struct Image {
     pub shim_elf: Option<PathBuf>,
     /// What the app's manifest wants to end its epochs.
     pub epoch: EpochSpec,
+    /// The disks that the app's manifest names.
+    pub disks: Vec<DiskNeed>,
 }
 
 /// Builds the image of `app` in the release-like profile `image`.
@@ -91,7 +93,7 @@ pub struct Image {
 /// [`BuildError`], within [`Error::Build`].
 pub fn build(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image> {
     let package = workspace.app(app)?;
-    let epoch = package.epoch()?;
+    let (epoch, disks) = (package.epoch()?, package.disks()?);
     let guest = workspace.build_guest(package, quiet)?;
     let shim = workspace.build_shim(quiet)?;
     let folder = workspace.images_dir();
@@ -113,6 +115,7 @@ pub fn build(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image> {
         guest_elf: Some(guest_elf),
         shim_elf: Some(shim_elf),
         epoch,
+        disks,
     })
 }
 
@@ -141,6 +144,7 @@ pub fn open(path: &Path) -> Result<Image> {
         shim_elf: shim_elf.filter(|_| ours),
         // The image does not say; whoever built it may.
         epoch: EpochSpec::default(),
+        disks: Vec::new(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! The command line: what it accepts and which function does it.
 
+mod disk;
 mod manage;
 mod measure;
 mod up;
@@ -20,7 +21,7 @@ use crate::supervise;
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 the system refused something · 2 wrong usage · 3 unknown app · \
 4 build failed · 5 not an image · 6 port in use · 7 no such pair · 8 name in use · 9 did not start · \
 10 something is missing (see `pollux doctor`) · 11 supervisor gone · 12 request refused · 13 a check failed · \
-14 no tap\n\n\
+14 no tap · 15 disk cannot be used\n\n\
 A pair's files (logs, sockets) lie in $POLLUX_STATE_DIR, else $XDG_RUNTIME_DIR/pollux-UID, else /tmp/pollux-UID.";
 
 /// Turns a Rust program into a bootable image and runs it as a pair of virtual machines in lockstep: when one dies,
@@ -46,6 +47,8 @@ enum Command {
     Logs(manage::LogsArgs),
     /// Stop a pair.
     Down(NameArgs),
+    /// Look after the files of a disk: inspect, check, resync.
+    Disk(disk::DiskArgs),
     /// List the pairs that run.
     List(JsonArgs),
     /// Show it: start a pair of the key-value store, kill its primary under load, check every write.
@@ -156,6 +159,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Kill(args) => manage::kill(args.pair.name.as_deref(), args.role, args.signal),
         Command::Logs(args) => manage::logs(&args),
         Command::Down(args) => manage::down(args.name.as_deref()),
+        Command::Disk(args) => disk::disk(&args),
         Command::List(args) => manage::list(args.json),
         Command::Demo(args) => measure::demo(&args),
         Command::Bench(args) => measure::bench(&args),

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::build::{BuildError, ImageError};
+use crate::disk::DiskError;
 use crate::supervise::tap::TapError;
 
 /// The outcome of everything in this crate.
@@ -45,6 +46,12 @@ pub enum Error {
     /// The same, as a supervisor has told it.
     #[error("{0}")]
     NoTap(String),
+    /// A disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The same, as a supervisor has told it.
+    #[error("{0}")]
+    NoDisk(String),
     /// No pair runs under that name.
     #[error("no pair named {name:?} is running{}; `pollux up APP --name {name}` starts one", others(.running))]
     NoSuchPair {
@@ -108,6 +115,7 @@ impl Error {
             8 => Self::NameInUse { name: name.to_owned() },
             10 => Self::Missing(text),
             14 => Self::NoTap(text),
+            15 => Self::NoDisk(text),
             _ => Self::Start(text),
         }
     }
@@ -129,6 +137,7 @@ impl Error {
             Self::Refused(_) => 12,
             Self::CheckFailed(_) => 13,
             Self::Tap(_) | Self::NoTap(_) => 14,
+            Self::Disk(_) | Self::NoDisk(_) => 15,
         }
     }
 }

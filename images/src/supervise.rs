@@ -10,6 +10,7 @@
 mod arbiter;
 mod channel;
 mod console;
+mod disks;
 mod divergence;
 pub mod forward;
 pub mod hub;
@@ -41,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 use self::arbiter::Arbiter;
 use self::console::Console;
+use self::disks::Disks;
 use self::forward::Published;
 use self::hub::Wire;
 use self::pacer::Pacer;
@@ -130,6 +132,9 @@ struct Supervisor {
     /// That the uplink is of no more use has been told.
     uplink_failed: bool,
     arbiter: Arbiter,
+    disks: Disks,
+    /// Last epochs of replicas that have ended with nothing under way.
+    orderly_ends: [Option<u64>; 2],
     console: Console,
     requests: Requests,
     session: u64,
@@ -160,6 +165,7 @@ impl Supervisor {
         // stays as it is.
         let _ = rustix::fs::ftruncate(io::stderr(), 0);
         let published = bind(&spec)?;
+        let disks = Disks::claim(&spec)?;
         let device = uplink::open_device(&spec)?;
         let started = Instant::now();
         let poll = Poll::new().context(|| "cannot make an event loop")?;
@@ -188,6 +194,8 @@ impl Supervisor {
             uplink,
             uplink_failed: false,
             arbiter,
+            disks,
+            orderly_ends: [None, None],
             console,
             requests,
             session,

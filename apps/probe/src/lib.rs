@@ -20,6 +20,14 @@
 //! | `background WHAT` | `registers`, `allocate`, `panic`, `spawn`, `overflow`: tries that in a computation |
 //! | `flood N` | prints N lines of 64 bytes |
 //! | `entropy N` | answers N random bytes in hexadecimal |
+//! | `disk NAME size` | answers `blocks N` |
+//! | `disk NAME write FIRST BLOCKS SEED VERSION` | writes blocks whose content follows from the last two numbers, answers `done` |
+//! | `disk NAME verify FIRST BLOCKS SEED VERSION` | answers `same`, or where something else is found |
+//! | `disk NAME version BLOCK` | answers `version N`, as the block's first word says |
+//! | `disk NAME zero\|discard FIRST BLOCKS`, `disk NAME flush` | does that, answers `done` |
+//! | `disk NAME overlap FIRST ROUNDS` | writes and reads a few blocks, all at once, answers how many reads saw the write before them |
+//! | `disk NAME stream 0\|1 BYTES QUEUE` | reads or writes so much, answers how long it took |
+//! | `disk NAME commit ROUNDS` | writes 4 KiB and flushes, answers how long each round took |
 //! | `alloc N` | asks for N MiB, writes to all of it, answers `got` or `refused` |
 #![no_std]
 
@@ -27,12 +35,14 @@ extern crate alloc;
 
 mod background;
 mod calls;
+mod disk;
 mod faults;
 mod measure;
 pub mod rings;
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use runtime::net::{Error, TcpListener, TcpStream};
 use runtime::{println, spawn};
@@ -70,9 +80,11 @@ async fn serve(stream: TcpStream) -> Result<(), Error> {
         used += bytes;
         while let Some(end) = line[..used].iter().position(|&byte| byte == b'\n') {
             let command = str::from_utf8(&line[..end]).unwrap_or_default();
-            let mut answer = match command.strip_prefix("background ") {
-                Some(what) => background::run(what).await,
-                None => obey(command),
+            let words: Vec<_> = command.split_ascii_whitespace().collect();
+            let mut answer = match words.split_first() {
+                Some((&"background", [what])) => background::run(what).await,
+                Some((&"disk", rest)) => disk::run(rest).await,
+                _ => obey(command),
             };
             answer.push('\n');
             stream.write_all(answer.as_bytes()).await?;

@@ -383,6 +383,8 @@ wire_enum! {
         Shutdown = 6, "shutdown";
         /// The shim cannot go on: its configuration or a device is unusable.
         Failed = 7, "failed";
+        /// A disk of this replica has failed, and its peer can go on.
+        DiskFailed = 8, "disk-failed";
     }
 }
 

@@ -129,6 +129,9 @@ pub struct Ack {
     pub received_through: Epoch,
     /// The backup has run all epochs up to this one.
     pub executed_through: Epoch,
+    /// The backup's disks have done all requests with numbers below this. Numbers are those of
+    /// [`hypercall::disk::Completion`].
+    pub disks_done_below: u64,
     /// `sent_ns` of the newest message that this one answers, so that the primary can measure the round trip;
     /// 0 if it answers none.
     pub echo_ns: u64,

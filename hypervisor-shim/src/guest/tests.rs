@@ -4,6 +4,7 @@ use std::string::{String, ToString};
 use std::vec;
 use std::vec::Vec;
 
+use hypercall::disk::DiskInfo;
 use hypercall::errno::{E2BIG, EAGAIN, EFAULT, ENOSYS, EPERM};
 use hypercall::layout::{BootInfo, CONSOLE_EPOCH_BYTES, GUEST_BASE, MAX_ENTROPY_BYTES, NetConfig, RING_BYTES};
 use hypercall::record::{KIND_FRAME, MAX_PAYLOAD_BYTES};
@@ -67,7 +68,7 @@ impl Bench {
         // SAFETY: the range lies in the vector, which lives as long as the guest and is used only through it or
         // while it does nothing.
         let view = unsafe { GuestMemory::new(base, MEMORY_BYTES) };
-        let config = GuestConfig { arguments: "one two", net: net() };
+        let config = GuestConfig { arguments: "one two", net: net(), disks: &disks() };
         let start = load(&view, &Elf::good().build(), &config).expect("a good guest loads");
         // SAFETY: `start` is what the loader returned for this memory.
         let guest = unsafe { Guest::new(view, &start, [7; 32]) };
@@ -84,8 +85,20 @@ impl Bench {
         self.guest.call(number as u64, arguments)
     }
 
+    /// The shim's address of an offset.
+    pub(super) fn at(&self, offset: usize) -> *mut u8 {
+        // SAFETY: offsets are those that the loader chose, inside the memory.
+        unsafe { self.base.add(offset) }
+    }
+
+    /// What the guest is told at its start.
+    pub(super) fn boot_info(&self) -> BootInfo {
+        // SAFETY: the loader put the structure there.
+        unsafe { core::ptr::read(self.at((self.start.boot_info - GUEST_BASE) as usize).cast()) }
+    }
+
     /// The guest's ends of its rings.
-    fn guest_rings(&self) -> (Consumer, Producer) {
+    pub(super) fn guest_rings(&self) -> (Consumer, Producer) {
         // SAFETY: the rings lie where the loader put them; the test uses one side at a time.
         unsafe {
             (
@@ -100,6 +113,11 @@ impl Bench {
         let end = self.guest.end_epoch(epoch, &REGISTERS, &mut outputs);
         (end.digest, outputs)
     }
+}
+
+/// Two disks, of 1000 and 16 blocks.
+fn disks() -> [DiskInfo; 2] {
+    [DiskInfo::new("data", 1000), DiskInfo::new("log", 16)]
 }
 
 fn net() -> NetConfig {
@@ -169,7 +187,7 @@ fn load_bytes(elf: &[u8], bytes: usize) -> Result<Start, LoadError> {
     let raw = memory.as_mut_ptr().cast::<u8>();
     // SAFETY: as in `Bench::new`.
     let view = unsafe { GuestMemory::new(raw.add(raw.align_offset(4096)), bytes) };
-    load(&view, elf, &GuestConfig { arguments: "", net: net() })
+    load(&view, elf, &GuestConfig { arguments: "", net: net(), disks: &[] })
 }
 
 #[test]

@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use hypercall::disk::DiskInfo;
 use hypercall::layout::{NET_CHECKSUM_OFFLOAD, NET_DHCP, NetConfig};
 use protocol::control::{Config, Counters, Network, Ready, StoppedReason, ToShim};
 use protocol::frame::direction_session;
@@ -17,10 +18,10 @@ use super::channel::Channel;
 use super::outputs::Outbound;
 use super::{ClockOffsets, Settings, Vmm, farewell};
 use crate::guest::{Guest, GuestConfig, Image, OutputLog, Touched, load};
-use crate::machine::{Machine, Port};
+use crate::machine::{Disk, Machine, Port};
 
 /// Version of the replication protocol that this shim speaks.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// Half of the receive ring, so that a record always fits when the guest has read everything.
 const MAX_EPOCH_EVENTS_BYTES: u32 = hypercall::layout::RING_BYTES / 2;
 /// The supervisor that has heard "ready" answers within this.
@@ -143,7 +144,11 @@ fn build<M: Machine>(
     }
     let memory = machine.guest_memory();
     let net = net_config(&config.network);
-    let start = match load(&memory, image.elf, &GuestConfig { arguments: &owned.arguments, net }) {
+    let disks = match disk_table(machine.disks()) {
+        Ok(disks) => disks,
+        Err(text) => return refuse(machine, control, text),
+    };
+    let start = match load(&memory, image.elf, &GuestConfig { arguments: &owned.arguments, net, disks: &disks }) {
         Ok(start) => start,
         Err(error) => return refuse(machine, control, format!("{error}")),
     };
@@ -153,7 +158,7 @@ fn build<M: Machine>(
     let guest = unsafe { Guest::new(memory, &start, config.entropy.0) };
 
     let now_ns = machine.now_ns();
-    let replica = match make_replica(config, ready, &owned.arguments, now_ns) {
+    let replica = match make_replica(config, ready, &owned.arguments, &disks, now_ns) {
         Ok(replica) => replica,
         Err(error) => return refuse(machine, control, format!("{error}")),
     };
@@ -197,6 +202,7 @@ fn build<M: Machine>(
         gated_since_ns: None,
         counters: Counters::ZERO,
         end_told: false,
+        ends: false,
         asked_for: 0,
         peer_dead: false,
         last_heard_ns: now_ns,
@@ -230,6 +236,7 @@ fn make_replica(
     config: &Config<'_>,
     ready: &Ready,
     arguments: &str,
+    disks: &[DiskInfo],
     now_ns: u64,
 ) -> Result<Option<Replica>, replica::ConfigError> {
     if config.run_mode == RunMode::Bare {
@@ -241,7 +248,7 @@ fn make_replica(
         image: ready.image,
         guest_memory_bytes: ready.guest_memory_bytes,
         cpu: ready.cpu,
-        guest_config: guest_config_digest(config, arguments),
+        guest_config: guest_config_digest(config, arguments, disks),
         epoch_source: config.epoch_source,
         discipline: config.discipline,
     };
@@ -266,7 +273,7 @@ fn make_replica(
 
 /// Everything that a guest can see of its configuration, the start of its random numbers included; and what digests
 /// cover.
-fn guest_config_digest(config: &Config<'_>, arguments: &str) -> [u8; 32] {
+fn guest_config_digest(config: &Config<'_>, arguments: &str, disks: &[DiskInfo]) -> [u8; 32] {
     let net = &config.network;
     let mut hash = Sha256::new();
     hash.update(net.mac);
@@ -277,8 +284,20 @@ fn guest_config_digest(config: &Config<'_>, arguments: &str) -> [u8; 32] {
     hash.update(config.entropy.0);
     hash.update(config.epoch_length_instructions.to_le_bytes());
     hash.update([u8::from(config.check_determinism)]);
+    for disk in disks {
+        hash.update(disk.name);
+        hash.update(disk.blocks.to_le_bytes());
+    }
     hash.update(arguments.as_bytes());
     hash.finalize().into()
+}
+
+/// The disks as the guest is told of them.
+fn disk_table(disks: &[impl Disk]) -> Result<Vec<DiskInfo>, String> {
+    if let Some([one, _]) = disks.array_windows().find(|[one, other]| one.name() == other.name()) {
+        return Err(format!("two disks have the name {:?}", one.name()));
+    }
+    Ok(disks.iter().map(|disk| DiskInfo::new(disk.name(), disk.blocks())).collect())
 }
 
 fn net_config(network: &Network) -> NetConfig {

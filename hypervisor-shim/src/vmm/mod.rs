@@ -6,6 +6,7 @@
 mod bare;
 mod channel;
 mod config;
+mod disks;
 mod epoch;
 mod input;
 mod outputs;
@@ -31,6 +32,8 @@ use crate::machine::{Machine, Port};
 const SERVICE_INTERVAL_NS: u64 = 5_000_000;
 /// A shim that has said its last word waits this long for it to be taken, then ends.
 const FAREWELL_NS: u64 = 1_000_000_000;
+/// Why a replica stops that was told to.
+const ASKED_FOR: &str = "the supervisor asked for it";
 /// Status messages are left out while more than this waits for the supervisor.
 const CONTROL_BACKLOG_BYTES: usize = 64 * 1024;
 
@@ -98,6 +101,8 @@ struct Vmm<M: Machine> {
     gated_since_ns: Option<u64>,
     counters: Counters,
     end_told: bool,
+    /// The end was asked for; what is under way is finished first.
+    ends: bool,
     /// The newest request to the arbiter whose reason was logged.
     asked_for: u64,
     /// The supervisor has said that the peer's machine is gone.

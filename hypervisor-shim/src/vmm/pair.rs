@@ -53,10 +53,12 @@ impl<M: Machine> Vmm<M> {
     }
 
     /// Takes everything that has come and sends everything that waits. May be called while the guest runs.
-    fn round(&mut self) {
+    pub(super) fn round(&mut self) {
         self.drain_control(Self::on_control);
         self.drain_link();
         self.confirm_outputs();
+        self.serve_disks();
+        self.end_if_asked();
         let now_ns = self.now_ns();
         if self.replica.as_ref().is_some_and(|replica| now_ns >= replica.next_deadline_ns()) {
             self.step(Input::Tick);
@@ -97,7 +99,7 @@ impl<M: Machine> Vmm<M> {
     fn begin_if_possible(&mut self) -> bool {
         let now_ns = self.now_ns();
         let Some(replica) = &self.replica else { return false };
-        if replica.role() != Role::Primary || self.guest.end().is_some() || !self.wants_to_run(now_ns) {
+        if replica.role() != Role::Primary || self.guest.end().is_some() || self.ends || !self.wants_to_run(now_ns) {
             return false;
         }
         if self.waits_for_company() {
@@ -129,10 +131,14 @@ impl<M: Machine> Vmm<M> {
     /// makes few large epochs out of many small ones. A guest that has not finished its work (it waits for no time at
     /// all) is never kept waiting.
     pub(super) fn waits_for_company(&self) -> bool {
-        self.deadline_ns != 0 && self.replica.as_ref().is_some_and(|replica| replica.awaits_ack())
+        self.deadline_ns != 0
+            && self.replica.as_ref().is_some_and(|replica| replica.awaits_ack())
+            // What the guest asks a disk for next waits for nobody.
+            && !self.has_completions()
     }
 
     fn run_epoch(&mut self, epoch: u64) {
+        self.await_completions(epoch);
         let Some(record) = self.replica.as_ref().and_then(|replica| replica.record(epoch)) else { return };
         let has_events = !record.events.is_empty();
         if let Err(error) = self.guest.begin_epoch(epoch, record.clocks, &record.events) {
@@ -142,6 +148,8 @@ impl<M: Machine> Vmm<M> {
         self.guest.upcall_if_due(has_events, self.machine.registers());
         self.run_guest(epoch, Self::round);
         let (digest, has_outputs) = self.finish_epoch(epoch);
+        // What the guest has just asked for begins at once.
+        self.serve_disks();
         if self.guest.end().is_some() {
             self.step(Input::GuestStopped { digest });
         } else {
@@ -208,11 +216,19 @@ impl<M: Machine> Vmm<M> {
             ToShim::Superseded { generation } => self.step(Input::Superseded { generation }),
             ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),
             ToShim::ConsoleInput { bytes } => self.note_typed(bytes),
-            ToShim::Shutdown => {
-                self.step(Input::Shutdown);
-                self.stop(StoppedReason::Shutdown, "the supervisor asked for it");
-            }
+            ToShim::Shutdown => self.ends = true,
         }
+    }
+
+    /// Ends the replica if that was asked for and nothing is under way. Without disks nothing has to be waited for. With
+    /// them the active replica ends first, when the other has done all that it has done, and takes the other with it: so
+    /// mirrors are equal. The supervisor ends those who take too long.
+    fn end_if_asked(&mut self) {
+        if !self.ends || (!self.guest.disks().are_none() && !(self.is_active() && self.is_quiet())) {
+            return;
+        }
+        self.step(Input::Shutdown);
+        self.stop(StoppedReason::Shutdown, super::ASKED_FOR);
     }
 
     /// Reads the link to its end.
@@ -331,6 +347,9 @@ impl<M: Machine> Vmm<M> {
         {
             let epoch = self.replica.as_ref().map_or(0, |replica| replica.epoch());
             self.tell_end(epoch, &end);
+        }
+        if matches!(reason, StopReason::GuestStopped | StopReason::Shutdown) {
+            self.drain_disks();
         }
         // The last message to the peer should still go out.
         if self.settings.run_mode == RunMode::Pair {

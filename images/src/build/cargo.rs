@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::BuildError;
+use crate::disk::check_name;
 use crate::supervise::spec::EpochSpec;
 
 /// The target that images are built for: the one whose prebuilt core and alloc every stable toolchain has.
@@ -53,7 +54,60 @@ impl Package {
             (Some(source), None) => source.to_owned(),
             (None, _) => epoch.to_string(),
         };
-        text.parse().map_err(|error| BuildError::Manifest { path: self.manifest_path.clone(), what: error })
+        text.parse().map_err(|error| self.nonsense(format!("epoch: {error}")))
+    }
+
+    /// What `[package.metadata.pollux] disks = ["data", { name = "log", optional = true }]` says.
+    ///
+    /// # Errors
+    /// [`BuildError::Manifest`] when that is no list of disks.
+    pub fn disks(&self) -> Result<Vec<DiskNeed>, BuildError> {
+        let Some(disks) = self.metadata.get("pollux").and_then(|pollux| pollux.get("disks")) else {
+            return Ok(Vec::new());
+        };
+        let needs: Vec<DiskNeed> = serde_json::from_value(disks.clone()).map_err(|_| {
+            let example = r#"["data", { name = "log", optional = true }]"#;
+            self.nonsense(format!("disks: expected names such as {example}, got {disks}"))
+        })?;
+        for need in &needs {
+            check_name(&need.name).map_err(|error| self.nonsense(format!("disks: {error}")))?;
+        }
+        Ok(needs)
+    }
+
+    fn nonsense(&self, what: String) -> BuildError {
+        BuildError::Manifest { path: self.manifest_path.clone(), what }
+    }
+}
+
+/// A disk that an app uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "DiskEntry")]
+pub struct DiskNeed {
+    /// Its name.
+    pub name: String,
+    /// Whether the app also runs without it.
+    pub optional: bool,
+}
+
+/// How a manifest says it.
+#[derive(Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum DiskEntry {
+    Name(String),
+    Full {
+        name: String,
+        #[serde(default)]
+        optional: bool,
+    },
+}
+
+impl From<DiskEntry> for DiskNeed {
+    fn from(entry: DiskEntry) -> Self {
+        match entry {
+            DiskEntry::Name(name) => Self { name, optional: false },
+            DiskEntry::Full { name, optional } => Self { name, optional },
+        }
     }
 }
 
@@ -247,9 +301,25 @@ fn cargo_home() -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn epoch(metadata: &str) -> Result<EpochSpec, BuildError> {
+    fn package(metadata: &str) -> Package {
         let metadata = serde_json::from_str(metadata).expect("metadata");
-        Package { name: "app".to_owned(), manifest_path: PathBuf::from("app/Cargo.toml"), metadata }.epoch()
+        Package { name: "app".to_owned(), manifest_path: PathBuf::from("app/Cargo.toml"), metadata }
+    }
+
+    fn epoch(metadata: &str) -> Result<EpochSpec, BuildError> {
+        package(metadata).epoch()
+    }
+
+    #[test]
+    fn the_manifest_names_disks() {
+        let disks = package(r#"{"pollux": {"disks": ["data", {"name": "log", "optional": true}]}}"#).disks();
+        let need = |name: &str, optional| DiskNeed { name: name.to_owned(), optional };
+        assert_eq!(disks.expect("two disks"), [need("data", false), need("log", true)]);
+        assert_eq!(package("null").disks().expect("none"), []);
+        for wrong in [r#""data""#, "[1]", r#"["Data"]"#, r#"[{"name": "a", "size": 5}]"#] {
+            let error = package(&format!(r#"{{"pollux": {{"disks": {wrong}}}}}"#)).disks().expect_err(wrong).to_string();
+            assert!(error.starts_with("app/Cargo.toml: [package.metadata.pollux] disks:"), "{error}");
+        }
     }
 
     #[test]

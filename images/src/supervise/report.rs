@@ -33,8 +33,7 @@ impl Supervisor {
         match self.phase {
             Phase::Serving => Ok(false),
             Phase::Ending { deadline_ns } => {
-                let gone = self.replicas.iter().flatten().all(|replica| replica.stopped.is_some());
-                if gone || now_ns >= deadline_ns {
+                if self.all_have_stopped() || now_ns >= deadline_ns {
                     self.finish();
                     return Ok(true);
                 }
@@ -161,7 +160,8 @@ impl Supervisor {
 
     /// Asks the shims to stop.
     pub(super) fn begin_end(&mut self, now_ns: u64) {
-        self.phase = Phase::Ending { deadline_ns: now_ns + END_GRACE_NS };
+        let grace_ns = if self.disks.are_none() { END_GRACE_NS } else { super::disks::END_GRACE_NS };
+        self.phase = Phase::Ending { deadline_ns: now_ns + grace_ns };
         for id in [ReplicaId::ZERO, ReplicaId::ONE] {
             self.say(id, &protocol::control::ToShim::Shutdown);
         }
@@ -170,6 +170,7 @@ impl Supervisor {
     /// Ends the processes and removes what says that the pair is up.
     fn finish(&mut self) {
         self.replicas = [None, None];
+        self.leave_disks();
         self.uplink.end();
         self.happened("the pair was taken down".to_owned());
         self.dir.clear();

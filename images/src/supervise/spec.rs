@@ -10,6 +10,7 @@ use protocol::{Discipline, EpochSource, RunMode};
 use serde::{Deserialize, Serialize};
 
 use super::net::Net;
+use crate::disk::{DiskFault, DiskSpec};
 use crate::qemu::{Accelerator, Machine};
 
 /// A published port as the command line names it: `[ADDRESS:]HOSTPORT:GUESTPORT`.
@@ -277,6 +278,12 @@ pub struct Spec {
     pub arguments: String,
     /// Times and bounds.
     pub tuning: Tuning,
+    /// Disks.
+    #[serde(default)]
+    pub disks: Vec<DiskSpec>,
+    /// Faults of disks, for tests.
+    #[serde(default)]
+    pub disk_faults: Vec<DiskFault>,
     /// Further QEMU arguments for both replicas.
     pub qemu_args: Vec<String>,
     /// How the second replica differs.

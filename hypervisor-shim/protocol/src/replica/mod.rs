@@ -86,6 +86,8 @@ struct Active {
     window: Window,
     received_through: Epoch,
     executed_through: Epoch,
+    /// What the backup's disks have done, as it says.
+    disks_done_below: u64,
     /// Commanded to be released, or free of outputs.
     released_through: Epoch,
     /// The last [`Command::Release`].
@@ -112,6 +114,8 @@ struct Backup {
     /// Something came that an acknowledgement must answer at the end of this round.
     ack_due: bool,
     echo_ns: u64,
+    /// What this replica's disks have done.
+    disks_done_below: u64,
     last_ack_ns: u64,
     /// What the primary claims to have released.
     released_claim: Epoch,
@@ -324,6 +328,28 @@ impl Replica {
     /// The most bytes of event records that [`Self::begin`] takes: the lesser of what both replicas accept.
     pub fn max_epoch_events_bytes(&self) -> usize {
         self.config.max_epoch_events_bytes.min(self.peer.max_epoch_events_bytes) as usize
+    }
+
+    /// This replica's disks have done all requests with numbers below this; a number never goes back. `at_once`: there is a
+    /// flush among those that are new, for which the primary may wait.
+    pub fn note_disks(&mut self, done_below: u64, at_once: bool) {
+        self.backup.disks_done_below = done_below;
+        self.backup.ack_due |= at_once && self.role == Role::Backup;
+    }
+
+    /// All requests with numbers below this are done at the backup's disks, as far as it has said.
+    pub fn peer_disks_done_below(&self) -> u64 {
+        self.active.disks_done_below
+    }
+
+    /// Whether the backup has run all that this replica has, as far as it has said.
+    pub fn peer_has_run_everything(&self) -> bool {
+        self.guest != Guest::Running && self.active.executed_through == self.ended_through
+    }
+
+    /// Whether this is a backup whose primary goes on: one that fails now is not missed.
+    pub fn follows_peer(&self) -> bool {
+        self.role == Role::Backup && self.peer.link_open && !self.peer.dead && self.failover == Failover::None
     }
 
     /// Where the replica stands.

@@ -82,7 +82,7 @@ impl Draw {
             }),
             6 => ToSupervisor::Promoted(Promoted { generation: a, epoch: b, next_input_frame: c }),
             7 => ToSupervisor::Stopped(Stopped {
-                reason: self.pick(0, 7, 1, StoppedReason::from_code),
+                reason: self.pick(0, 8, 1, StoppedReason::from_code),
                 text: &self.text,
             }),
             8 => ToSupervisor::Touched(Touched { epoch: a, page_offset: b, bytes: &self.bulk }),
