@@ -168,6 +168,8 @@ impl<D: BlockDevice> Replay<'_, D> {
                 torn |= header.number >= number && header.opening == opening;
             }
         }
+        // Most of these tell by their first block that they are of no interest.
+        self.window.most_blocks = 1;
         for mut block in starts {
             // From chunk to chunk, as the log went on here.
             let end = self.segment_end(block);

@@ -4,9 +4,9 @@ use super::context::Ctx;
 use super::error::Error;
 use super::introspect::help;
 use super::subcommands;
-use crate::server::Server;
 use crate::base::{Digits, glob_match, same_ignoring_case, write_u64};
 use crate::persist::Fsync;
+use crate::server::Server;
 use alloc::vec::Vec;
 
 /// How a server is set up. Everything that could differ between runs comes in here.

@@ -77,7 +77,9 @@ pub fn exec(ctx: &mut Ctx<'_>) -> Result<(), Error> {
             "EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'.",
         ));
     }
-    if multi.writes && let Some(failure) = ctx.server.journal.failure() {
+    if multi.writes
+        && let Some(failure) = ctx.server.journal.failure()
+    {
         super::persistence::refuse_exec(ctx, failure);
         return Ok(());
     }

@@ -39,9 +39,9 @@ pub(crate) fn class_of(name: &str) -> Option<Class> {
     Some(match name {
         "set" | "setex" | "psetex" | "getset" => Class::String,
         "append" | "setrange" | "setbit" | "incr" | "decr" | "incrby" | "decrby" | "incrbyfloat" | "setnx" | "mset"
-        | "msetnx" | "del" | "unlink" | "persist" | "hset" | "hmset" | "hsetnx" | "hdel" | "hincrby" | "hincrbyfloat"
-        | "lpush" | "rpush" | "lpop" | "rpop" | "lset" | "lrem" | "ltrim" | "linsert" | "sadd" | "srem" | "zadd"
-        | "zincrby" | "zrem" | "flushdb" | "flushall" => Class::Verbatim,
+        | "msetnx" | "del" | "unlink" | "persist" | "hset" | "hmset" | "hsetnx" | "hdel" | "hincrby"
+        | "hincrbyfloat" | "lpush" | "rpush" | "lpop" | "rpop" | "lset" | "lrem" | "ltrim" | "linsert" | "sadd"
+        | "srem" | "zadd" | "zincrby" | "zrem" | "flushdb" | "flushall" => Class::Verbatim,
         "lpushx" => Class::As("lpush"),
         "rpushx" => Class::As("rpush"),
         "expire" | "pexpire" | "expireat" | "pexpireat" | "getex" | "getdel" => Class::Expiry,

@@ -90,7 +90,8 @@ impl<D: BlockDevice> Engine<D> {
         server.end_replay();
         server.journal.status.replayed = replayed.records;
         server.journal.status.torn = replayed.torn;
-        let engine = Self { store, live: Batch::new(), next: Batch::new(), base_bytes, unsynced: false, retry_at_ms: i64::MIN };
+        let engine =
+            Self { store, live: Batch::new(), next: Batch::new(), base_bytes, unsynced: false, retry_at_ms: i64::MIN };
         engine.report(server);
         Ok((engine, Loaded { records: replayed.records, bytes: replayed.bytes, torn: replayed.torn }))
     }

@@ -44,13 +44,8 @@ impl<'a> Replayer<'a> {
             }
             self.peer.db = db;
             let mark = self.out.mark();
-            let ctx = &mut Ctx {
-                server: self.server,
-                peer: &mut self.peer,
-                args,
-                out: &mut self.out,
-                now_ms: BEFORE_ALL_MS,
-            };
+            let ctx =
+                &mut Ctx { server: self.server, peer: &mut self.peer, args, out: &mut self.out, now_ms: BEFORE_ALL_MS };
             call(ctx, command);
             self.out.rewind(mark);
             self.out.clear_overflow();

@@ -103,5 +103,8 @@ pub fn difference(expected: &Contents, found: &Contents) -> Option<String> {
     if let Some((key, value)) = missing {
         return Some(format!("{key:?} should be {value:?} and is {:?}", found.get(key)));
     }
-    found.iter().find(|(key, _)| !expected.contains_key(*key)).map(|(key, value)| format!("{key:?} = {value:?} came up"))
+    found
+        .iter()
+        .find(|(key, _)| !expected.contains_key(*key))
+        .map(|(key, value)| format!("{key:?} = {value:?} came up"))
 }
