@@ -108,7 +108,7 @@ pub struct Drive {
     /// The file.
     pub path: PathBuf,
     /// What goes wrong with it.
-    pub fault: Option<DiskFault>,
+    pub faults: Vec<DiskFault>,
 }
 
 impl Drive {
@@ -117,18 +117,18 @@ impl Drive {
     /// another QEMU has open is refused.
     fn backend(&self) -> String {
         let path = self.path.display().to_string().replace(',', ",,");
-        let file = match &self.fault {
-            None => format!("file.driver=file,file.filename={path},file.locking=on,file.discard=unmap"),
-            Some(fault) => {
+        let mut file = format!("file.driver=file,file.filename={path},file.locking=on,file.discard=unmap");
+        if !self.faults.is_empty() {
+            file = format!("file.driver=blkdebug,file.image.driver=file,file.image.filename={path},file.image.locking=on");
+        }
+        for (index, fault) in self.faults.iter().enumerate() {
+            let inject = format!("file.inject-error.{index}");
+            file.push_str(&format!(",{inject}.event=none,{inject}.iotype={},{inject}.errno={}", fault.kind, fault.errno));
+            if fault.kind != "flush" {
                 let sector = HEADER_BYTES / BLOCK_BYTES as u64 + fault.block;
-                let at = if fault.kind == "flush" { String::new() } else { format!(",file.inject-error.0.sector={sector}") };
-                format!(
-                    "file.driver=blkdebug,file.image.driver=file,file.image.filename={path},file.image.locking=on,\
-                     file.inject-error.0.event=none,file.inject-error.0.iotype={},file.inject-error.0.errno={}{at}",
-                    fault.kind, fault.errno
-                )
+                file.push_str(&format!(",{inject}.sector={sector}"));
             }
-        };
+        }
         format!("driver=raw,node-name=disk-{},offset={HEADER_BYTES},discard=unmap,cache.direct=off,{file}", self.name)
     }
 }
@@ -406,7 +406,7 @@ mod tests {
             net: NetBackend::Hub(net.0),
             debug_log: "a,b.log".into(),
             qemu_log: "q.log".into(),
-            disks: vec![Drive { name: "data".to_owned(), path: "x,y.0".into(), fault: None }],
+            disks: vec![Drive { name: "data".to_owned(), path: "x,y.0".into(), faults: vec![] }],
             extra: &[],
         };
         config.arguments()

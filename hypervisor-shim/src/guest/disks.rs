@@ -189,24 +189,19 @@ impl Disks {
             Ok(bytes) => bytes,
             Err(error) => return self.note(number, operation, request, None, Some(End::Rejected(error))),
         };
-        let mut buffer = if bytes == 0 { Vec::new() } else { self.buffer() };
+        let mut buffer = if bytes == 0 { Vec::new() } else { self.buffer(bytes) };
         let mut place = None;
         let reachable = match operation {
             Operation::Read => {
                 place = writable(request.address, bytes as u64);
-                // The device writes to all of it or fails, and then nobody reads it.
-                buffer.resize(bytes, 0);
                 place.is_some()
             }
-            Operation::Write => memory.append_to(request.address, bytes, &mut buffer),
+            Operation::Write => memory.copy_to(request.address, &mut buffer, digest),
             _ => true,
         };
         if !reachable {
             self.put_back(buffer);
             return self.note(number, operation, request, None, Some(End::Rejected(EFAULT)));
-        }
-        if let (Some(digest), Operation::Write) = (digest, operation) {
-            digest.write_bytes(&buffer);
         }
         if operation == Operation::Flush {
             self.flushes.push_back(number);
@@ -234,13 +229,15 @@ impl Disks {
         Ok(if has_data { request.blocks as usize * BLOCK_BYTES } else { 0 })
     }
 
-    fn buffer(&mut self) -> Vec<u8> {
-        self.pool.pop().unwrap_or_else(|| Vec::with_capacity(MAX_TRANSFER_BYTES))
+    /// A buffer of this length. What is in it is of no meaning: guest or device write to all of it, or nobody reads it.
+    fn buffer(&mut self, bytes: usize) -> Vec<u8> {
+        let mut buffer = self.pool.pop().unwrap_or_else(|| Vec::with_capacity(MAX_TRANSFER_BYTES));
+        buffer.resize(bytes, 0);
+        buffer
     }
 
-    fn put_back(&mut self, mut buffer: Vec<u8>) {
+    fn put_back(&mut self, buffer: Vec<u8>) {
         if buffer.capacity() >= MAX_TRANSFER_BYTES {
-            buffer.clear();
             self.pool.push(buffer);
         }
     }
@@ -335,14 +332,9 @@ impl Disks {
         let outstanding = self.outstanding.remove(index).ok_or(DeliverError::Malformed)?;
         match outstanding.end {
             Some(End::Done(buffer)) => {
-                if completion.status == 0 && outstanding.operation == Operation::Read {
-                    if let Some(digest) = digest {
-                        // Mirrors that differ are found out here, before the guest acts on it.
-                        digest.write_bytes(&buffer);
-                    }
-                    if let Some(place) = outstanding.place {
-                        memory.write_offset(place, &buffer);
-                    }
+                if let (0, Some(place)) = (completion.status, outstanding.place) {
+                    // By the digest mirrors that differ are found out, before anything leaves that hangs on it.
+                    memory.copy_from(place, &buffer, digest);
                 }
                 self.put_back(buffer);
                 Ok(())

@@ -140,14 +140,14 @@ impl Replica {
 
 /// The disks of a replica.
 fn drives(spec: &Spec, id: ReplicaId) -> Vec<Drive> {
-    let fault = |name: &str| {
-        let fault = spec.disk_faults.iter().find(|fault| fault.replica == id.get() && fault.name == name);
-        fault.cloned()
+    let faults = |name: &str| {
+        let faults = spec.disk_faults.iter().filter(|fault| fault.replica == id.get() && fault.name == name);
+        faults.cloned().collect()
     };
     let drive = |disk: &DiskSpec| Drive {
         name: disk.name.clone(),
         path: mirror_path(&disk.stem, id),
-        fault: fault(&disk.name),
+        faults: faults(&disk.name),
     };
     spec.disks.iter().map(drive).collect()
 }

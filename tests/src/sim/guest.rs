@@ -71,6 +71,7 @@ impl Guest {
                 Event::ConsoleInput(bytes) => self.absorb(bytes.len() as u64),
                 Event::Reseed(seed) => self.absorb(u64::from(seed[0])),
                 Event::Uncertain(uncertain) => self.absorb(uncertain.operation),
+                Event::DiskDone(completion) => self.absorb(completion.number),
             }
         }
         if !self.stopped && clocks.monotonic_ns >= self.timer_at_ns {
