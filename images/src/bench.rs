@@ -2,11 +2,13 @@
 //!
 //! Absolute times say something about the machine; ratios, taken from interleaved runs, say something about Pollux.
 
+mod disk;
 mod failover;
 pub mod paper;
 mod process;
 mod throughput;
 
+pub use disk::{DiskReport, describe as describe_disk, run as disk};
 pub use failover::{FailoverReport, describe as describe_failover, run as failover};
 pub use throughput::{ThroughputReport, describe as describe_throughput, peer_folder, run as throughput};
 

@@ -112,18 +112,31 @@ pub struct Drive {
 }
 
 impl Drive {
+    /// How many KiB it does a second, if that is to be few. (Operations would not do: QEMU merges them.)
+    fn slowness(&self) -> Option<u64> {
+        self.faults.iter().find(|fault| fault.kind == "slow").map(|fault| fault.block)
+    }
+
     /// QEMU's description of the backend. The first block of the file, its identity, is none of the guest's. What the
     /// guest has flushed is on the host's disk, what it has written otherwise in the host's page cache. A file that
     /// another QEMU has open is refused.
     fn backend(&self) -> String {
         let path = self.path.display().to_string().replace(',', ",,");
         let mut file = format!("file.driver=file,file.filename={path},file.locking=on,file.discard=unmap");
-        if !self.faults.is_empty() {
-            file = format!("file.driver=blkdebug,file.image.driver=file,file.image.filename={path},file.image.locking=on");
+        if self.slowness().is_some() {
+            let name = &self.name;
+            let beneath = format!("file.file.driver=file,file.file.filename={path},file.file.locking=on");
+            file = format!("file.driver=throttle,file.throttle-group=slow-{name},{beneath}");
+        } else if !self.faults.is_empty() {
+            file =
+                format!("file.driver=blkdebug,file.image.driver=file,file.image.filename={path},file.image.locking=on");
         }
-        for (index, fault) in self.faults.iter().enumerate() {
+        for (index, fault) in self.faults.iter().filter(|fault| fault.kind != "slow").enumerate() {
             let inject = format!("file.inject-error.{index}");
-            file.push_str(&format!(",{inject}.event=none,{inject}.iotype={},{inject}.errno={}", fault.kind, fault.errno));
+            file.push_str(&format!(
+                ",{inject}.event=none,{inject}.iotype={},{inject}.errno={}",
+                fault.kind, fault.errno
+            ));
             if fault.kind != "flush" {
                 let sector = HEADER_BYTES / BLOCK_BYTES as u64 + fault.block;
                 file.push_str(&format!(",{inject}.sector={sector}"));
@@ -251,6 +264,9 @@ impl VmConfig<'_> {
         };
         for disk in &self.disks {
             let name = &disk.name;
+            if let Some(kib_per_s) = disk.slowness() {
+                push(out, "-object", format!("throttle-group,id=slow-{name},x-bps-total={}", kib_per_s * 1024));
+            }
             push(out, "-blockdev", disk.backend());
             // An error is the guest's to judge: unless told so, QEMU stops the machine when the host's disk is full.
             push(out, "-device", format!("{block},drive=disk-{name},serial={name},werror=report,rerror=report"));

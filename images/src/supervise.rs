@@ -135,6 +135,8 @@ struct Supervisor {
     disks: Disks,
     /// Last epochs of replicas that have ended with nothing under way.
     orderly_ends: [Option<u64>; 2],
+    /// A shim was told how to run: its guest may have written to disks.
+    configured: bool,
     console: Console,
     requests: Requests,
     session: u64,
@@ -196,6 +198,7 @@ impl Supervisor {
             arbiter,
             disks,
             orderly_ends: [None, None],
+            configured: false,
             console,
             requests,
             session,

@@ -116,7 +116,9 @@ impl Ledger {
                 Ok(version) if (least..=known.asked).contains(&version) => {
                     *known = Known { asked: version, written: version, stable: version };
                 }
-                Ok(version) => wrong.push(format!("block {block} holds version {version}, not {least} to {}", known.asked)),
+                Ok(version) => {
+                    wrong.push(format!("block {block} holds version {version}, not {least} to {}", known.asked))
+                }
                 Err(text) => wrong.push(text),
             }
         }
@@ -289,7 +291,10 @@ mod tests {
         ledger.ask(0, 2, 5);
         ledger.note_written(0, 1, 5);
         let holds = |versions: [u64; 4]| move |_: u64, block: u64| Ok(versions[block as usize]);
-        assert!(ledger.check(Promise::Stable, holds([0, 5, 0, 0])).is_ok(), "a write that nobody heard of may be there");
+        assert!(
+            ledger.check(Promise::Stable, holds([0, 5, 0, 0])).is_ok(),
+            "a write that nobody heard of may be there"
+        );
         let mut ledger = Ledger { seed: 7, blocks: vec![Known { asked: 5, written: 4, stable: 3 }; 1] };
         for (promise, version, good) in [
             (Promise::Stable, 2, false),

@@ -50,7 +50,8 @@ impl Files {
     /// Runs `pollux disk`; returns its exit code and what it wrote.
     fn command(&self, command: &str, arguments: &[&str]) -> (i32, String) {
         let mut disk = std::process::Command::new(command_path());
-        let output = disk.args(["disk", command]).arg(self.stem()).args(arguments).output().expect("the command starts");
+        let output =
+            disk.args(["disk", command]).arg(self.stem()).args(arguments).output().expect("the command starts");
         let text = [output.stdout, output.stderr].concat();
         (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
     }
@@ -271,6 +272,13 @@ fn newest_mirror(files: &Files) -> (u8, bool) {
     (u8::from(generation(1) > generation(0)), generation(0) == generation(1))
 }
 
+/// Why a replica has ended, once it has: the other one goes on before its process is gone.
+fn reason_of_end(pair: &mut Pair, replica: u8) -> String {
+    pair.wait_until(&format!("the end of replica {replica}"), |status| {
+        status.ended.iter().find(|ended| ended.replica == replica).map(|ended| ended.reason.clone())
+    })
+}
+
 /// A replica whose disk fails at one block leaves the pair, and no client notices.
 fn one_disk_fails(replica: u8, kind: &str) {
     println!("{kind} at replica {replica}");
@@ -284,8 +292,8 @@ fn one_disk_fails(replica: u8, kind: &str) {
     assert_eq!(ask(&mut client, "disk data flush"), "done");
     let status = pair.wait_for_solo(2);
     assert_eq!(status.replicas[0].replica, 1 - replica, "the other one goes on");
-    let left = status.ended.iter().find(|ended| ended.replica == replica).expect("it has left");
-    assert!(left.reason.starts_with("disk-failed: disk data failed"), "{}", left.reason);
+    let reason = reason_of_end(&mut pair, replica);
+    assert!(reason.starts_with("disk-failed: disk data failed"), "{reason}");
     assert_eq!(ask(&mut client, "hello"), "hello", "the same connection goes on");
     pair.down();
     is_stale(&files, replica);
@@ -302,6 +310,34 @@ fn a_backup_whose_disk_fails_leaves() {
 fn a_primary_whose_disk_fails_leaves_and_the_backup_takes_over() {
     for kind in ["write", "read", "flush"] {
         one_disk_fails(0, kind);
+    }
+}
+
+#[test]
+fn a_slow_disk_of_the_primary_is_waited_for_and_one_of_the_backup_only_so_long() {
+    // So many writes of 64 KiB at once, at one a second; QEMU lets them through and makes what comes next wait for them. A
+    // backup is waited for five seconds, for what one record says is done.
+    for (replica, rounds, leaves) in [(0, 8, false), (1, 3, false), (1, 14, true)] {
+        println!("replica {replica}, {rounds} rounds");
+        let files = Files::new(&format!("slow-{replica}-{rounds}"));
+        let fault = format!("{replica}:data:slow:64");
+        let mut pair = Pair::up(&files.options(",size=1M", &["--disk-fault", &fault]));
+        let mut client = connect(&mut pair);
+        let answer = ask(&mut client, &format!("disk data stream 1 {} {rounds}", rounds * 65536));
+        assert!(answer.starts_with("took"), "{answer}");
+        assert!(ask(&mut client, "disk data version 1").starts_with("version"));
+        if leaves {
+            let status = pair.wait_for_solo(2);
+            assert_eq!(status.replicas[0].replica, 0);
+            let reason = reason_of_end(&mut pair, 1);
+            assert!(reason.starts_with("disk-failed: disk data failed: request"), "{reason}");
+        }
+        assert_eq!(ask(&mut client, "disk data flush"), "done");
+        assert_eq!(pair.status().mode, if leaves { "solo" } else { "paired" });
+        pair.down();
+        if !leaves {
+            files.assert_equal();
+        }
     }
 }
 
@@ -357,8 +393,9 @@ fn a_block_that_one_mirror_holds_wrongly_is_found_out_when_it_is_read() {
     assert_eq!(ask(&mut client, "disk data verify 0 7 1 1"), "same");
     // The primary's block is good, so its answer stays; the backup has read something else and leaves.
     assert_eq!(ask(&mut client, "disk data verify 0 64 1 1"), "same");
-    let status = pair.wait_for_solo(2);
-    assert!(status.ended.iter().any(|ended| ended.reason.contains("diverged")), "{:?}", status.ended);
+    pair.wait_for_solo(2);
+    let reason = reason_of_end(&mut pair, 1);
+    assert!(reason.starts_with("diverged"), "{reason}");
     pair.down();
     is_stale(&files, 1);
 }

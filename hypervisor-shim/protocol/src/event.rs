@@ -21,7 +21,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub use hypercall::record::{
     ALIGNMENT_BYTES as RECORD_ALIGN_BYTES, HEADER_BYTES as RECORD_HEADER_BYTES, KIND_CONSOLE_INPUT, KIND_DISK_DONE,
-    KIND_FRAME, KIND_RESEED, KIND_UNCERTAIN, MAX_PAYLOAD_BYTES as MAX_RECORD_PAYLOAD_BYTES, total_bytes as record_bytes,
+    KIND_FRAME, KIND_RESEED, KIND_UNCERTAIN, MAX_PAYLOAD_BYTES as MAX_RECORD_PAYLOAD_BYTES,
+    total_bytes as record_bytes,
 };
 
 /// Bytes of the seed in a reseed event.

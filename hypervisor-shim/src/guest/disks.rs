@@ -154,14 +154,7 @@ impl Disks {
         Ok(())
     }
 
-    fn note(
-        &mut self,
-        number: u64,
-        operation: Operation,
-        request: &Request,
-        place: Option<usize>,
-        end: Option<End>,
-    ) {
+    fn note(&mut self, number: u64, operation: Operation, request: &Request, place: Option<usize>, end: Option<End>) {
         let (disk, first_block) = (request.disk as usize, request.first_block);
         self.outstanding.push_back(Outstanding { number, operation, disk, first_block, place, end });
     }
@@ -272,6 +265,12 @@ impl Disks {
     /// Whether this request, if it is outstanding, has ended here: done, failed or rejected.
     pub fn has_ended(&self, number: u64) -> bool {
         self.find(number).is_none_or(|index| self.outstanding[index].end.is_some())
+    }
+
+    /// The name of the disk that an outstanding request is for; empty when there is no such request.
+    pub fn name_of(&self, number: u64) -> &str {
+        let disk = self.find(number).and_then(|index| self.table.get(self.outstanding[index].disk));
+        disk.map_or("", DiskInfo::name)
     }
 
     /// All requests with numbers below this are done here, those included that make no sense.

@@ -9,7 +9,8 @@ use bitflags::bitflags;
 use hypercall::ABI_VERSION;
 use hypercall::disk::{DiskInfo, MAX_DISKS};
 use hypercall::layout::{
-    BootInfo, DISK_RING_BYTES, GUEST_BASE, MAX_ARGUMENT_BYTES, NetConfig, PAGE_BYTES, RING_BYTES, Regions, STACK_BYTES, SharedPage,
+    BootInfo, DISK_RING_BYTES, GUEST_BASE, MAX_ARGUMENT_BYTES, NetConfig, PAGE_BYTES, RING_BYTES, Regions, STACK_BYTES,
+    SharedPage,
 };
 use object::LittleEndian;
 use object::elf::{ELFCLASS64, EM_X86_64, ET_EXEC, FileHeader64, PF_W, PF_X, PT_LOAD};

@@ -23,9 +23,9 @@ impl<M: Machine> Vmm<M> {
             self.tell_status(now_ns);
             self.control.flush(self.machine.control());
             if let Some(end) = self.guest.end().cloned() {
-                self.drain_disks();
                 self.pump_outputs();
                 self.tell_end(turn, &end);
+                self.drain_disks();
                 self.stop(StoppedReason::GuestStopped, "the guest has stopped");
             }
             if self.ends || !self.wants_to_run(now_ns) || self.holds_too_much() {

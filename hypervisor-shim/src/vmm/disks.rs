@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 
 use hypercall::disk::{COMPLETION_BYTES, Completion};
 use hypercall::record::{KIND_DISK_DONE, total_bytes};
-use protocol::control::{Level, StoppedReason};
+use protocol::control::StoppedReason;
 use protocol::event::{self, RecordReader};
 use protocol::{Mode, Role};
 
@@ -109,7 +109,8 @@ impl<M: Machine> Vmm<M> {
             let follows = self.replica.as_ref().is_some_and(|replica| replica.follows_peer());
             if now_ns >= until_ns && follows {
                 let text = format!(
-                    "disk failed: request {number} is done at the other replica, and here not after {} s",
+                    "disk {} failed: request {number} is done at the other replica, and here not after {} s",
+                    self.guest.disks().name_of(number),
                     PATIENCE_NS / 1_000_000_000
                 );
                 self.stop(StoppedReason::DiskFailed, &text);
@@ -149,22 +150,25 @@ impl<M: Machine> Vmm<M> {
         let disks = self.guest.disks();
         let same_past = self.replica.as_ref().is_none_or(|replica| {
             replica.mode() == Mode::Solo
-                || (replica.peer_has_run_everything() && replica.peer_disks_done_below() == disks.taken())
+                || (replica.peer_has_run_everything()
+                    && replica.peer_disks_done_below() == disks.taken()
+                    && disks.done_below() == disks.taken())
         });
         disks.are_idle() && same_past
     }
 
-    /// Waits for this replica's own disks before it ends.
+    /// Waits for this replica's own disks before it ends in good order. One whose disks have not done everything ends as
+    /// failed: its mirror may differ from the other one's.
     pub(super) fn drain_disks(&mut self) {
         let until_ns = self.now_ns() + DRAIN_NS;
         loop {
             self.guest.disks_mut().serve(self.machine.disks());
             let now_ns = self.now_ns();
-            if self.guest.disks().are_idle() {
+            if self.guest.disks().are_idle() && self.guest.disks().failure().is_none() {
                 return;
             }
-            if now_ns >= until_ns {
-                return self.log(Level::Warn, format_args!("the disks have not finished; their mirrors may differ"));
+            if now_ns >= until_ns || self.guest.disks().are_idle() {
+                self.stop(StoppedReason::DiskFailed, "the disks have not done all that was asked of them");
             }
             self.sleep(now_ns, Some(now_ns + super::SERVICE_INTERVAL_NS));
         }

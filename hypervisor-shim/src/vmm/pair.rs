@@ -224,7 +224,11 @@ impl<M: Machine> Vmm<M> {
     /// them the active replica ends first, when the other has done all that it has done, and takes the other with it: so
     /// mirrors are equal. The supervisor ends those who take too long.
     fn end_if_asked(&mut self) {
-        if !self.ends || (!self.guest.disks().are_none() && !(self.is_active() && self.is_quiet())) {
+        if !self.ends {
+            return;
+        }
+        let may_end = self.guest.disks().are_none() || (self.is_active() && self.is_quiet());
+        if !may_end {
             return;
         }
         self.step(Input::Shutdown);

@@ -96,7 +96,12 @@ pub struct Block {
     blocks: u64,
     /// By token: the job at the device.
     slots: [Option<Slot>; QUEUE_SIZE],
+    #[expect(clippy::vec_box, reason = "the device knows their addresses")]
     frames: Vec<Box<Frame>>,
+    /// The device has named a job that it does not have. It gets no more, and what it had has failed.
+    mad: bool,
+    /// Jobs that a mad device will not do.
+    given_up: Vec<DiskJob>,
     /// Jobs were added since the last kick.
     added: bool,
     /// See [`super::virtio::QueuePair::new`].
@@ -113,12 +118,7 @@ impl fmt::Debug for Block {
 
 impl Block {
     /// Sets the device up and asks for its name, for at most [`NAME_NS`] by `now_ns`. Its interrupts arrive at `vector`.
-    pub fn new(
-        found: Found,
-        vector: u8,
-        barriers: bool,
-        mut now_ns: impl FnMut() -> u64,
-    ) -> Result<Self, DeviceError> {
+    pub fn new(found: Found, vector: u8, barriers: bool, mut now_ns: impl FnMut() -> u64) -> Result<Self, DeviceError> {
         let mut transport = found.transport;
         let negotiated = transport.begin_init(Features::all());
         if !negotiated.contains(Features::VERSION_1) {
@@ -131,9 +131,8 @@ impl Block {
         queue.set_dev_notify(false);
         transport.finish_init();
         // In halves: a device guarantees no more than their alignment.
-        let [low, high]: [u32; 2] = transport
-            .read_consistent(|| transport.read_config_space(CONFIG_CAPACITY))
-            .map_err(DeviceError::Queue)?;
+        let [low, high]: [u32; 2] =
+            transport.read_consistent(|| transport.read_config_space(CONFIG_CAPACITY)).map_err(DeviceError::Queue)?;
         let blocks = u64::from(high) << 32 | u64::from(low);
         let max_zeroes: u32 = transport.read_config_space(CONFIG_MAX_WRITE_ZEROES).map_err(DeviceError::Queue)?;
         if u64::from(max_zeroes) < MAX_PLAIN_BLOCKS {
@@ -147,6 +146,8 @@ impl Block {
             blocks,
             slots: [const { None }; QUEUE_SIZE],
             frames: (0..QUEUE_SIZE / 3).map(|_| frame()).collect(),
+            mad: false,
+            given_up: Vec::new(),
             added: false,
             barriers,
             vector,
@@ -161,8 +162,19 @@ impl Block {
         self.vector
     }
 
+    /// Leaves a mad device alone. It may still write to the buffers that it has, so these are nobody's any more.
+    fn give_up(&mut self) {
+        self.mad = true;
+        for mut slot in self.slots.iter_mut().filter_map(Option::take) {
+            core::mem::forget(core::mem::take(&mut slot.job.buffer));
+            core::mem::forget(slot.frame);
+            self.given_up.push(slot.job);
+        }
+    }
+
     fn ask_name(&mut self, now_ns: &mut impl FnMut() -> u64) -> Result<String, DeviceError> {
-        let head: Box<[u8; 16]> = Box::new(core::array::from_fn(|index| if index == 0 { TYPE_GET_ID as u8 } else { 0 }));
+        let head: Box<[u8; 16]> =
+            Box::new(core::array::from_fn(|index| if index == 0 { TYPE_GET_ID as u8 } else { 0 }));
         let mut place = vec![0; MAX_NAME_BYTES].into_boxed_slice();
         let mut status = Box::new([STATUS_NONE]);
         // SAFETY: the buffers are on the heap and are given up only after the device has used them; where it does not,
@@ -199,6 +211,10 @@ impl Disk for Block {
     }
 
     fn start(&mut self, job: DiskJob) -> Result<(), DiskJob> {
+        if self.mad {
+            self.given_up.push(job);
+            return Ok(());
+        }
         let Some(mut frame) = self.frames.pop() else { return Err(job) };
         let head_bytes = frame.prepare(&job);
         let mut slot = Slot { job, frame, head_bytes };
@@ -236,13 +252,18 @@ impl Disk for Block {
     }
 
     fn has_done(&self) -> bool {
-        self.queue.can_pop()
+        !self.given_up.is_empty() || (!self.mad && self.queue.can_pop())
     }
 
     fn take_done(&mut self) -> Option<(DiskJob, bool)> {
-        let token = self.queue.peek_used()?;
-        // A token that names no job is a device gone mad: the queue is left alone from then on.
-        let mut slot = self.slots.get_mut(usize::from(token)).and_then(Option::take)?;
+        if let Some(job) = self.given_up.pop() {
+            return Some((job, false));
+        }
+        let token = self.queue.peek_used().filter(|_| !self.mad)?;
+        let Some(mut slot) = self.slots.get_mut(usize::from(token)).and_then(Option::take) else {
+            self.give_up();
+            return self.given_up.pop().map(|job| (job, false));
+        };
         let Frame { head, status } = &mut *slot.frame;
         let (head, buffer) = (&head[..slot.head_bytes], &mut slot.job.buffer[..]);
         let mut expected_bytes = 1;

@@ -317,7 +317,8 @@ mod tests {
         assert_eq!(disks.expect("two disks"), [need("data", false), need("log", true)]);
         assert_eq!(package("null").disks().expect("none"), []);
         for wrong in [r#""data""#, "[1]", r#"["Data"]"#, r#"[{"name": "a", "size": 5}]"#] {
-            let error = package(&format!(r#"{{"pollux": {{"disks": {wrong}}}}}"#)).disks().expect_err(wrong).to_string();
+            let error =
+                package(&format!(r#"{{"pollux": {{"disks": {wrong}}}}}"#)).disks().expect_err(wrong).to_string();
             assert!(error.starts_with("app/Cargo.toml: [package.metadata.pollux] disks:"), "{error}");
         }
     }

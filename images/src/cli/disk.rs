@@ -81,9 +81,7 @@ fn look(path: &Path) -> Shown {
     });
     match file.and_then(|file| read_identity(&file, path)) {
         Ok(identity) => Shown { path: path.to_owned(), identity: Some(identity), allocated_bytes, error: None },
-        Err(error) => {
-            Shown { path: path.to_owned(), identity: None, allocated_bytes, error: Some(error.to_string()) }
-        }
+        Err(error) => Shown { path: path.to_owned(), identity: None, allocated_bytes, error: Some(error.to_string()) },
     }
 }
 

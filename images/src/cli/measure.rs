@@ -8,7 +8,7 @@ use super::{print, print_json};
 use crate::bench::paper::plan::{Part, Plan};
 use crate::bench::paper::run::Images;
 use crate::build::{self, Image, Workspace};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::setup::{self, Need};
 use crate::supervise::net::Net;
 use crate::{bench, demo, selftest};
@@ -59,6 +59,8 @@ enum Bench {
         #[arg(long, value_name = "FOLDER", requires = "peer")]
         peer_folder: Option<PathBuf>,
     },
+    /// Measure what mirrored disks cost: streams and commits of a pair against --bare.
+    Disk(DiskBenchArgs),
     /// Redo the evaluation of Bressoud and Schneider's paper: what epochs cost by length, protocol and source; exactness;
     /// failovers of a guest that computes.
     Paper(PaperArgs),
@@ -90,6 +92,25 @@ struct PaperArgs {
     /// What random traffic and the moments of kills are made from.
     #[arg(long, value_name = "SEED", default_value_t = 1996)]
     seed: u64,
+    /// Install what is missing, with sudo if need be.
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Args)]
+struct DiskBenchArgs {
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+    /// One round: a look, not a measurement.
+    #[arg(long)]
+    quick: bool,
+    /// Measure this image of the probe instead of building one.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Where the disks lie meanwhile; the folder for temporary files unless given. Some 150 MiB are needed.
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
     /// Install what is missing, with sudo if need be.
     #[arg(long)]
     yes: bool,
@@ -138,6 +159,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
             let folder = peer.as_ref().map(|script| peer_folder.clone().unwrap_or_else(|| bench::peer_folder(script)));
             bench_throughput(common, peer.as_deref().zip(folder.as_deref()))
         }
+        Bench::Disk(args) => bench_disk(args),
         Bench::Paper(args) => bench_paper(args),
     }
 }
@@ -168,6 +190,26 @@ fn bench_throughput(args: &MeasureArgs, peer: Option<(&std::path::Path, &std::pa
         print_json(&report)?
     } else {
         print(&bench::describe_throughput(&report))?
+    }
+    bench::judge(&report.promises)
+}
+
+fn bench_disk(args: &DiskBenchArgs) -> Result<()> {
+    setup::ensure(Need::Run, args.yes)?;
+    let image = match &args.image {
+        Some(path) => build::open(path)?,
+        None => build::build(&Workspace::find()?, "probe", true)?,
+    };
+    let folder = args.folder.clone().unwrap_or_else(std::env::temp_dir);
+    let folder = std::path::absolute(&folder).context(|| format!("cannot use {}", folder.display()))?;
+    let bar = demo::progress();
+    let report = bench::disk(&image, &folder, args.quick, |text| bar.set_message(text.to_owned()));
+    bar.finish_and_clear();
+    let report = report?;
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&bench::describe_disk(&report))?
     }
     bench::judge(&report.promises)
 }

@@ -96,7 +96,7 @@ pub struct UpArgs {
     /// A further argument for QEMU; may be repeated.
     #[arg(long, hide = true, allow_hyphen_values = true)]
     qemu_arg: Vec<String>,
-    /// Let a replica's disk fail: REPLICA:NAME:read|write|flush:BLOCK[:ERRNO].
+    /// Let a replica's disk fail: REPLICA:NAME:read|write|flush:BLOCK[:ERRNO], or REPLICA:NAME:slow:KIB-A-SECOND.
     #[arg(long, hide = true)]
     disk_fault: Vec<DiskFault>,
     /// Another image for the second replica: it must be refused.

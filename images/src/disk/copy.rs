@@ -31,11 +31,7 @@ pub struct Comparison {
 ///
 /// # Errors
 /// The system's, or there is no source. A mirror that was not finished has generation 0: it is stale for everybody.
-pub fn resync(
-    mirrors: &mut Mirrors,
-    source: ReplicaId,
-    mut progress: impl FnMut(u64, u64),
-) -> Result<(), DiskError> {
+pub fn resync(mirrors: &mut Mirrors, source: ReplicaId, mut progress: impl FnMut(u64, u64)) -> Result<(), DiskError> {
     let target = source.peer();
     let target_path = mirror_path(&mirrors.stem, target);
     let source_path = mirror_path(&mirrors.stem, source);

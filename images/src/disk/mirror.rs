@@ -91,8 +91,7 @@ pub fn read_identity(file: &File, path: &Path) -> Result<Identity, DiskError> {
     }
     let mut bytes = [0; IDENTITY_BYTES];
     file.read_exact_at(&mut bytes, 0).map_err(DiskError::file(path))?;
-    let identity =
-        Identity::decode(&bytes).map_err(|source| DiskError::Identity { path: path.to_owned(), source })?;
+    let identity = Identity::decode(&bytes).map_err(|source| DiskError::Identity { path: path.to_owned(), source })?;
     if length != HEADER_BYTES + identity.size_bytes {
         let (expected, found) = (identity.size_bytes, length - HEADER_BYTES);
         return Err(DiskError::Size { path: path.to_owned(), expected, found });
@@ -115,7 +114,8 @@ impl Mirrors {
     /// # Errors
     /// One is in use, no disk, or not the other's mirror.
     pub fn open(stem: &Path) -> Result<Self, DiskError> {
-        let each = [Mirror::open(&mirror_path(stem, ReplicaId::ZERO))?, Mirror::open(&mirror_path(stem, ReplicaId::ONE))?];
+        let each =
+            [Mirror::open(&mirror_path(stem, ReplicaId::ZERO))?, Mirror::open(&mirror_path(stem, ReplicaId::ONE))?];
         let mirrors = Self { stem: stem.to_owned(), each };
         for (replica, mirror) in BOTH.into_iter().zip(&mirrors.each) {
             if let Some(mirror) = mirror {
@@ -204,7 +204,8 @@ impl Mirror {
 pub fn claim(spec: &DiskSpec, pair: &str, replicas: usize, new_id: [u8; 16]) -> Result<Mirrors, DiskError> {
     if pair.len() > MAX_PAIR_NAME_BYTES {
         let found = format!("one of a pair whose name has {} bytes", pair.len());
-        let (expected, advice) = (format!("a disk of a pair whose name has at most {MAX_PAIR_NAME_BYTES}"), "choose a shorter --name");
+        let (expected, advice) =
+            (format!("a disk of a pair whose name has at most {MAX_PAIR_NAME_BYTES}"), "choose a shorter --name");
         return Err(DiskError::Stranger { path: spec.stem.clone(), expected, found, advice });
     }
     let mut mirrors = Mirrors::open(&spec.stem)?;
@@ -233,13 +234,7 @@ pub fn claim(spec: &DiskSpec, pair: &str, replicas: usize, new_id: [u8; 16]) -> 
     Ok(mirrors)
 }
 
-fn create(
-    mirrors: &mut Mirrors,
-    spec: &DiskSpec,
-    pair: &str,
-    replicas: usize,
-    id: [u8; 16],
-) -> Result<(), DiskError> {
+fn create(mirrors: &mut Mirrors, spec: &DiskSpec, pair: &str, replicas: usize, id: [u8; 16]) -> Result<(), DiskError> {
     let path = |replica| mirror_path(&spec.stem, replica);
     let size_bytes = spec.size_bytes.ok_or_else(|| DiskError::NoSize { path: path(ReplicaId::ZERO) })?;
     for replica in BOTH.into_iter().take(replicas) {

@@ -189,7 +189,8 @@ pub fn mirror_path(stem: &Path, replica: ReplicaId) -> PathBuf {
     path.into()
 }
 
-/// A fault that QEMU injects into one replica's disk, for tests: `REPLICA:NAME:read|write|flush:BLOCK[:ERRNO]`.
+/// A fault that QEMU injects into one replica's disk, for tests: `REPLICA:NAME:read|write|flush:BLOCK[:ERRNO]`, or
+/// `REPLICA:NAME:slow:N` for N KiB a second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskFault {
     /// At which replica, 0 or 1.
@@ -198,7 +199,7 @@ pub struct DiskFault {
     pub name: String,
     /// What fails.
     pub kind: String,
-    /// Where; a flush fails everywhere.
+    /// Where; a flush fails everywhere. Of a disk that is slow: KiB a second.
     pub block: u64,
     /// The host's error number.
     pub errno: u32,
@@ -208,7 +209,7 @@ impl FromStr for DiskFault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("expected REPLICA:NAME:read|write|flush:BLOCK[:ERRNO], got {text:?}");
+        let wrong = || format!("expected REPLICA:NAME:read|write|flush|slow:NUMBER[:ERRNO], got {text:?}");
         let words: Vec<_> = text.split(':').collect();
         let (replica, name, kind, block, errno) = match words[..] {
             [replica, name, kind, block] => (replica, name, kind, block, "5"),
@@ -216,7 +217,7 @@ impl FromStr for DiskFault {
             _ => return Err(wrong()),
         };
         let replica = replica.parse().ok().filter(|&replica: &u8| replica < 2).ok_or_else(wrong)?;
-        if !["read", "write", "flush"].contains(&kind) {
+        if !["read", "write", "flush", "slow"].contains(&kind) {
             return Err(wrong());
         }
         let block = block.parse().map_err(|_| wrong())?;

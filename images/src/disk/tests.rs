@@ -107,9 +107,15 @@ fn what_does_not_belong_is_refused() {
     let (zero, one) = (folder.path(ReplicaId::ZERO), folder.path(ReplicaId::ONE));
     // Swapped.
     let aside = folder.0.join("aside");
-    fs::rename(&zero, &aside).and_then(|()| fs::rename(&one, &zero)).and_then(|()| fs::rename(&aside, &one)).expect("ok");
+    fs::rename(&zero, &aside)
+        .and_then(|()| fs::rename(&one, &zero))
+        .and_then(|()| fs::rename(&aside, &one))
+        .expect("ok");
     assert!(refusal(&folder, "", 2).contains("swapped"));
-    fs::rename(&zero, &aside).and_then(|()| fs::rename(&one, &zero)).and_then(|()| fs::rename(&aside, &one)).expect("ok");
+    fs::rename(&zero, &aside)
+        .and_then(|()| fs::rename(&one, &zero))
+        .and_then(|()| fs::rename(&aside, &one))
+        .expect("ok");
     // Of another disk of the same name.
     let other = Folder::new("foreign-other");
     leave(claim(&other.spec(",size=1M"), "shop", 2, [8; 16]).expect("new mirrors"), [true, true]);

@@ -104,6 +104,14 @@ impl Supervisor {
         }
     }
 
+    /// The start has failed. If no guest has begun to run, the mirrors are as they were.
+    pub(super) fn leave_unused_disks(&mut self) {
+        let epochs = [(!self.configured).then_some(0); 2];
+        if let Err(error) = self.disks.leave(epochs) {
+            self.happened(format!("a disk cannot be marked: {error}"));
+        }
+    }
+
     /// Whether every replica has said that it has stopped, or has ended.
     pub(super) fn all_have_stopped(&self) -> bool {
         self.replicas.iter().flatten().all(|replica: &Replica| replica.stopped.is_some())

@@ -130,6 +130,7 @@ impl Supervisor {
         self.happened(format!("replica {id} booted in {:.1} ms", ready.boot_ns as f64 / 1e6));
         let arguments = self.spec.arguments.clone();
         let config = ToShim::Config(self.config(id, &arguments));
+        self.configured = true;
         self.say(id, &config);
         let peer_ends = self.replicas[id.peer().index()].as_ref().is_none_or(|peer| peer.ending);
         if self.link.is_some() && peer_ends {

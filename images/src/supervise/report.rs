@@ -46,6 +46,7 @@ impl Supervisor {
     fn advance_start(&mut self, now_ns: u64) -> Result<bool> {
         if let Some(fault) = self.start_fault(now_ns) {
             self.happened(format!("the start has failed: {fault}"));
+            self.leave_unused_disks();
             let error = Error::Start(fault);
             self.dir.clear();
             return Err(error);

@@ -76,9 +76,8 @@ fn more_than_the_shim_takes_at_once_is_done_all_the_same() {
     let host = HostDisk::new("data", 1000);
     let outcome = on(&host, || async {
         let disk = Disk::open("data").expect("it is there");
-        let tasks: Vec<_> = (0..500)
-            .map(|index| spawn(async move { disk.write(index, &pattern(index as u8, 1)).await }))
-            .collect();
+        let tasks: Vec<_> =
+            (0..500).map(|index| spawn(async move { disk.write(index, &pattern(index as u8, 1)).await })).collect();
         for task in tasks {
             task.await.expect("nobody aborts it")?;
         }

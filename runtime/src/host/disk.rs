@@ -68,9 +68,8 @@ impl HostDisk {
                 core::ptr::copy_nonoverlapping(blocks.as_ptr(), request.address as *mut u8, blocks.len());
             },
             // SAFETY: as above.
-            Operation::Write => blocks.copy_from_slice(unsafe {
-                core::slice::from_raw_parts(request.address as *const u8, blocks.len())
-            }),
+            Operation::Write => blocks
+                .copy_from_slice(unsafe { core::slice::from_raw_parts(request.address as *const u8, blocks.len()) }),
             _ => blocks.fill(0),
         }
         Ok(())

@@ -158,6 +158,8 @@ pub struct Settings {
     pub lazy_percent: u64,
     /// What goes wrong.
     pub faults: Vec<Planned>,
+    /// The least and the greatest time that a request to the disk takes, if the guest has one.
+    pub disk_delay_ns: Option<(u64, u64)>,
     /// The guests differ at the end of some epoch; no other fault is planned then.
     pub diverges: bool,
 }
@@ -204,6 +206,7 @@ impl Settings {
             faults,
             diverges,
             compares_first: rng.chance(15),
+            disk_delay_ns: rng.chance(50).then(|| microseconds(rng.pick(&[(5, 50), (20, 1500), (500, 5000)]))),
         }
     }
 }

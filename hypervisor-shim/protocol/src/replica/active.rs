@@ -242,7 +242,11 @@ impl Replica {
             || received_through > self.record.epoch
             || disks_done_below < active.disks_done_below
         {
-            return self.fault(now_ns, ProtocolFault::BadAck { received_through, executed_through, disks_done_below }, out);
+            return self.fault(
+                now_ns,
+                ProtocolFault::BadAck { received_through, executed_through, disks_done_below },
+                out,
+            );
         }
         self.peer.agreed = true;
         active.window.pop(executed_through - active.executed_through);

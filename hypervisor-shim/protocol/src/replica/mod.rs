@@ -20,7 +20,7 @@
 //!
 //! # The rules
 //! P1 and P2 are [`Replica::begin`] and [`Input::EpochEnded`] (`active.rs`), P3 to P5 `backup.rs`, P6 and P7
-//! `failover.rs`; the handshake and silence have files of their own.
+//! `failover.rs`; the handshake, disks and silence have files of their own.
 
 use alloc::vec::Vec;
 
@@ -30,6 +30,7 @@ use crate::{Discipline, Epoch, Generation, Mode, Role};
 mod active;
 mod api;
 mod backup;
+mod disks;
 mod failover;
 mod handshake;
 mod log;
@@ -328,28 +329,6 @@ impl Replica {
     /// The most bytes of event records that [`Self::begin`] takes: the lesser of what both replicas accept.
     pub fn max_epoch_events_bytes(&self) -> usize {
         self.config.max_epoch_events_bytes.min(self.peer.max_epoch_events_bytes) as usize
-    }
-
-    /// This replica's disks have done all requests with numbers below this; a number never goes back. `at_once`: there is a
-    /// flush among those that are new, for which the primary may wait.
-    pub fn note_disks(&mut self, done_below: u64, at_once: bool) {
-        self.backup.disks_done_below = done_below;
-        self.backup.ack_due |= at_once && self.role == Role::Backup;
-    }
-
-    /// All requests with numbers below this are done at the backup's disks, as far as it has said.
-    pub fn peer_disks_done_below(&self) -> u64 {
-        self.active.disks_done_below
-    }
-
-    /// Whether the backup has run all that this replica has, as far as it has said.
-    pub fn peer_has_run_everything(&self) -> bool {
-        self.guest != Guest::Running && self.active.executed_through == self.ended_through
-    }
-
-    /// Whether this is a backup whose primary goes on: one that fails now is not missed.
-    pub fn follows_peer(&self) -> bool {
-        self.role == Role::Backup && self.peer.link_open && !self.peer.dead && self.failover == Failover::None
     }
 
     /// Where the replica stands.

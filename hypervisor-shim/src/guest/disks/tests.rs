@@ -360,4 +360,3 @@ fn digests_cover_what_is_asked_for_written_and_read() {
     assert_eq!(mirror_differs.0, same.0);
     assert_ne!(mirror_differs.1, same.1, "a block that differs is found out when it is read");
 }
-
