@@ -54,8 +54,6 @@ fn dispatch(ctx: &mut Ctx<'_>) -> Option<&'static Command> {
         reject(ctx, command, error);
     } else if command.denies_oom() && ctx.server.is_out_of_memory() {
         reject(ctx, command, OUT_OF_MEMORY);
-    } else if command.is_write() && ctx.server.journal.failure().is_some() {
-        persistence::refuse(ctx, command);
     } else if ctx.peer.multi.is_some() && !command.is_immediate() {
         transactions::queue(ctx, command);
     } else {
@@ -71,20 +69,31 @@ fn reject(ctx: &mut Ctx<'_>, command: &Command, error: Error) {
     ctx.server.stats.errors += 1;
 }
 
-/// Runs the handler and keeps the account of memory.
+/// Runs the handler and keeps the account of memory; with persistence, keeps the command's effect too.
 #[inline]
 pub fn call(ctx: &mut Ctx<'_>, command: &'static Command) {
+    // All that persistence costs where there is none.
+    if ctx.server.journal.is_on() { call_and_note(ctx, command) } else { run(ctx, command) }
+}
+
+#[inline(never)]
+fn call_and_note(ctx: &mut Ctx<'_>, command: &'static Command) {
+    if command.is_write() && !ctx.peer.in_exec && ctx.server.journal.failure().is_some() {
+        return persistence::refuse(ctx, command);
+    }
+    let (db, changes) = (ctx.peer.db, ctx.server.stats.changes);
+    run(ctx, command);
+    let changed = command.is_write() && ctx.server.stats.changes != changes;
+    crate::persist::note(ctx, command, db, changed);
+}
+
+#[inline(always)]
+fn run(ctx: &mut Ctx<'_>, command: &'static Command) {
     let db = ctx.peer.db;
-    let changes = ctx.server.stats.changes;
     ctx.peer.last_command = command.name;
-    let result = (command.handler)(ctx);
-    if let Err(error) = result {
+    if let Err(error) = (command.handler)(ctx) {
         error.write(ctx.out, command.name, ctx.args.at(1));
         ctx.server.stats.errors += 1;
-    }
-    if ctx.server.journal.is_on() {
-        let changed = command.is_write() && ctx.server.stats.changes != changes;
-        crate::persist::note(ctx, command, db, changed);
     }
     ctx.server.stats.commands += 1;
     if command.is_global() { ctx.server.recount() } else { ctx.server.account(db) }

@@ -11,6 +11,9 @@ use alloc::vec::Vec;
 
 /// Keeps a command for EXEC.
 pub fn queue(ctx: &mut Ctx<'_>, command: &'static Command) {
+    if command.is_write() && ctx.server.journal.failure().is_some() {
+        return super::persistence::refuse(ctx, command);
+    }
     let Ctx { server, peer, args, out, .. } = ctx;
     let Some(multi) = &mut peer.multi else { return };
     let args_bytes: usize = args.iter().map(<[u8]>::len).sum();

@@ -62,8 +62,6 @@ pub(crate) fn class_of(name: &str) -> Option<Class> {
 
 /// Adds the effect of a command that has run on database `db` to the journal; `changed` tells whether there is one.
 /// Outside a transaction that ends the record.
-#[cold]
-#[inline(never)]
 pub(crate) fn note(ctx: &mut Ctx<'_>, command: &Command, db: usize, changed: bool) {
     if changed && let Some(class) = class_of(command.name) {
         let (dbs, journal) = ctx.server.journal_parts();

@@ -46,15 +46,16 @@ impl Shared {
         loop {
             // Before the look, so that no progress is missed.
             let progress = self.gate.progress.notified();
-            let (policy, checked, pending_bytes) = {
+            let (policy, checked, pending_bytes, rewrite_wanted) = {
                 let server = self.server.borrow();
-                (server.config.append_fsync, server.journal.check(ticket), server.journal.pending_bytes())
+                let journal = &server.journal;
+                (server.config.append_fsync, journal.check(ticket), journal.pending_bytes(), journal.rewrite_wanted)
             };
             let must_wait = match policy {
                 Fsync::Always => !checked?,
                 Fsync::EverySec | Fsync::No => pending_bytes > MOST_PENDING_BYTES,
             };
-            if policy == Fsync::Always && must_wait || pending_bytes > WRITE_BYTES {
+            if policy == Fsync::Always && must_wait || pending_bytes > WRITE_BYTES || rewrite_wanted {
                 self.gate.work.notify_one();
             }
             if !must_wait {

@@ -63,7 +63,7 @@ fn aimed(rng: &mut Mixer) -> String {
         32 => "COPY small:N small:8 REPLACE",
         _ => "LPUSHX K f",
     };
-    line.replace('K', key).replace('N', &n.to_string()).replace("key", "key")
+    line.replace('K', key).replace('N', &n.to_string())
 }
 
 /// Commands that end or move large collections; rarer, or there would be none.
