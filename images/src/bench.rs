@@ -4,6 +4,7 @@
 
 mod disk;
 mod failover;
+mod neighbour;
 pub mod paper;
 mod process;
 mod throughput;

@@ -84,8 +84,7 @@ pub enum Outcome {
 /// # Errors
 /// Why the pair did not start; the outcome has been told then.
 pub fn main() -> Result<()> {
-    // Not a group leader, having been started by `up`; if it were, it is detached already.
-    let _ = rustix::process::setsid();
+    detach();
     let mut text = String::new();
     io::stdin().read_to_string(&mut text).context(|| "cannot read what to run")?;
     let spec: Spec =
@@ -95,6 +94,19 @@ pub fn main() -> Result<()> {
         report::tell_starter(&Outcome::Failed { text: error.to_string(), code: error.exit_code() });
     }
     result
+}
+
+/// Lets the supervisor outlive the terminal that it was started from, by a process group of its own, which a terminal's
+/// interrupts and hang-ups do not reach.
+///
+/// Not by a session of its own: to Linux that is a group of processes to be scheduled for itself (autogroup). With
+/// several pairs at work on two processors, groups then waited for each other for up to seconds, and replicas took each
+/// other for dead (see ARCHITECTURE.md).
+fn detach() {
+    // Fails for the leader of a session, which needs no group of its own.
+    let _ = rustix::process::setpgid(None, None);
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
 }
 
 /// How far the start has come.

@@ -40,6 +40,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// How many of the permits to run pairs it takes; 0 when the test holds one already.
     pub weight: u32,
+    /// Started from a terminal, which is gone when `up` has ended.
+    pub terminal: bool,
 }
 
 impl Options {
@@ -51,7 +53,7 @@ impl Options {
             "probe" | "dhrystone" => vec![7000],
             _ => Vec::new(),
         };
-        Self { app: app.to_owned(), image: None, ports, arguments: Vec::new(), weight: 1 }
+        Self { app: app.to_owned(), image: None, ports, arguments: Vec::new(), weight: 1, terminal: false }
     }
 
     /// With further arguments of `up`.
@@ -173,8 +175,11 @@ impl Pair {
         for port in &options.ports {
             command.args(["--publish", &format!("0:{port}")]);
         }
-        command.args(&options.arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().expect("the pollux command starts")
+        command.args(&options.arguments);
+        if options.terminal {
+            command = in_terminal(&command);
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the pollux command starts")
     }
 
     /// Waits for the end of `up`.
@@ -205,6 +210,11 @@ impl Pair {
         self.pids.extend(status.replicas.iter().map(|replica| replica.pid));
         self.pids.extend(status.ended.iter().map(|ended| ended.pid));
         self.supervisor_pid = Some(status.supervisor_pid);
+    }
+
+    /// The state folder, in which every pair has a folder of its own.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The pair's folder.
@@ -314,6 +324,16 @@ impl Pair {
         })
     }
 
+    /// As [`wait_for_solo`](Self::wait_for_solo), and until the other replica's process is known to have ended: its
+    /// connections may break before.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait_for_survivor(&mut self, generation: u64) -> Status {
+        self.wait_for_solo(generation);
+        self.wait_until("the end of the other replica", |status| (status.replicas.len() == 1).then(|| status.clone()))
+    }
+
     /// Sends a signal (`KILL`, `STOP`, `CONT`) through the command; returns the process that got it.
     ///
     /// # Panics
@@ -388,8 +408,11 @@ impl Pair {
     }
 }
 
-/// Waits until a line of a file contains `text`; the file may not exist yet.
-fn wait_for_line(path: &Path, text: &str) -> String {
+/// Waits until a line of a file contains `text`; the file may not exist yet, its folder must.
+///
+/// # Panics
+/// When it does not within [`DEADLINE`].
+pub fn wait_for_line(path: &Path, text: &str) -> String {
     let watch = Watch::new(path.parent().expect("a file in a folder"));
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -425,4 +448,15 @@ impl Drop for Pair {
         let _ = self.watchman.wait();
         assert!(left.is_empty() || std::thread::panicking(), "QEMU processes {left:?} outlived their pair");
     }
+}
+
+/// The same command with a terminal of its own, which is hung up when it has ended.
+fn in_terminal(command: &Command) -> Command {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| format!("'{}'", word.to_str().expect("UTF-8"))).collect();
+    let mut terminal = Command::new("script");
+    // Standard error would reach the same terminal.
+    terminal.args(["--quiet", "--return", "--command", &format!("{} 2>/dev/null", words.join(" ")), "/dev/null"]);
+    terminal.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    terminal
 }

@@ -97,15 +97,13 @@ impl<M: Machine> Vmm<M> {
         }
     }
 
-    /// Waits until this replica's disks have done all that the record of the next epoch says is done.
-    pub(super) fn await_completions(&mut self, epoch: u64) {
+    /// Waits until this replica's disks have done all that the record of the next epoch says is done. Returns the time.
+    pub(super) fn await_completions(&mut self, mut now_ns: u64, epoch: u64) -> u64 {
         if self.guest.disks().are_none() {
-            return;
+            return now_ns;
         }
-        let mut until_ns = None;
+        let until_ns = now_ns + PATIENCE_NS;
         while let Some(number) = self.unfinished(epoch) {
-            let now_ns = self.now_ns();
-            let until_ns = *until_ns.get_or_insert(now_ns + PATIENCE_NS);
             let follows = self.replica.as_ref().is_some_and(|replica| replica.follows_peer());
             if now_ns >= until_ns && follows {
                 let text = format!(
@@ -117,12 +115,14 @@ impl<M: Machine> Vmm<M> {
             }
             let tick_ns = self.replica.as_ref().map_or(u64::MAX, |replica| replica.next_deadline_ns());
             self.sleep(now_ns, Some(tick_ns.min(now_ns + super::SERVICE_INTERVAL_NS)));
-            self.round();
+            now_ns = self.now_ns();
+            now_ns = self.round(now_ns);
         }
         if self.contradicts(epoch) {
             let text = self.describe_failure();
             self.stop(StoppedReason::DiskFailed, &text);
         }
+        now_ns
     }
 
     /// The completions of an epoch's record.

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::neighbour::Neighbour;
+use super::paper::run::Images;
 use super::{Promise, median, process};
 use crate::build::Image;
 use crate::ctl::RoleName;
@@ -43,6 +45,8 @@ const SMALL_MEMORY_MIB: u32 = 16;
 pub enum System {
     /// The image without epochs.
     Bare,
+    /// The same, beside a machine that has nothing to do with it and computes as much as the backup of a pair would.
+    Beside,
     /// Two replicas.
     Pair,
     /// Linux and redis-server in one virtual machine.
@@ -87,6 +91,8 @@ pub struct ThroughputReport {
     pub samples: Vec<Sample>,
     /// Medians of the start of a bare image with 16 MiB, in milliseconds, from `up` to serving.
     pub start_ms: f64,
+    /// Middle share of the time that the neighbour's processor was busy; a backup's is taken for the goal.
+    pub neighbour_share: f64,
     /// Bytes of the image.
     pub image_bytes: u64,
     /// Resident memory of one QEMU with a guest of 16 MiB, in MiB.
@@ -116,19 +122,27 @@ impl ThroughputReport {
 /// # Errors
 /// A system does not start or `redis-benchmark` fails.
 pub fn run(
-    image: &Image,
+    images: &Images,
     net: &Net,
     quick: bool,
     peer: Option<(&Path, &Path)>,
     mut note: impl FnMut(&str),
 ) -> Result<ThroughputReport> {
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
-    let mut samples = Vec::new();
+    let image = &images.store;
+    let (mut samples, mut shares) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
         for (system, run) in [(System::Bare, RunName::Bare), (System::Pair, RunName::Pair)] {
             note(&format!("round {round} of {rounds}: {system:?}"));
-            samples.push(sample(image, net, system, run)?);
+            samples.push(sample(image, net, system, run, None)?.0);
         }
+        note(&format!("round {round} of {rounds}: Beside"));
+        // The pair of this round: requests a second, times processor time a request.
+        let share = samples.last().map_or(0.0, |pair| pair.rps * pair.backup_vcpu_us / 1e6);
+        let neighbour = Some((Neighbour::start(&images.dhrystone)?, share));
+        let (beside, reached) = sample(image, net, System::Beside, RunName::Bare, neighbour)?;
+        samples.push(beside);
+        shares.push(reached);
         if let Some((script, folder)) = peer {
             note(&format!("round {round} of {rounds}: Peer"));
             samples.push(peer_sample(script, folder)?);
@@ -143,14 +157,22 @@ pub fn run(
         start_ms,
         image_bytes: image.image_bytes,
         resident_mib,
+        neighbour_share: median(&shares),
         promises: Vec::new(),
     };
     report.promises = promises(&report, peer.is_some());
     Ok(report)
 }
 
-/// One round of one of ours.
-fn sample(image: &Image, net: &Net, system: System, run: RunName) -> Result<Sample> {
+/// One round of one of ours, with the neighbour's share of a processor if there is one: it is there while 50 connections
+/// ask without pipelining.
+fn sample(
+    image: &Image,
+    net: &Net,
+    system: System,
+    run: RunName,
+    neighbour: Option<(Neighbour, f64)>,
+) -> Result<(Sample, f64)> {
     let name = format!("bench-{}", std::process::id());
     let spec = Spec { run, net: net.clone(), ..Spec::new(name, image.clone())?.publishing(STORE_PORT) };
     let mut pair = Running::start(&spec)?;
@@ -161,7 +183,11 @@ fn sample(image: &Image, net: &Net, system: System, run: RunName) -> Result<Samp
     let watched =
         Watched { primary, backup: pid(RoleName::Backup), supervisor: status.supervisor_pid, uplink: status.net.pid };
     benchmark(address, WARM_UP_REQUESTS, &["-c", CLIENTS])?;
-    let (rps, plain) = watched.during(REQUESTS, || benchmark(address, REQUESTS, &["-c", CLIENTS]))?;
+    let plain = || watched.during(REQUESTS, || benchmark(address, REQUESTS, &["-c", CLIENTS]));
+    let ((rps, plain), reached) = match neighbour {
+        Some((neighbour, share)) => neighbour.beside(share, plain)?,
+        None => (plain()?, 0.0),
+    };
     let (pipelined_rps, pipelined) = watched
         .during(PIPELINED_REQUESTS, || benchmark(address, PIPELINED_REQUESTS, &["-c", CLIENTS, "-P", PIPELINE]))?;
     let (single, rtt_us) = single_connection(address, &mut pair)?;
@@ -170,7 +196,7 @@ fn sample(image: &Image, net: &Net, system: System, run: RunName) -> Result<Samp
         return Err(Error::CheckFailed(format!("a failover disturbed the measurement: {:?}", after.events.last())));
     }
     pair.down()?;
-    Ok(Sample {
+    let sample = Sample {
         system,
         rps: rps.rps,
         pipelined_rps: pipelined_rps.rps,
@@ -182,7 +208,8 @@ fn sample(image: &Image, net: &Net, system: System, run: RunName) -> Result<Samp
         supervisor_us: plain.supervisor_us,
         supervisor_pipelined_us: pipelined.supervisor_us,
         link_rtt_us: rtt_us,
-    })
+    };
+    Ok((sample, reached))
 }
 
 /// Latency at one connection, and the middle of the link's round trips that the primary measured meanwhile, in
@@ -377,7 +404,7 @@ pub fn describe(report: &ThroughputReport) -> String {
         "backup us",
         "supervisor us"
     );
-    for system in [System::Bare, System::Pair, System::Peer] {
+    for system in [System::Bare, System::Beside, System::Pair, System::Peer] {
         if !report.samples.iter().any(|sample| sample.system == system) {
             continue;
         }
@@ -393,6 +420,13 @@ pub fn describe(report: &ThroughputReport) -> String {
             middle(|s| s.supervisor_us)
         ));
     }
+    out.push_str(&format!(
+        "  beside: bare, next to a machine that has nothing to do with it and keeps a processor busy for {:.0} % of the time,\n  \
+         as a backup would; vCPU time a request, beside / bare: {:.3}, pair / beside: {:.3}\n",
+        report.neighbour_share * 100.0,
+        report.ratio(System::Beside, System::Bare, |s| s.vcpu_us),
+        report.ratio(System::Pair, System::Beside, |s| s.vcpu_us),
+    ));
     out.extend(report.promises.iter().map(Promise::describe));
     out
 }

@@ -181,9 +181,9 @@ fn bench_failover(args: &MeasureArgs) -> Result<()> {
 
 fn bench_throughput(args: &MeasureArgs, peer: Option<(&std::path::Path, &std::path::Path)>) -> Result<()> {
     setup::ensure(Need::Test, args.yes)?;
-    let image = args.image()?;
+    let images = Images { store: args.image()?, dhrystone: build::build(&Workspace::find()?, "dhrystone", true)? };
     let bar = demo::progress();
-    let report = bench::throughput(&image, &args.net, args.quick, peer, |text| bar.set_message(text.to_owned()));
+    let report = bench::throughput(&images, &args.net, args.quick, peer, |text| bar.set_message(text.to_owned()));
     bar.finish_and_clear();
     let report = report?;
     if args.json {

@@ -30,6 +30,9 @@ const INSTRUCTIONS_A_RUN: u64 = 384;
 pub enum System {
     /// Without epochs.
     Bare,
+    /// Without epochs, beside another one that does the same and knows nothing of it: what two busy processors of this
+    /// machine cost each other, which no pair can do without.
+    Neighbours,
     /// With epochs, without a peer.
     Solo,
     /// Two replicas and a protocol.
@@ -40,10 +43,15 @@ impl System {
     /// As the supervisor is told.
     pub fn run_name(self) -> RunName {
         match self {
-            Self::Bare => RunName::Bare,
+            Self::Bare | Self::Neighbours => RunName::Bare,
             Self::Solo => RunName::Solo,
             Self::Pair(_) => RunName::Pair,
         }
+    }
+
+    /// Whether it has epochs.
+    pub fn has_epochs(self) -> bool {
+        !matches!(self, Self::Bare | Self::Neighbours)
     }
 
     /// The protocol, where there is one.
@@ -56,6 +64,7 @@ impl fmt::Display for System {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Bare => "bare",
+            Self::Neighbours => "bare, beside another",
             Self::Solo => "solo",
             Self::Pair(ProtocolName::Original) => "pair, original",
             Self::Pair(ProtocolName::Revised) => "pair, revised",
@@ -152,11 +161,9 @@ impl Plan {
     }
 }
 
-fn systems(solo: bool) -> Vec<System> {
+fn systems(more: &[System]) -> Vec<System> {
     let mut systems = vec![System::Bare, System::Pair(ProtocolName::Revised), System::Pair(ProtocolName::Original)];
-    if solo {
-        systems.push(System::Solo);
-    }
+    systems.extend(more);
     systems
 }
 
@@ -167,7 +174,7 @@ fn dhrystone(quick: bool) -> Vec<Group> {
         epoch: EpochSpec::Cooperative,
         // Without counting it is faster; and there are no epochs to be paid for.
         size: runs * 2,
-        systems: systems(false),
+        systems: systems(&[System::Neighbours]),
     });
     let lengths = if quick { &QUICK_LENGTHS[..] } else { &LENGTHS[..] };
     let exact = lengths.iter().map(|&length| Group {
@@ -175,14 +182,19 @@ fn dhrystone(quick: bool) -> Vec<Group> {
         epoch: EpochSpec::Exact(length),
         // Short epochs are many: less of them says as much.
         size: runs.min(most_epochs * length / INSTRUCTIONS_A_RUN),
-        systems: systems(SOLO_LENGTHS.contains(&length)),
+        systems: systems(match length {
+            PROMISED_LONG => &[System::Neighbours],
+            PROMISED_SHORT => &[System::Solo, System::Neighbours],
+            _ if SOLO_LENGTHS.contains(&length) => &[System::Solo],
+            _ => &[],
+        }),
     });
     cooperative.into_iter().chain(exact).collect()
 }
 
 fn store(quick: bool) -> Vec<Group> {
     let requests = if quick { 3_000 } else { 20_000 };
-    let group = |epoch, size| Group { workload: Workload::Store, epoch, size, systems: systems(false) };
+    let group = |epoch, size| Group { workload: Workload::Store, epoch, size, systems: systems(&[]) };
     let lengths = if quick { &QUICK_STORE_LENGTHS[..] } else { &LENGTHS[..] };
     let exact = lengths.iter().map(|&length| group(EpochSpec::Exact(length), requests.min((length * 2).max(3_000))));
     std::iter::once(group(EpochSpec::Cooperative, requests * 2)).chain(exact).collect()
@@ -219,5 +231,14 @@ mod tests {
         let plan = Plan::new(true, &[Part::Kv], Some(2), 1);
         assert!(plan.groups.iter().all(|group| group.workload == Workload::Store));
         assert_eq!(plan.steps(), plan.groups.len() * 3 * 2);
+    }
+
+    #[test]
+    fn what_is_promised_of_a_pair_is_measured_of_neighbours_too() {
+        let plan = Plan::new(false, &[], None, 1);
+        let with_neighbours = |group: &&Group| group.systems.contains(&System::Neighbours);
+        let epochs: Vec<_> = plan.groups.iter().filter(with_neighbours).map(|group| group.epoch).collect();
+        let exact = [PROMISED_SHORT, PROMISED_LONG].map(EpochSpec::Exact);
+        assert_eq!(epochs, [EpochSpec::Cooperative, EpochSpec::Cooperative, exact[0], exact[1]]);
     }
 }

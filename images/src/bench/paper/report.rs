@@ -106,7 +106,9 @@ NP is the normalised performance of the paper: time of a system by time of the b
 without epochs (`--bare`), under `-icount` where the epochs are exact. *solo* has epochs and no peer. *Boundary* is the \
 time beyond the baseline's, by the number of epochs. Link figures count both directions, heartbeats included. *Waiting* \
 is how long the primary waited for its backup, by its machine's clock, which follows the host's, as a share of the time. \
-A dash stands for too few epochs to tell. Pictures leave out what comes out at zero or below.\n\n";
+*Bare, beside another* is the same as the baseline while a second machine, which has nothing to \
+do with it, does the same work: what exceeds 1 there is what two busy processors of this machine cost each other, and no \
+pair, whose second replica does the same work, can come below it. A dash stands for too few epochs to tell. Pictures leave out what comes out at zero or below.\n\n";
 
 /// One table for all workloads.
 fn tables(rows: &[Row]) -> String {
@@ -127,8 +129,9 @@ fn line(row: &Row) -> String {
     let link = matches!(row.configuration.system, System::Pair(_));
     let linked = |text: String| if link { text } else { String::new() };
     let compared = row.configuration.system != System::Bare;
-    let epochs = if compared { short(row.epochs_per_s) } else { String::new() };
-    let boundary = if compared { row.boundary_us.map_or_else(|| "-".to_owned(), spread) } else { String::new() };
+    let has_epochs = row.configuration.system.has_epochs();
+    let epochs = if has_epochs { short(row.epochs_per_s) } else { String::new() };
+    let boundary = if has_epochs { row.boundary_us.map_or_else(|| "-".to_owned(), spread) } else { String::new() };
     let per_epoch = |value: f64| if row.boundary_us.is_some() { short(value) } else { "-".to_owned() };
     format!(
         "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
@@ -150,8 +153,10 @@ fn line(row: &Row) -> String {
 /// Without epochs their length only says which comparison the row belongs to.
 fn epochs_name(epoch: EpochSpec, system: System) -> String {
     match (epoch, system) {
-        (EpochSpec::Cooperative, System::Bare) => "none".to_owned(),
-        (EpochSpec::Exact(length), System::Bare) => format!("none, icount (for {})", short(length as f64)),
+        (EpochSpec::Cooperative, system) if !system.has_epochs() => "none".to_owned(),
+        (EpochSpec::Exact(length), system) if !system.has_epochs() => {
+            format!("none, icount (for {})", short(length as f64))
+        }
         (EpochSpec::Cooperative, _) => "cooperative".to_owned(),
         (EpochSpec::Exact(length), _) => format!("exact, {}", short(length as f64)),
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::plan::{Configuration, Group, System};
-use super::workload::Workload;
+use super::workload::{Client, Workload};
 use crate::build::Image;
 use crate::ctl::{PairStatus, ReplicaStatus, RoleName};
 use crate::error::{Error, Result};
@@ -117,15 +117,43 @@ pub struct Sample {
 /// It does not start, answers wrongly, or a replica fails meanwhile.
 pub fn measure(images: &Images, group: &Group, system: System, round: usize) -> Result<Sample> {
     let configuration = Configuration { workload: group.workload, epoch: group.epoch, system };
-    let mut pair = Running::start(&images.spec(configuration)?)?;
-    let mut client = group.workload.connect(pair.address(group.workload.port())?)?;
-    client.exchange((group.size / WARM_UP_SHARE).max(1))?;
+    let spec = images.spec(configuration)?;
+    if system == System::Neighbours {
+        let elapsed_s = beside_another(&spec, group)?;
+        return Ok(Sample { configuration, round, size: group.size, elapsed_s, counts: Counts::default() });
+    }
+    let mut pair = Running::start(&spec)?;
+    let mut client = warmed_up(&pair, group)?;
     let before = Counts::read(&settled(&mut pair)?);
     let elapsed_s = client.exchange(group.size)?;
     let after = settled(&mut pair)?;
     undisturbed(&after)?;
     pair.down()?;
     Ok(Sample { configuration, round, size: group.size, elapsed_s, counts: Counts::read(&after).since(before) })
+}
+
+fn warmed_up(pair: &Running, group: &Group) -> Result<Client> {
+    let mut client = group.workload.connect(pair.address(group.workload.port())?)?;
+    client.exchange((group.size / WARM_UP_SHARE).max(1))?;
+    Ok(client)
+}
+
+/// How long a machine without epochs takes while another one, which knows nothing of it, does the same. The longer of
+/// their two times: so long, on the whole, both were at work.
+fn beside_another(spec: &Spec, group: &Group) -> Result<f64> {
+    let other = Spec { name: format!("{}-other", spec.name), ..spec.clone() };
+    let pairs = [Running::start(spec)?, Running::start(&other)?];
+    let [mut one, mut another] = [warmed_up(&pairs[0], group)?, warmed_up(&pairs[1], group)?];
+    let both = std::thread::scope(|scope| {
+        let another = scope.spawn(|| another.exchange(group.size));
+        let one = one.exchange(group.size);
+        let another = another.join().map_err(|_| Error::CheckFailed("a thread of ours panicked".to_owned()))?;
+        Ok::<_, Error>([one?, another?])
+    })?;
+    for pair in pairs {
+        pair.down()?;
+    }
+    Ok(both[0].max(both[1]))
 }
 
 /// An error if the virtual machines are not those that were started, doing what they did.

@@ -81,9 +81,10 @@ fn rank(configuration: Configuration) -> (u8, u32, u64, u8) {
     };
     let system = match configuration.system {
         System::Bare => 0,
-        System::Solo => 1,
-        System::Pair(ProtocolName::Revised) => 2,
-        System::Pair(ProtocolName::Original) => 3,
+        System::Neighbours => 1,
+        System::Solo => 2,
+        System::Pair(ProtocolName::Revised) => 3,
+        System::Pair(ProtocolName::Original) => 4,
     };
     (workload, yield_after, configuration.epoch.length(), system)
 }
