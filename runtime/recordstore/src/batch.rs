@@ -21,6 +21,9 @@ impl Batch {
     }
 
     /// Adds a record.
+    ///
+    /// # Panics
+    /// As [`close`](Self::close).
     pub fn push(&mut self, record: &[u8]) {
         self.open();
         self.extend(record);
@@ -28,6 +31,9 @@ impl Batch {
     }
 
     /// Begins a record whose bytes come by [`extend`](Self::extend); ends the one that is open.
+    ///
+    /// # Panics
+    /// As [`close`](Self::close).
     pub fn open(&mut self) {
         self.close();
         self.open = Some(self.bytes.len());
@@ -44,6 +50,9 @@ impl Batch {
     }
 
     /// Ends the open record. One without bytes is no record.
+    ///
+    /// # Panics
+    /// When the record has 4 GiB or more.
     pub fn close(&mut self) {
         let Some(start) = self.open.take() else { return };
         let body_start = start + LENGTH_BYTES;
@@ -52,8 +61,7 @@ impl Batch {
             self.bytes.truncate(start);
             return;
         }
-        // A record of 4 GiB is refused by its length when the log reads it; no caller has so much memory.
-        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        let len = u32::try_from(len).expect("a record of less than 4 GiB");
         if let Some(place) = self.bytes.get_mut(start..body_start) {
             place.copy_from_slice(&len.to_le_bytes());
         }

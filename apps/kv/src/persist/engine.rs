@@ -12,6 +12,9 @@ use recordstore::{AppendError, Batch, BlockDevice, OpenError, Options, Store};
 const SLICE_BYTES: usize = 16 * 1024;
 /// How long after a failure the log is not tried again.
 const RETRY_MS: i64 = 1000;
+/// How long a log that has only grown is left alone after a new one could not be finished: to fail once a second would
+/// keep the device busy for nothing.
+const GROWTH_RETRY_MS: i64 = 60_000;
 
 /// Why persistence could not be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,8 @@ pub struct Engine<D> {
     unsynced: bool,
     /// Until when the log is not tried again.
     retry_at_ms: i64,
+    /// Until when growth alone is no reason to begin a new log.
+    growth_at_ms: i64,
 }
 
 impl<D: BlockDevice> Engine<D> {
@@ -90,8 +95,15 @@ impl<D: BlockDevice> Engine<D> {
         server.end_replay();
         server.journal.status.replayed = replayed.records;
         server.journal.status.torn = replayed.torn;
-        let engine =
-            Self { store, live: Batch::new(), next: Batch::new(), base_bytes, unsynced: false, retry_at_ms: i64::MIN };
+        let engine = Self {
+            store,
+            live: Batch::new(),
+            next: Batch::new(),
+            base_bytes,
+            unsynced: false,
+            retry_at_ms: i64::MIN,
+            growth_at_ms: i64::MIN,
+        };
         engine.report(server);
         Ok((engine, Loaded { records: replayed.records, bytes: replayed.bytes, torn: replayed.torn }))
     }
@@ -180,6 +192,7 @@ impl<D: BlockDevice> Engine<D> {
             Ok(()) => {
                 self.base_bytes = self.store.usage().live_bytes;
                 self.unsynced = false;
+                self.growth_at_ms = i64::MIN;
                 server.journal.switched();
                 server.journal.stable_up_to(position);
                 server.journal.status.rewrites += 1;
@@ -219,7 +232,7 @@ impl<D: BlockDevice> Engine<D> {
             && growth_percent >= config.rewrite_percentage;
         let limit_bytes = usage.segment_bytes * usage.live_limit as u64;
         let by_room = bytes > limit_bytes / 2 && growth_percent >= 25;
-        now_ms >= self.retry_at_ms && (by_growth || by_room)
+        now_ms >= self.growth_at_ms && (by_growth || by_room)
     }
 
     /// The live log cannot be trusted to hold what the memory does.
@@ -238,6 +251,7 @@ impl<D: BlockDevice> Engine<D> {
         server.journal.rewrite_wanted = false;
         server.journal.status.rewrite_failed = true;
         self.retry_at_ms = now_ms.saturating_add(RETRY_MS);
+        self.growth_at_ms = now_ms.saturating_add(GROWTH_RETRY_MS);
         // A device that failed may have taken the live log along.
         if self.store.is_broken() && server.journal.failure().is_none() {
             server.journal.failed(failure);
