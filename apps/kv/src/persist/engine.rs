@@ -108,12 +108,6 @@ impl<D: BlockDevice> Engine<D> {
         Ok((engine, Loaded { records: replayed.records, bytes: replayed.bytes, torn: replayed.torn }))
     }
 
-    /// Bytes of the device.
-    pub fn device_bytes(&self) -> u64 {
-        let usage = self.store.usage();
-        usage.segment_bytes * usage.segments as u64
-    }
-
     /// Whether the next step has more to do than to write what commands leave.
     pub fn is_busy(&self, server: &Server) -> bool {
         server.journal.is_rewriting()
