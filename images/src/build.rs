@@ -107,12 +107,12 @@ pub struct Image {
     pub shim_elf: Option<PathBuf>,
     /// What the app's manifest wants to end its epochs.
     pub epoch: EpochSpec,
-    /// The disks that the app's manifest names.
-    pub disks: Vec<DiskNeed>,
     /// Whether the guest counts its ticks, without which it has no counted epochs.
     pub counts_ticks: bool,
     /// What of the guest counts and what does not, if it was built here and counts.
     pub coverage: Option<Coverage>,
+    /// The disks that the app's manifest names.
+    pub disks: Vec<DiskNeed>,
 }
 
 /// Builds the image of `app` in the release-like profile `image`. `counts_ticks` says whether the guest shall count its
@@ -147,9 +147,9 @@ pub fn build(workspace: &Workspace, app: &str, counts_ticks: Option<bool>, quiet
         guest_elf: Some(guest_elf),
         shim_elf: Some(shim_elf),
         epoch,
-        disks,
         counts_ticks,
         coverage,
+        disks,
     })
 }
 
@@ -208,9 +208,9 @@ pub fn open(path: &Path) -> Result<Image> {
         shim_elf: shim_elf.filter(|_| ours),
         // The image does not say; whoever built it may.
         epoch: EpochSpec::default(),
-        disks: Vec::new(),
         counts_ticks: info.counts_ticks,
         coverage: None,
+        disks: Vec::new(),
     })
 }
 

@@ -74,12 +74,12 @@ pub struct Start {
     pub receive_ring: usize,
     /// Offset of the transmit ring.
     pub transmit_ring: usize,
+    /// Offset of the counter of a guest that counts its ticks: aligned, and writable by the guest.
+    pub tick_counter: Option<usize>,
     /// Offset of the disk ring.
     pub disk_ring: usize,
     /// The disks.
     pub disks: Vec<DiskInfo>,
-    /// Offset of the counter of a guest that counts its ticks: aligned, and writable by the guest.
-    pub tick_counter: Option<usize>,
 }
 
 /// Why a guest cannot be loaded.
@@ -230,9 +230,9 @@ pub fn load(memory: &GuestMemory, elf: &[u8], config: &GuestConfig<'_>) -> Resul
         shared_page: shared_page as usize,
         receive_ring: receive_ring as usize,
         transmit_ring: transmit_ring as usize,
+        tick_counter,
         disk_ring: disk_ring as usize,
         disks: config.disks.to_vec(),
-        tick_counter,
     })
 }
 
