@@ -174,6 +174,7 @@ fn config(id: ReplicaId, discipline: Discipline) -> Config {
         max_epoch_events_bytes: 4096,
         confirms_releases: false,
         compares_first: false,
+        joins: false,
     }
 }
 

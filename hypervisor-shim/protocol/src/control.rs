@@ -383,6 +383,8 @@ wire_enum! {
         Shutdown = 6, "shutdown";
         /// The shim cannot go on: its configuration or a device is unusable.
         Failed = 7, "failed";
+        /// The primary was lost before this newcomer held its state.
+        Incomplete = 8, "incomplete";
     }
 }
 
@@ -395,6 +397,7 @@ impl From<StopReason> for StoppedReason {
             StopReason::GuestStopped => Self::GuestStopped,
             StopReason::Discarded => Self::Discarded,
             StopReason::Shutdown => Self::Shutdown,
+            StopReason::Incomplete => Self::Incomplete,
         }
     }
 }

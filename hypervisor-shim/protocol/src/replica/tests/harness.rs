@@ -48,6 +48,7 @@ pub fn config(role: Role) -> Config {
         max_epoch_events_bytes: 2048,
         confirms_releases: false,
         compares_first: false,
+        joins: false,
     }
 }
 
