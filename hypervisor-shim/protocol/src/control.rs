@@ -52,6 +52,18 @@ pub enum ToSupervisor<'a> {
     Touched(Touched<'a>),
     /// That were all.
     TouchedEnd(TouchedEnd),
+    /// The solo primary's end of the link is as new: nothing of an earlier session comes from it any more. The answer to
+    /// [`ToShim::PeerJoins`]; a newcomer may be started now.
+    LinkFresh {
+        /// The session of the request.
+        link_session: u64,
+    },
+    /// The solo primary asks to be paired; answered by [`ToShim::ArbiterReply`] with the same number.
+    PairingRequest(ArbiterRequest),
+    /// The newcomer has failed before it was a member of the pair: end it.
+    JoinFailed,
+    /// A copy of the guest is complete.
+    Copied(Copied),
 }
 
 /// A message from a supervisor to its shim.
@@ -87,6 +99,13 @@ pub enum ToShim<'a> {
         /// How many, since the first.
         pages: u64,
     },
+    /// A newcomer will be at the other end of the link; the solo primary takes it in.
+    PeerJoins {
+        /// The session of the link from here on.
+        link_session: u64,
+    },
+    /// Planned change of roles: the primary hands over to its backup.
+    HandOver,
 }
 
 /// What a shim can say of itself before it is configured.
@@ -422,6 +441,25 @@ pub struct TouchedEnd {
     pub pages: u64,
     /// Whether each of them was shown.
     pub complete: bool,
+}
+
+/// How a guest was copied while it ran.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Copied {
+    /// The epoch at whose end the copy is the guest's state.
+    pub epoch: Epoch,
+    /// Pages sent with their content; those sent again count again.
+    pub pages: u64,
+    /// Pages that were zero and only named.
+    pub zero_pages: u64,
+    /// Pages sent while the guest waited.
+    pub last_pages: u64,
+    /// How often the pages written to meanwhile were looked for.
+    pub rounds: u64,
+    /// How long the guest waited at the end.
+    pub pause_ns: u64,
+    /// From the first page to the end.
+    pub took_ns: u64,
 }
 
 /// A replica has stopped for good.

@@ -8,8 +8,8 @@ use zerocopy::little_endian::{I64, U16, U32, U64};
 
 use self::config::config;
 use super::{
-    ArbiterReply, ArbiterRequest, Console, Counter, Counters, GuestStopped, Level, Log, Promoted, Ready, State, Status,
-    StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
+    ArbiterReply, ArbiterRequest, Console, Copied, Counter, Counters, GuestStopped, Level, Log, Promoted, Ready, State,
+    Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
 };
 use crate::arbiter::ArbiterRecord;
 use crate::frame::body::{self, Prefix, bodies};
@@ -36,6 +36,10 @@ kinds! {
     KIND_STOPPED = 0x0208 for ToSupervisor::Stopped;
     KIND_TOUCHED = 0x0209 for ToSupervisor::Touched;
     KIND_TOUCHED_END = 0x020a for ToSupervisor::TouchedEnd;
+    KIND_LINK_FRESH = 0x020b for ToSupervisor::LinkFresh;
+    KIND_PAIRING_REQUEST = 0x020c for ToSupervisor::PairingRequest;
+    KIND_JOIN_FAILED = 0x020d for ToSupervisor::JoinFailed;
+    KIND_COPIED = 0x020e for ToSupervisor::Copied;
     KIND_CONFIG = 0x0301 for ToShim::Config;
     KIND_ARBITER_REPLY = 0x0302 for ToShim::ArbiterReply;
     KIND_PEER_DEAD = 0x0303 for ToShim::PeerDead;
@@ -45,6 +49,8 @@ kinds! {
     KIND_CONSOLE_INPUT = 0x0307 for ToShim::ConsoleInput;
     KIND_SHUTDOWN = 0x0308 for ToShim::Shutdown;
     KIND_SHOWN = 0x0309 for ToShim::Shown;
+    KIND_PEER_JOINS = 0x030a for ToShim::PeerJoins;
+    KIND_HAND_OVER = 0x030b for ToShim::HandOver;
 }
 
 bodies! {
@@ -137,7 +143,9 @@ bodies! {
         mac: [u8; 6],
         mtu_bytes: U16,
         check_determinism: u8,
-        reserved: [u8; 3],
+        joins: u8,
+        reserved: [u8; 2],
+        link_session: U64,
     }
     ArbiterReplyBody {
         request_id: U64,
@@ -157,6 +165,18 @@ bodies! {
     }
     ShownBody {
         pages: U64,
+    }
+    LinkSessionBody {
+        link_session: U64,
+    }
+    CopiedBody {
+        epoch: U64,
+        pages: U64,
+        zero_pages: U64,
+        last_pages: U64,
+        rounds: U64,
+        pause_ns: U64,
+        took_ns: U64,
     }
 }
 
@@ -230,6 +250,12 @@ impl<'a> ToSupervisor<'a> {
             }
             Self::Touched(touched) => write(KIND_TOUCHED, &[TouchedBody::from(touched).as_bytes(), touched.bytes]),
             Self::TouchedEnd(end) => write(KIND_TOUCHED_END, &[TouchedEndBody::from(end).as_bytes()]),
+            Self::LinkFresh { link_session } => write(KIND_LINK_FRESH, &[link_session_body(*link_session).as_bytes()]),
+            Self::PairingRequest(request) => {
+                write(KIND_PAIRING_REQUEST, &[ArbiterRequestBody::from(request).as_bytes()])
+            }
+            Self::JoinFailed => write(KIND_JOIN_FAILED, &[Prefix::of::<EmptyBody>().as_bytes()]),
+            Self::Copied(copied) => write(KIND_COPIED, &[CopiedBody::from(copied).as_bytes()]),
         }
     }
 
@@ -241,7 +267,9 @@ impl<'a> ToSupervisor<'a> {
         match kind {
             KIND_READY => body::fixed(kind, payload).map(|body| Self::Ready(ready(body))),
             KIND_STATUS => body::fixed(kind, payload).and_then(status).map(Self::Status),
-            KIND_ARBITER_REQUEST => body::fixed(kind, payload).and_then(arbiter_request).map(Self::ArbiterRequest),
+            KIND_ARBITER_REQUEST => {
+                body::fixed(kind, payload).and_then(|body| arbiter_request(kind, body)).map(Self::ArbiterRequest)
+            }
             KIND_CONSOLE => {
                 let (body, bytes) = body::with_bulk::<ConsoleBody>(kind, payload)?;
                 Ok(Self::Console(Console { stream_offset_bytes: body.stream_offset_bytes.get(), bytes }))
@@ -256,6 +284,12 @@ impl<'a> ToSupervisor<'a> {
                 Ok(Self::Touched(Touched { epoch, page_offset, bytes }))
             }
             KIND_TOUCHED_END => body::fixed(kind, payload).and_then(touched_end).map(Self::TouchedEnd),
+            KIND_LINK_FRESH => link_session(kind, payload).map(|link_session| Self::LinkFresh { link_session }),
+            KIND_PAIRING_REQUEST => {
+                body::fixed(kind, payload).and_then(|body| arbiter_request(kind, body)).map(Self::PairingRequest)
+            }
+            KIND_JOIN_FAILED => body::fixed::<EmptyBody>(kind, payload).map(|_| Self::JoinFailed),
+            KIND_COPIED => body::fixed(kind, payload).map(|body| Self::Copied(copied(body))),
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -287,6 +321,8 @@ impl<'a> ToShim<'a> {
                 let body = ShownBody { prefix: Prefix::of::<ShownBody>(), pages: U64::new(*pages) };
                 write(KIND_SHOWN, &[body.as_bytes()])
             }
+            Self::PeerJoins { link_session } => write(KIND_PEER_JOINS, &[link_session_body(*link_session).as_bytes()]),
+            Self::HandOver => write(KIND_HAND_OVER, &[empty.as_bytes()]),
         }
     }
 
@@ -321,6 +357,8 @@ impl<'a> ToShim<'a> {
                 let body: &ShownBody = body::fixed(kind, payload)?;
                 Ok(Self::Shown { pages: body.pages.get() })
             }
+            KIND_PEER_JOINS => link_session(kind, payload).map(|link_session| Self::PeerJoins { link_session }),
+            KIND_HAND_OVER => empty(Self::HandOver),
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -400,12 +438,12 @@ impl From<&ArbiterRequest> for ArbiterRequestBody {
     }
 }
 
-fn arbiter_request(body: &ArbiterRequestBody) -> Result<ArbiterRequest, MessageError> {
-    body::unused(KIND_ARBITER_REQUEST, &body.reserved)?;
+fn arbiter_request(kind: u16, body: &ArbiterRequestBody) -> Result<ArbiterRequest, MessageError> {
+    body::unused(kind, &body.reserved)?;
     Ok(ArbiterRequest {
         request_id: body.request_id.get(),
         expect_generation: body.expect_generation.get(),
-        proposer: body::field(KIND_ARBITER_REQUEST, "proposer", body.proposer, ReplicaId::new)?,
+        proposer: body::field(kind, "proposer", body.proposer, ReplicaId::new)?,
     })
 }
 
@@ -495,6 +533,41 @@ fn touched_end(body: &TouchedEndBody) -> Result<TouchedEnd, MessageError> {
         pages: body.pages.get(),
         complete: body::truth(KIND_TOUCHED_END, "complete", body.complete)?,
     })
+}
+
+fn link_session_body(link_session: u64) -> LinkSessionBody {
+    LinkSessionBody { prefix: Prefix::of::<LinkSessionBody>(), link_session: U64::new(link_session) }
+}
+
+fn link_session(kind: u16, payload: &[u8]) -> Result<u64, MessageError> {
+    body::fixed::<LinkSessionBody>(kind, payload).map(|body| body.link_session.get())
+}
+
+impl From<&Copied> for CopiedBody {
+    fn from(copied: &Copied) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            epoch: U64::new(copied.epoch),
+            pages: U64::new(copied.pages),
+            zero_pages: U64::new(copied.zero_pages),
+            last_pages: U64::new(copied.last_pages),
+            rounds: U64::new(copied.rounds),
+            pause_ns: U64::new(copied.pause_ns),
+            took_ns: U64::new(copied.took_ns),
+        }
+    }
+}
+
+fn copied(body: &CopiedBody) -> Copied {
+    Copied {
+        epoch: body.epoch.get(),
+        pages: body.pages.get(),
+        zero_pages: body.zero_pages.get(),
+        last_pages: body.last_pages.get(),
+        rounds: body.rounds.get(),
+        pause_ns: body.pause_ns.get(),
+        took_ns: body.took_ns.get(),
+    }
 }
 
 impl From<&ArbiterReply> for ArbiterReplyBody {

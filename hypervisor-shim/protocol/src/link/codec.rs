@@ -156,8 +156,7 @@ impl<'a> Message<'a> {
             Self::Goodbye(goodbye) => write(kind, &[GoodbyeBody::from(goodbye).as_bytes()]),
             Self::Pages(pages) => write(kind, &[Prefix::of::<PagesBody>().as_bytes(), pages.records]),
             Self::PagesHeld { messages } => {
-                let body =
-                    PagesHeldBody { prefix: Prefix::of::<PagesHeldBody>(), messages: U64::new(*messages) };
+                let body = PagesHeldBody { prefix: Prefix::of::<PagesHeldBody>(), messages: U64::new(*messages) };
                 write(kind, &[body.as_bytes()])
             }
             Self::State(state) => write(kind, &[StateBody::from(state).as_bytes(), state.state]),

@@ -132,7 +132,7 @@ pub enum Input<'a> {
     /// A newcomer is at the other end of the link, which begins anew: for a solo primary; others pass it over.
     PeerJoins,
     /// Planned change of roles: for a paired primary; others pass it over. It begins no further epoch, and when the
-    /// backup has run everything and every output has left, the backup is told to take over.
+    /// backup holds everything and every output has left, the backup is told to take over.
     HandOver,
     /// Time has passed. Give it only after all messages that had arrived; see [`super::Replica::next_deadline_ns`].
     Tick,

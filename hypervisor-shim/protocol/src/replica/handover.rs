@@ -1,4 +1,5 @@
-//! A planned change of roles: the primary stops at a boundary, and the backup takes over with nothing to run or to repeat.
+//! A planned change of roles: the primary stops at a boundary, and the backup takes over with nothing to
+//! repeat.
 //!
 //! The arbiter decides as at a failover, so that nothing is lost if either dies meanwhile: a primary that hears nothing
 //! of the backup for too long asks like any other, and goes on if the backup has not asked before.
@@ -28,7 +29,7 @@ impl Replica {
         }
     }
 
-    /// Tells the backup to take over once it has run everything and every output has left.
+    /// Tells the backup to take over once it holds everything and every output has left.
     pub(super) fn hand_over_if_done(&mut self, now_ns: u64, out: &mut impl Commands) {
         if self.handover != HandOver::Wanted || self.stopped.is_some() || !self.sends_log() {
             return;
@@ -36,7 +37,7 @@ impl Replica {
         let through = self.ended_through;
         let done = self.guest == Guest::AtBoundary
             && self.record.epoch == through
-            && self.active.executed_through == through
+            && self.active.received_through == through
             && self.active.released_through == through
             && self.release_claim() == through;
         if done {

@@ -2,7 +2,9 @@
 
 mod failover;
 mod guest_end;
+mod handover;
 mod harness;
+mod join;
 mod peer_faults;
 mod properties;
 mod rules;

@@ -71,7 +71,9 @@ impl Replica {
         };
         failover_ns
             .min(self.pairing_deadline_ns())
-            .min(self.silence_deadline_ns()).min(self.send_deadline_ns()).min(self.progress_deadline_ns())
+            .min(self.silence_deadline_ns())
+            .min(self.send_deadline_ns())
+            .min(self.progress_deadline_ns())
     }
 
     fn silence_deadline_ns(&self) -> u64 {
