@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::build::Image;
@@ -36,6 +36,7 @@ impl Spec {
             image_id: image.image_id,
             guest_elf: image.guest_elf,
             run: RunName::Pair,
+            ends_with_starter: false,
             protocol: ProtocolName::Revised,
             epoch: image.epoch,
             check_determinism: false,
@@ -60,19 +61,27 @@ impl Spec {
     }
 }
 
+/// What a supervisor that ends with its starter watches: it is open for as long as the pair is wanted.
+type Tie = BufReader<ChildStdout>;
+
 /// Starts a supervisor, which goes on when we end, and waits until the pair serves.
 ///
 /// # Errors
 /// Why it does not; the supervisor has ended then.
 pub fn start(spec: &Spec) -> Result<PairStatus> {
+    start_tied(&Spec { ends_with_starter: false, ..spec.clone() }).map(|(status, _)| status)
+}
+
+fn start_tied(spec: &Spec) -> Result<(PairStatus, Tie)> {
     let dir = StateDir::new(&spec.name)?;
     dir.create()?;
     let mut supervisor = spawn_supervisor(spec, &dir)?;
-    let stdout = supervisor.stdout.take();
+    let stdout = supervisor.stdout.take().ok_or_else(|| Error::Start("the supervisor has no output".to_owned()))?;
+    let mut stdout = BufReader::new(stdout);
     let mut line = String::new();
-    let read = stdout.map(|stdout| BufReader::new(stdout).read_line(&mut line));
-    match read.and_then(std::result::Result::ok).and_then(|_| serde_json::from_str(&line).ok()) {
-        Some(Outcome::Serving(status)) => Ok(*status),
+    let read = stdout.read_line(&mut line);
+    match read.ok().and_then(|_| serde_json::from_str(&line).ok()) {
+        Some(Outcome::Serving(status)) => Ok((*status, stdout)),
         Some(Outcome::Failed { text, code }) => {
             // It ends by itself now; waiting for it leaves no zombie behind.
             let _ = supervisor.wait();
@@ -127,7 +136,7 @@ pub fn program() -> Result<PathBuf> {
     })
 }
 
-/// A pair that is taken down when this is dropped.
+/// A pair that is taken down when this is dropped, or when this program ends without doing so.
 #[derive(Debug)]
 pub struct Running {
     /// Its name.
@@ -135,6 +144,7 @@ pub struct Running {
     /// Its status when it began to serve.
     pub first_status: PairStatus,
     client: Client,
+    _tie: Tie,
 }
 
 impl Running {
@@ -143,8 +153,8 @@ impl Running {
     /// # Errors
     /// Why it does not.
     pub fn start(spec: &Spec) -> Result<Self> {
-        let first_status = start(spec)?;
-        Ok(Self { name: spec.name.clone(), first_status, client: Client::connect(Some(&spec.name))? })
+        let (first_status, tie) = start_tied(&Spec { ends_with_starter: true, ..spec.clone() })?;
+        Ok(Self { name: spec.name.clone(), first_status, client: Client::connect(Some(&spec.name))?, _tie: tie })
     }
 
     /// Where the host reaches a published port of the guest.

@@ -11,7 +11,7 @@ use runtime::future::join;
 use runtime::host::dialogue::{Dialogue, Dialogues};
 use runtime::host::peer::{Driver, Peer, Step};
 use runtime::host::{End, Setup, run};
-use runtime::net::{self, Error, Options, StartError, TcpListener, TcpStream, UdpSocket};
+use runtime::net::{self, Error, Lines, Options, StartError, TcpListener, TcpStream, UdpSocket};
 use runtime::time::{Duration, Instant, sleep, timeout};
 use runtime::{spawn, yield_now};
 
@@ -88,6 +88,33 @@ fn a_program_connects_out_and_says_and_hears_everything() {
         assert_eq!(written, Ok(()));
         assert!(heard == Ok(data));
         assert_eq!(stream.write(b"more").await, Err(Error::Shutdown));
+    });
+}
+
+#[test]
+fn lines_are_found_however_they_come() {
+    with_mirror(&Setup::default(), async || {
+        let stream = TcpStream::connect(SocketAddrV4::new(PEER, 7)).await.expect("the mirror listens");
+        let mut lines = Lines::<8>::new(&stream);
+        let mut next = async |sent: &[&[u8]]| {
+            for part in sent {
+                stream.write_all(part).await.expect("open");
+                sleep(Duration::from_millis(1)).await;
+            }
+            lines.next().await.map(|line| line.map(<[u8]>::to_vec))
+        };
+        assert_eq!(next(&[b"one\n"]).await, Ok(Some(b"one".to_vec())));
+        assert_eq!(next(&[b"t", b"w", b"o\n\nth"]).await, Ok(Some(b"two".to_vec())));
+        assert_eq!(next(&[]).await, Ok(Some(Vec::new())));
+        assert_eq!(next(&[b"ree77\n"]).await, Ok(Some(b"three77".to_vec())), "as long as it may be");
+        assert_eq!(next(&[b"12345678\n"]).await, Err(Error::TooLong));
+        assert_eq!(next(&[]).await, Err(Error::TooLong), "for good");
+        let stream = TcpStream::connect(SocketAddrV4::new(PEER, 7)).await.expect("the mirror listens");
+        stream.write_all(b"last\nnone").await.expect("open");
+        stream.shutdown().expect("open");
+        let mut lines = Lines::<8>::new(&stream);
+        assert_eq!(lines.next().await, Ok(Some(&b"last"[..])));
+        assert_eq!(lines.next().await, Ok(None));
     });
 }
 

@@ -212,6 +212,11 @@ impl Pair {
         self.supervisor_pid = Some(status.supervisor_pid);
     }
 
+    /// The state folder, in which every pair has a folder of its own.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The pair's folder.
     pub fn folder(&self) -> PathBuf {
         self.root.join(NAME)
@@ -319,6 +324,16 @@ impl Pair {
         })
     }
 
+    /// As [`wait_for_solo`](Self::wait_for_solo), and until the other replica's process is known to have ended: its
+    /// connections may break before.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait_for_survivor(&mut self, generation: u64) -> Status {
+        self.wait_for_solo(generation);
+        self.wait_until("the end of the other replica", |status| (status.replicas.len() == 1).then(|| status.clone()))
+    }
+
     /// Sends a signal (`KILL`, `STOP`, `CONT`) through the command; returns the process that got it.
     ///
     /// # Panics
@@ -393,8 +408,11 @@ impl Pair {
     }
 }
 
-/// Waits until a line of a file contains `text`; the file may not exist yet.
-fn wait_for_line(path: &Path, text: &str) -> String {
+/// Waits until a line of a file contains `text`; the file may not exist yet, its folder must.
+///
+/// # Panics
+/// When it does not within [`DEADLINE`].
+pub fn wait_for_line(path: &Path, text: &str) -> String {
     let watch = Watch::new(path.parent().expect("a file in a folder"));
     let deadline = Instant::now() + DEADLINE;
     loop {

@@ -30,7 +30,7 @@ fn the_primary_is_killed_while_nothing_happens() {
     let mut client = connect(&mut pair);
     assert!(client.must("SET answer 42").is_ok());
     let killed = pair.kill(Role::Primary, "KILL");
-    let status = pair.wait_for_solo(2);
+    let status = pair.wait_for_survivor(2);
     assert!(wait_for_end(killed, DEADLINE), "the killed process is gone");
     assert_eq!(status.replicas.len(), 1, "{:?}", status.replicas);
     assert_eq!(status.replicas[0].replica, 1, "the backup is the one that goes on");
@@ -96,7 +96,7 @@ fn the_backup_is_killed_while_nothing_happens() {
     let mut client = connect(&mut pair);
     assert!(client.must("SET answer 42").is_ok());
     let killed = pair.kill(Role::Backup, "KILL");
-    let status = pair.wait_for_solo(2);
+    let status = pair.wait_for_survivor(2);
     assert_eq!(status.replicas.len(), 1);
     assert_eq!(status.replicas[0].replica, 0, "the primary goes on");
     assert!(status.ended.iter().any(|ended| ended.pid == killed), "{:?}", status.ended);

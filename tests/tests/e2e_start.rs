@@ -5,10 +5,11 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use pollux_tests::client::{Client, Reply};
 use pollux_tests::load::Load;
-use pollux_tests::pair::{DEADLINE, Options, Pair};
+use pollux_tests::pair::{DEADLINE, Options, Pair, wait_for_line};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::{Role, Status};
 use pollux_tests::workbench::{Permit, Signal, image, moments, seed, send_signal, wait_for_end};
@@ -47,7 +48,7 @@ fn start_and_kill(victim: usize, moment: &str) -> (Pair, Status) {
 /// Whichever replica dies before the pair serves, the other one serves alone, and the status says so.
 fn the_other_serves(victim: usize, moment: &str) {
     let (mut pair, _) = start_and_kill(victim, moment);
-    let status = pair.wait_for_solo(2);
+    let status = pair.wait_for_survivor(2);
     assert_eq!(status.replicas.len(), 1);
     assert_eq!(usize::from(status.replicas[0].replica), 1 - victim, "{moment}");
     assert!(connect(&mut pair).must("SET a 1").is_ok());
@@ -87,7 +88,7 @@ fn a_replica_killed_at_any_moment_of_the_start_leaves_the_other_to_serve() {
         println!("serving after {} ms, {}", status.start_ms, status.mode);
         // The survivor is told; it need not conclude it from a silence.
         assert!(!pair.log().contains("peer not heard"), "seed {seed}: nobody told replica {}", 1 - victim);
-        let status = pair.wait_for_solo(2);
+        let status = pair.wait_for_survivor(2);
         assert_eq!((status.replicas.len(), usize::from(status.replicas[0].replica)), (1, 1 - victim), "seed {seed}");
         assert_eq!(connect(&mut pair).must("INCR a"), Reply::Integer(1), "seed {seed}");
         pair.down();
@@ -202,6 +203,27 @@ fn an_up_that_is_interrupted_leaves_nothing_behind() {
         assert!(wait_for_end(pid, DEADLINE), "QEMU outlived the command that wanted it");
     }
     assert!(pair.try_status().is_none() || pair.status().replicas.is_empty());
+}
+
+#[test]
+fn a_demonstration_that_is_killed_leaves_nothing_behind() {
+    // Built here, so that the demonstration need not.
+    image("kv");
+    let _all = Permit::take(u32::MAX);
+    let pair = Pair::nothing();
+    let mut demo = pair.command(&["demo"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let folder = pair.root().join(format!("demo-{}", demo.id()));
+    fs::create_dir_all(&folder).expect("the folder that it will use");
+    wait_for_line(&folder.join("supervisor.log"), "serving after");
+    demo.kill().expect("it runs");
+    demo.wait().expect("it has ended");
+    wait_for_line(&folder.join("supervisor.log"), "has gone away");
+    wait_for_line(&folder.join("supervisor.log"), "the pair was taken down");
+    let log = fs::read_to_string(folder.join("supervisor.log")).expect("a log");
+    let pids: Vec<i32> =
+        log.lines().filter_map(|line| line.split_once(" started as process ")?.1.trim().parse().ok()).collect();
+    assert_eq!(pids.len(), 2, "{log}");
+    assert!(pids.into_iter().all(|pid| wait_for_end(pid, DEADLINE)), "QEMU outlived the demonstration");
 }
 
 #[test]

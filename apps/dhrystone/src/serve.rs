@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use runtime::net::{Error, TcpListener, TcpStream};
+use runtime::net::{Error, Lines, TcpListener, TcpStream};
 use runtime::{println, spawn};
 
 use crate::measure::measure;
@@ -25,22 +25,12 @@ pub(crate) async fn serve(yield_after: Option<i32>) -> Result<i32, Error> {
 
 /// Takes commands from one connection until its end.
 async fn converse(stream: TcpStream, yield_after: Option<i32>) -> Result<(), Error> {
-    let mut line = [0; LINE_BYTES];
-    let mut used = 0;
-    loop {
-        // No room left reads like the end of the stream.
-        let bytes = stream.read(&mut line[used..]).await?;
-        if bytes == 0 {
-            return Ok(());
-        }
-        used += bytes;
-        while let Some(end) = line[..used].iter().position(|&byte| byte == b'\n') {
-            let answer = obey(str::from_utf8(&line[..end]).unwrap_or_default(), yield_after).await;
-            stream.write_all(answer.as_bytes()).await?;
-            line.copy_within(end + 1..used, 0);
-            used -= end + 1;
-        }
+    let mut lines = Lines::<LINE_BYTES>::new(&stream);
+    while let Some(line) = lines.next().await? {
+        let answer = obey(str::from_utf8(line).unwrap_or_default(), yield_after).await;
+        stream.write_all(answer.as_bytes()).await?;
     }
+    Ok(())
 }
 
 /// Carries out `run N`.

@@ -34,7 +34,7 @@ pub mod rings;
 use alloc::format;
 use alloc::string::String;
 
-use runtime::net::{Error, TcpListener, TcpStream};
+use runtime::net::{Error, Lines, TcpListener, TcpStream};
 use runtime::{println, spawn};
 
 /// The port that commands are taken on.
@@ -60,26 +60,17 @@ pub async fn main() -> Result<(), Error> {
 
 /// Takes commands from one connection until its end.
 async fn serve(stream: TcpStream) -> Result<(), Error> {
-    let mut line = [0; LINE_BYTES];
-    let mut used = 0;
-    loop {
-        let bytes = stream.read(&mut line[used..]).await?;
-        if bytes == 0 {
-            return Ok(());
-        }
-        used += bytes;
-        while let Some(end) = line[..used].iter().position(|&byte| byte == b'\n') {
-            let command = str::from_utf8(&line[..end]).unwrap_or_default();
-            let mut answer = match command.strip_prefix("background ") {
-                Some(what) => background::run(what).await,
-                None => obey(command),
-            };
-            answer.push('\n');
-            stream.write_all(answer.as_bytes()).await?;
-            line.copy_within(end + 1..used, 0);
-            used -= end + 1;
-        }
+    let mut lines = Lines::<LINE_BYTES>::new(&stream);
+    while let Some(line) = lines.next().await? {
+        let command = str::from_utf8(line).unwrap_or_default();
+        let mut answer = match command.strip_prefix("background ") {
+            Some(what) => background::run(what).await,
+            None => obey(command),
+        };
+        answer.push('\n');
+        stream.write_all(answer.as_bytes()).await?;
     }
+    Ok(())
 }
 
 /// Carries out one command.

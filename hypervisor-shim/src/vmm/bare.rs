@@ -35,7 +35,7 @@ impl<M: Machine> Vmm<M> {
             let clocks = self.offsets.clocks(now_ns);
             // What the guest does to its own ring is its own loss.
             let _ = self.guest.begin_epoch(turn, clocks, &events);
-            self.run_guest(turn, |vmm| vmm.drain_control(Self::on_control_bare));
+            self.run_guest(now_ns, turn, |vmm, _| vmm.drain_control(Self::on_control_bare));
             self.finish_epoch(turn);
             self.release(turn);
         }

@@ -14,9 +14,9 @@ use crate::machine::{Exit, Fault, Machine, Registers};
 const FAULT_CODE: u32 = 139;
 
 impl<M: Machine> Vmm<M> {
-    /// Runs the guest from where it stands to the end of the epoch. Interrupts on the way are looked after by `service`.
-    pub(super) fn run_guest(&mut self, epoch: Epoch, mut service: impl FnMut(&mut Self)) {
-        let start_ns = self.machine.now_ns();
+    /// Runs the guest from where it stands to the end of the epoch. Interrupts on the way are looked after by `service`,
+    /// which is given the time. Begins at `start_ns` and returns the time at the end.
+    pub(super) fn run_guest(&mut self, start_ns: u64, epoch: Epoch, mut service: impl FnMut(&mut Self, u64)) -> u64 {
         self.machine.set_budget(self.settings.epoch_budget);
         self.serve_soon(start_ns);
         while self.guest.end().is_none() {
@@ -36,8 +36,8 @@ impl<M: Machine> Vmm<M> {
                 Exit::Interrupt => {
                     self.timer_at_ns = 0;
                     self.machine.acknowledge_interrupts();
-                    service(self);
                     let now_ns = self.machine.now_ns();
+                    service(self, now_ns);
                     self.serve_soon(now_ns);
                 }
                 // The guest has more to do, at once.
@@ -64,6 +64,7 @@ impl<M: Machine> Vmm<M> {
         }
         self.counters.add(Counter::GuestNs, end_ns - start_ns);
         self.counters.add(Counter::Epochs, 1);
+        end_ns
     }
 
     /// Whether epochs are cut.

@@ -23,12 +23,15 @@ impl<M: Machine> Vmm<M> {
         for message in core::mem::take(&mut self.early) {
             self.on_control(message);
         }
+        // Looked at once a turn: where instructions are counted, every look leaves the translated code.
+        let mut now_ns = self.now_ns();
         loop {
-            self.round();
+            now_ns = self.round(now_ns);
             if let Some(epoch) = self.run_next.take() {
-                self.run_epoch(epoch);
-            } else if !self.begin_if_possible() {
-                self.rest();
+                now_ns = self.run_epoch(now_ns, epoch);
+            } else if !self.begin_if_possible(now_ns) {
+                self.rest(now_ns);
+                now_ns = self.now_ns();
             }
         }
     }
@@ -49,17 +52,23 @@ impl<M: Machine> Vmm<M> {
 
     fn step(&mut self, input: Input<'_>) {
         let now_ns = self.now_ns();
+        self.step_at(now_ns, input);
+    }
+
+    fn step_at(&mut self, now_ns: u64, input: Input<'_>) {
         self.drive(|replica, commands| replica.step(now_ns, input, commands));
     }
 
-    /// Takes everything that has come and sends everything that waits. May be called while the guest runs.
-    fn round(&mut self) {
+    /// Takes everything that has come and sends everything that waits. May be called while the guest runs. Returns the
+    /// time, which is that of the newest message if one has come.
+    fn round(&mut self, now_ns: u64) -> u64 {
         self.drain_control(Self::on_control);
         self.drain_link();
         self.confirm_outputs();
-        let now_ns = self.now_ns();
+        // Time must not go back for the state machine.
+        let now_ns = now_ns.max(self.last_heard_ns);
         if self.replica.as_ref().is_some_and(|replica| now_ns >= replica.next_deadline_ns()) {
-            self.step(Input::Tick);
+            self.step_at(now_ns, Input::Tick);
         }
         self.drive(|replica, commands| replica.flush(now_ns, commands));
         self.pump_outputs();
@@ -68,6 +77,7 @@ impl<M: Machine> Vmm<M> {
         }
         self.tell_status(now_ns);
         self.flush_channels(now_ns);
+        now_ns
     }
 
     fn flush_channels(&mut self, now_ns: u64) {
@@ -94,8 +104,7 @@ impl<M: Machine> Vmm<M> {
     }
 
     /// Begins an epoch if the guest wants to run and the protocol allows it. Returns whether it did.
-    fn begin_if_possible(&mut self) -> bool {
-        let now_ns = self.now_ns();
+    fn begin_if_possible(&mut self, now_ns: u64) -> bool {
         let Some(replica) = &self.replica else { return false };
         if replica.role() != Role::Primary || self.guest.end().is_some() || !self.wants_to_run(now_ns) {
             return false;
@@ -132,26 +141,27 @@ impl<M: Machine> Vmm<M> {
         self.deadline_ns != 0 && self.replica.as_ref().is_some_and(|replica| replica.awaits_ack())
     }
 
-    fn run_epoch(&mut self, epoch: u64) {
-        let Some(record) = self.replica.as_ref().and_then(|replica| replica.record(epoch)) else { return };
+    /// Runs the guest and returns the time when it was left.
+    fn run_epoch(&mut self, now_ns: u64, epoch: u64) -> u64 {
+        let Some(record) = self.replica.as_ref().and_then(|replica| replica.record(epoch)) else { return now_ns };
         let has_events = !record.events.is_empty();
         if let Err(error) = self.guest.begin_epoch(epoch, record.clocks, &record.events) {
             // The same happens at the peer: what is wrong is in guest memory or in the record, and both are the same.
             self.guest.set_end(EndKind::Fault, 139, format!("events of epoch {epoch} cannot be delivered: {error}\n"));
         }
         self.guest.upcall_if_due(has_events, self.machine.registers());
-        self.run_guest(epoch, Self::round);
+        let now_ns = self.run_guest(now_ns, epoch, |vmm, now_ns| _ = vmm.round(now_ns));
         let (digest, has_outputs) = self.finish_epoch(epoch);
         if self.guest.end().is_some() {
-            self.step(Input::GuestStopped { digest });
+            self.step_at(now_ns, Input::GuestStopped { digest });
         } else {
-            self.step(Input::EpochEnded { digest, has_outputs });
+            self.step_at(now_ns, Input::EpochEnded { digest, has_outputs });
         }
+        now_ns
     }
 
     /// Halts until something comes.
-    fn rest(&mut self) {
-        let now_ns = self.now_ns();
+    fn rest(&mut self, now_ns: u64) {
         self.flush_link(now_ns);
         let mut until_ns = self.replica.as_ref().map_or(u64::MAX, |replica| replica.next_deadline_ns());
         if self.is_active() && self.guest.end().is_none() && self.gated_since_ns.is_none() && !self.waits_for_company()
@@ -220,12 +230,13 @@ impl<M: Machine> Vmm<M> {
         while let Some(port) = self.machine.link() {
             let Some(received) = self.link.take(port) else { return };
             let Some(mut reader) = self.link.take_reader() else { return };
-            self.last_heard_ns = self.machine.now_ns();
+            let now_ns = self.now_ns();
+            self.last_heard_ns = now_ns;
             let mut damage = None;
             let result = reader.feed::<protocol::frame::FrameError>(received.payload(), |frame| {
                 match Message::decode(frame.kind, frame.payload) {
                     _ if damage.is_some() => {}
-                    Ok(message) => self.step(Input::Message(message)),
+                    Ok(message) => self.step_at(now_ns, Input::Message(message)),
                     Err(error) => damage = Some(format!("{error}")),
                 }
                 Ok(())

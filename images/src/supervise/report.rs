@@ -59,9 +59,11 @@ impl Supervisor {
             self.phase = Phase::Serving;
             self.start_ms = now_ns / NS_PER_MS;
             self.happened(format!("serving after {} ms", self.start_ms));
-            self.unwatch_starter();
             tell_starter(&Outcome::Serving(Box::new(self.status(now_ns))));
-            detach_stdout();
+            if !self.spec.ends_with_starter {
+                self.unwatch_starter();
+                detach_stdout();
+            }
         }
         Ok(false)
     }
@@ -150,11 +152,12 @@ impl Supervisor {
         }
     }
 
-    /// The command that waits for the start has gone away: nobody wants the pair.
+    /// The command that waits for the start, or wants the pair for itself, has gone away: nobody wants it.
     pub(super) fn starter_left(&mut self, now_ns: u64) {
         if self.starter_waits {
             self.unwatch_starter();
-            self.happened("the command that started this pair has gone away before it served".to_owned());
+            let when = if self.phase == Phase::Serving { "" } else { " before it served" };
+            self.happened(format!("the command that started this pair has gone away{when}"));
             self.begin_end(now_ns);
         }
     }

@@ -253,6 +253,9 @@ pub struct Spec {
     pub guest_elf: Option<PathBuf>,
     /// How to run it.
     pub run: RunName,
+    /// Whether the pair ends with the program that started it. Otherwise only until it serves.
+    #[serde(default)]
+    pub ends_with_starter: bool,
     /// Which protocol.
     pub protocol: ProtocolName,
     /// What ends an epoch.

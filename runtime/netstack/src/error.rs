@@ -29,7 +29,7 @@ pub enum Error {
     Unaddressable,
     /// The configured number of connections is reached.
     LimitReached,
-    /// The datagram is larger than the socket's buffer or the MTU.
+    /// The datagram is larger than the socket's buffer or the MTU, or the line longer than its reader's buffer.
     TooLong,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for Error {
             Self::NoFreePort => "all ephemeral ports to this destination are in use",
             Self::Unaddressable => "no own address yet, or the destination is not a host",
             Self::LimitReached => "the configured number of connections is reached",
-            Self::TooLong => "the datagram exceeds the socket's buffer or the MTU",
+            Self::TooLong => "the datagram exceeds the socket's buffer or the MTU, or the line its reader's buffer",
         })
     }
 }

@@ -23,12 +23,14 @@ use core::task::{Context, Poll};
 
 pub use netstack::{Error, Ipv4Cidr, Stats};
 
+mod lines;
 mod options;
 mod rings;
 mod tcp;
 mod udp;
 mod waiters;
 
+pub use lines::Lines;
 pub use options::{Options, StartError};
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::plan::{Configuration, PROMISED_SHORT, System};
 use super::run::{Images, undisturbed};
-use super::stats::Random;
+use super::stats::random;
 use super::workload::Workload;
 use crate::ctl::{PairStatus, Request, RoleName};
 use crate::error::{Error, Result};
@@ -100,10 +100,10 @@ pub fn run(images: &Images, wanted: u64, seed: u64) -> Result<Exactness> {
     let typed = std::thread::scope(|scope| {
         let start = |number| {
             let traffic = &traffic;
-            scope.spawn(move || converse(address, number, Random::new(seed, number), traffic))
+            scope.spawn(move || converse(address, number, random(seed, number), traffic))
         };
         let clients: Vec<_> = (1..=CONNECTIONS).map(start).collect();
-        let typed = type_until(&mut pair, wanted, Random::new(seed, 0));
+        let typed = type_until(&mut pair, wanted, random(seed, 0));
         traffic.stop.store(true, Ordering::Relaxed);
         for client in clients {
             let ended = client.join().unwrap_or_else(|_| Err("a client of ours panicked".to_owned()));
@@ -150,7 +150,7 @@ impl Compared {
 }
 
 /// Types at the console at random moments until the backup has run its epochs. Returns how many bytes.
-fn type_until(pair: &mut Running, epochs: u64, mut random: Random) -> Result<u64> {
+fn type_until(pair: &mut Running, epochs: u64, mut random: fastrand::Rng) -> Result<u64> {
     let mut typed = 0;
     let until = Instant::now() + Duration::from_secs(30 + epochs / LEAST_EPOCHS_PER_S);
     loop {
@@ -164,20 +164,20 @@ fn type_until(pair: &mut Running, epochs: u64, mut random: Random) -> Result<u64
             return Err(Error::CheckFailed(format!("only {full} of {epochs} epochs in time")));
         }
         let text: String =
-            (0..=random.below(LONGEST_TYPED)).map(|_| char::from(b' ' + random.below(95) as u8)).collect();
+            (0..=random.u64(..LONGEST_TYPED)).map(|_| char::from(b' ' + random.u64(..95) as u8)).collect();
         typed += text.len() as u64;
         pair.ask(&Request::ConsoleInput { text })?;
-        std::thread::sleep(Duration::from_millis(1 + random.below(LONGEST_TYPING_PAUSE_MS)));
+        std::thread::sleep(Duration::from_millis(1 + random.u64(..LONGEST_TYPING_PAUSE_MS)));
     }
 }
 
 /// One connection: batches of random commands, now and then a pause. Its counter says whether the store counts right.
-fn converse(address: SocketAddr, number: u64, mut random: Random, traffic: &Traffic) -> Result<(), String> {
+fn converse(address: SocketAddr, number: u64, mut random: fastrand::Rng, traffic: &Traffic) -> Result<(), String> {
     let broken = |error: std::io::Error| format!("connection {number} broke: {error}");
     let mut client = Client::connect(address, REPLY_TIMEOUT).map_err(broken)?;
     let mut counted = 0;
     while !traffic.stop.load(Ordering::Relaxed) {
-        let commands = 1 + random.below(MOST_COMMANDS);
+        let commands = 1 + random.u64(..MOST_COMMANDS);
         let counts: Vec<bool> = (0..commands).map(|_| queue(&mut client, number, &mut random)).collect();
         client.send().map_err(broken)?;
         for counts in counts {
@@ -192,19 +192,19 @@ fn converse(address: SocketAddr, number: u64, mut random: Random, traffic: &Traf
             }
         }
         traffic.commands.fetch_add(commands, Ordering::Relaxed);
-        if random.below(PAUSE_ONE_IN) == 0 {
-            std::thread::sleep(Duration::from_micros(random.below(LONGEST_PAUSE_US)));
+        if random.u64(..PAUSE_ONE_IN) == 0 {
+            std::thread::sleep(Duration::from_micros(random.u64(..LONGEST_PAUSE_US)));
         }
     }
     Ok(())
 }
 
 /// Queues a random command; returns whether it counts the connection's counter up.
-fn queue(client: &mut Client, number: u64, random: &mut Random) -> bool {
-    let key = format!("key:{number}:{}", random.below(KEYS));
+fn queue(client: &mut Client, number: u64, random: &mut fastrand::Rng) -> bool {
+    let key = format!("key:{number}:{}", random.u64(..KEYS));
     let key = key.as_bytes();
-    match random.below(5) {
-        0 => client.queue(&[b"SET", key, &vec![b'a' + random.below(26) as u8; random.below(LONGEST_VALUE) as usize]]),
+    match random.u64(..5) {
+        0 => client.queue(&[b"SET", key, &vec![b'a' + random.u64(..26) as u8; random.u64(..LONGEST_VALUE) as usize]]),
         1 => client.queue(&[b"APPEND", key, b"+"]),
         2 => client.queue(&[b"GET", key]),
         3 => client.queue(&[b"DEL", key]),

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::plan::System;
 use super::run::{Images, computing};
-use super::stats::Random;
+use super::stats::random;
 use super::workload::{Answer, Dhrystone, Workload};
 use crate::ctl::{RoleName, SignalName};
 use crate::error::{Error, Result};
@@ -72,12 +72,12 @@ struct Expected {
 /// A pair does not start. What goes wrong later is in the result.
 pub fn run(images: &Images, kills: usize, seed: u64, mut note: impl FnMut(&str)) -> Result<Kills> {
     let expected = expect(images)?;
-    let mut random = Random::new(seed, u64::MAX);
+    let mut random = random(seed, u64::MAX);
     let mut result =
         Kills { runs: expected.runs, bare_s: expected.answer.elapsed_s, kills: Vec::new(), complaints: Vec::new() };
     for number in 1..=kills {
         note(&format!("kill {number} of {kills} while the guest computes"));
-        let at_s = expected.answer.elapsed_s * (EARLIEST + (LATEST - EARLIEST) * random.share());
+        let at_s = expected.answer.elapsed_s * (EARLIEST + (LATEST - EARLIEST) * random.f64());
         match kill(images, &expected, at_s) {
             Ok(kill) => result.kills.push(kill),
             Err(error) => {
