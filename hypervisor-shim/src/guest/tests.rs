@@ -85,7 +85,7 @@ impl Bench {
     }
 
     /// The guest's ends of its rings.
-    fn guest_rings(&self) -> (Consumer, Producer) {
+    pub(super) fn guest_rings(&self) -> (Consumer, Producer) {
         // SAFETY: the rings lie where the loader put them; the test uses one side at a time.
         unsafe {
             (

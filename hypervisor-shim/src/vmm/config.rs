@@ -106,7 +106,10 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         | ToShim::ArbiterReply(_)
         | ToShim::Time { .. }
         | ToShim::ConsoleInput { .. }
-        | ToShim::Shown { .. } => None,
+        | ToShim::Shown { .. }
+        // Of a replica that runs already.
+        | ToShim::PeerJoins { .. }
+        | ToShim::HandOver => None,
     }
 }
 
@@ -159,8 +162,8 @@ fn build<M: Machine>(
     };
     let max_message = config.max_epoch_events_bytes.min(MAX_EPOCH_EVENTS_BYTES) as usize + EPOCH_START_FIXED_BYTES + 64;
     let link = Channel::new(
-        direction_session(config.session, config.replica),
-        direction_session(config.session, config.replica.peer()),
+        direction_session(config.link_session, config.replica),
+        direction_session(config.link_session, config.replica.peer()),
         max_message,
     );
     let settings = Settings {
@@ -184,6 +187,10 @@ fn build<M: Machine>(
         touched,
         shown_pages: 0,
         outbound: Outbound::default(),
+        copier: None,
+        slice: Vec::new(),
+        fresh_link: None,
+        slices_held: 0,
         offsets: ClockOffsets {
             monotonic_ns: now_ns.wrapping_neg(),
             realtime_ns: config.realtime_ns.wrapping_sub(now_ns),
@@ -260,6 +267,7 @@ fn make_replica(
         max_epoch_events_bytes: config.max_epoch_events_bytes.min(MAX_EPOCH_EVENTS_BYTES),
         confirms_releases: true,
         compares_first: config.check_determinism,
+        joins: config.joins,
     };
     Replica::new(config, now_ns).map(Some)
 }

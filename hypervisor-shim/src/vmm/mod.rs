@@ -6,8 +6,10 @@
 mod bare;
 mod channel;
 mod config;
+mod copy;
 mod epoch;
 mod input;
+mod join;
 mod outputs;
 mod pair;
 mod show;
@@ -23,6 +25,7 @@ use protocol::replica::Replica;
 use protocol::{Clocks, Epoch, ReplicaId, RunMode, control};
 
 use self::channel::Channel;
+use self::copy::Copier;
 use self::outputs::Outbound;
 use crate::guest::{End, EndKind, Guest, Image, OutputLog, Touched};
 use crate::machine::{Machine, Port};
@@ -82,6 +85,14 @@ struct Vmm<M: Machine> {
     /// Pages that the supervisor has, of those that are being shown.
     shown_pages: u64,
     outbound: Outbound,
+    /// The guest is being copied to a newcomer.
+    copier: Option<Copier>,
+    /// The records of the slice that is being sent; kept for its room.
+    slice: alloc::vec::Vec<u8>,
+    /// The session with which the link begins anew when nothing of the old one is on its way.
+    fresh_link: Option<u64>,
+    /// Slices of pages that this newcomer has put into its memory.
+    slices_held: u64,
     offsets: ClockOffsets,
     /// The guest's own monotonic time at which it wants to run again; 0: at once.
     deadline_ns: u64,

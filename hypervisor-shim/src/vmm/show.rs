@@ -90,6 +90,8 @@ impl<M: Machine> Vmm<M> {
             | ToShim::ArbiterReply(_)
             | ToShim::PeerDead
             | ToShim::LinkCut
+            | ToShim::PeerJoins { .. }
+            | ToShim::HandOver
             | ToShim::Superseded { .. } => {}
         }
     }
