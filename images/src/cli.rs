@@ -42,6 +42,10 @@ enum Command {
     Status(QueryArgs),
     /// Send a signal to the QEMU process of a replica.
     Kill(KillArgs),
+    /// Bring in a new backup for a replica that has gone; returns when the pair is protected again.
+    Rejoin(NameArgs),
+    /// Let the backup take over as planned, then bring in a new one; returns when the pair is protected again.
+    Switchover(NameArgs),
     /// Show the console of the guest.
     Logs(manage::LogsArgs),
     /// Stop a pair.
@@ -154,6 +158,8 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Up(args) => up::up(&args),
         Command::Status(args) => manage::status(args.pair.name.as_deref(), args.json),
         Command::Kill(args) => manage::kill(args.pair.name.as_deref(), args.role, args.signal),
+        Command::Rejoin(args) => manage::rejoin(args.name.as_deref(), &ctl::Request::Rejoin),
+        Command::Switchover(args) => manage::rejoin(args.name.as_deref(), &ctl::Request::SwitchOver),
         Command::Logs(args) => manage::logs(&args),
         Command::Down(args) => manage::down(args.name.as_deref()),
         Command::List(args) => manage::list(args.json),

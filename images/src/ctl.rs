@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::state::{self, StateDir};
+use crate::supervise::spec::RejoinName;
 
 /// How long a supervisor may take to answer. It answers within a turn of its loop, and `down` within a second or two.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -58,6 +59,10 @@ pub enum Request {
         /// Which replica reads them.
         role: RoleName,
     },
+    /// Bring in a new replica for one that has gone.
+    Rejoin,
+    /// Let the backup take over, and bring in a new one.
+    SwitchOver,
     /// Bytes for the guest's console.
     ConsoleInput {
         /// The text.
@@ -119,12 +124,48 @@ pub struct PairStatus {
     pub guest_stopped: Option<GuestStoppedStatus>,
     /// Where the replicas came apart, with `--check-determinism`.
     pub divergence: Option<DivergenceStatus>,
+    /// Bringing in new replicas.
+    pub rejoin: RejoinStatus,
     /// What the hub and the forwarder have counted.
     pub hub: BTreeMap<String, u64>,
     /// What has happened, oldest first; only the newest are kept.
     pub events: Vec<EventStatus>,
     /// Process id of the supervisor.
     pub supervisor_pid: i32,
+}
+
+/// Bringing in new replicas for those that have gone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RejoinStatus {
+    /// `auto` or `manual`.
+    pub policy: RejoinName,
+    /// `idle`, `preparing` or `joining`.
+    pub state: String,
+    /// How many were brought in.
+    pub joined: u64,
+    /// How many have failed before they were.
+    pub failed: u64,
+    /// How long the newest took, from the decision to the arbiter's record, in milliseconds.
+    pub protected_ms: f64,
+    /// How the newest was brought to the survivor's state.
+    pub copy: Option<CopyStatus>,
+}
+
+/// How a guest was copied while it ran.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// Pages sent with their content; those sent again count again.
+    pub pages: u64,
+    /// Pages that were zero and only named.
+    pub zero_pages: u64,
+    /// Pages sent while the guest waited.
+    pub last_pages: u64,
+    /// How often pages written to meanwhile were looked for.
+    pub rounds: u64,
+    /// How long the guest waited at the end, in microseconds.
+    pub pause_us: f64,
+    /// From the first page to the end, in milliseconds.
+    pub took_ms: f64,
 }
 
 /// The guest's network.

@@ -18,6 +18,7 @@ pub mod net;
 mod pacer;
 pub mod passt;
 pub mod port;
+mod rejoin;
 mod replica;
 mod report;
 mod requests;
@@ -44,6 +45,7 @@ use self::console::Console;
 use self::forward::Published;
 use self::hub::Wire;
 use self::pacer::Pacer;
+use self::rejoin::Rejoin;
 use self::replica::Replica;
 use self::requests::Requests;
 use self::spec::{RunName, Spec};
@@ -134,8 +136,11 @@ struct Supervisor {
     phase: Phase,
     start_ms: u64,
     replicas: [Option<Replica>; 2],
-    /// Both ends of the replication link, duplicated: to cut it.
+    /// Both ends of the replication link, duplicated: to cut it, and to hand a dead replica's to the next one.
     link: Option<[StdUnixStream; 2]>,
+    /// The link is of no more use.
+    link_cut: bool,
+    rejoin: Rejoin,
     wire: Wire,
     pacer: Pacer,
     uplink: Uplink,
@@ -197,6 +202,8 @@ impl Supervisor {
             start_ms: 0,
             replicas: [None, None],
             link: None,
+            link_cut: false,
+            rejoin: Rejoin::new(session),
             uplink,
             uplink_failed: false,
             arbiter,
@@ -275,6 +282,7 @@ impl Supervisor {
             let mut data_due_ns = self.move_data(now_ns);
             self.look_after_uplink();
             let members_due_ns = self.look_after_members(now_ns);
+            let rejoin_due_ns = self.look_after_rejoin(now_ns);
             let phase = self.phase;
             if self.advance_phase(now_ns)? {
                 return Ok(());
@@ -283,7 +291,7 @@ impl Supervisor {
                 // There is something new to be sent: probes, or clients that waited.
                 data_due_ns = self.move_data(now_ns);
             }
-            due_ns = [data_due_ns, members_due_ns, self.phase_due_ns()].into_iter().flatten().min();
+            due_ns = [data_due_ns, members_due_ns, rejoin_due_ns, self.phase_due_ns()].into_iter().flatten().min();
         }
     }
 

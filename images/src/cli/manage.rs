@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -47,6 +48,16 @@ fn describe(status: &PairStatus) -> String {
     for ended in &status.ended {
         out.push_str(&format!("  replica {} (process {}) has ended: {}\n", ended.replica, ended.pid, ended.reason));
     }
+    let rejoin = &status.rejoin;
+    if rejoin.state != "idle" {
+        out.push_str(&format!("  a new replica is brought in ({})\n", rejoin.state));
+    }
+    if rejoin.joined + rejoin.failed > 0 {
+        out.push_str(&format!(
+            "  new replicas brought in: {}, failed before: {}; the newest took {:.0} ms\n",
+            rejoin.joined, rejoin.failed, rejoin.protected_ms
+        ));
+    }
     if let Some(divergence) = &status.divergence {
         out.push_str(&format!("  {}\n", divergence.report));
     }
@@ -80,6 +91,32 @@ pub(super) fn kill(name: Option<&str>, role: RoleName, signal: SignalName) -> Re
     match Client::connect(name)?.ask(&Request::Kill { role, signal })? {
         Response::Killed { pid } => print(&format!("{}\n", pid)),
         other => Err(Error::Refused(format!("the supervisor answered {other:?}"))),
+    }
+}
+
+/// How long a new replica may take.
+const REJOIN_TIMEOUT: Duration = Duration::from_secs(70);
+/// How often the status is looked at meanwhile.
+const REJOIN_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Asks for a new replica, with or without a change of roles before, and waits until it is a member of the pair.
+pub(super) fn rejoin(name: Option<&str>, request: &Request) -> Result<()> {
+    let mut client = Client::connect(name)?;
+    let before = client.status()?.rejoin;
+    client.ask(request)?;
+    let until = Instant::now() + REJOIN_TIMEOUT;
+    loop {
+        let status = client.status()?;
+        if status.rejoin.joined > before.joined {
+            return print(&format!("paired in generation {}\n", status.generation));
+        }
+        if status.rejoin.failed > before.failed || Instant::now() > until {
+            let last = status.events.last().map_or("", |event| event.text.as_str());
+            return Err(Error::Refused(format!(
+                "no new replica was brought in: {last}; see `pollux logs --supervisor`"
+            )));
+        }
+        std::thread::sleep(REJOIN_INTERVAL);
     }
 }
 

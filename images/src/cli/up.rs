@@ -13,7 +13,7 @@ use crate::qemu::{Accelerator, MAX_GUEST_MEMORY_MIB, MIN_GUEST_MEMORY_MIB, Machi
 use crate::running;
 use crate::state::{DEFAULT_NAME, StateDir};
 use crate::supervise::net::Net;
-use crate::supervise::spec::{BackupOverrides, EpochSpec, ProtocolName, Publish, RunName, Spec, Tuning};
+use crate::supervise::spec::{BackupOverrides, EpochSpec, ProtocolName, Publish, RejoinName, RunName, Spec, Tuning};
 
 /// What `up` accepts.
 #[derive(Args, Debug, Clone)]
@@ -42,6 +42,10 @@ pub struct UpArgs {
     /// ("exact:50000"), which needs --accel tcg. Unless given, the manifest of an app that is built decides.
     #[arg(long, value_name = "SOURCE")]
     epoch: Option<EpochSpec>,
+    /// What is done when a replica is lost: bring in a new one at once ("auto"), or leave the survivor alone until
+    /// `pollux rejoin` ("manual").
+    #[arg(long, value_enum, default_value_t)]
+    rejoin: RejoinName,
     /// Compare all memory that the guest writes to, after every epoch, and name the first byte that differs, with its
     /// symbol: finds what in a program is not deterministic. The next epoch waits until the last one is compared, and
     /// every page written to is read once more by both: a busy pair is up to twice as slow, and ten times with short
@@ -145,6 +149,7 @@ impl UpArgs {
         let epoch = self.epoch.unwrap_or(image.epoch);
         Ok(Spec {
             run: self.run_name(),
+            rejoin: self.rejoin,
             protocol: self.protocol,
             epoch,
             check_determinism: self.check_determinism,

@@ -80,9 +80,8 @@ impl Supervisor {
 
     /// Tells the peer of a dead replica.
     fn tell_survivor(&mut self, dead: ReplicaId) {
-        if let Some(ends) = &self.link {
-            // The dead one's end of the link is open here too: without this the survivor could write to nobody.
-            let _ = ends[dead.index()].shutdown(Shutdown::Both);
+        // The dead one's end of the link stays open here, for the next one: the survivor learns of the death only so.
+        if self.link.is_some() {
             self.say(dead.peer(), &ToShim::PeerDead);
         }
     }
@@ -116,6 +115,10 @@ impl Supervisor {
             ToSupervisor::Stopped(stopped) => self.stopped(id, stopped, now_ns),
             ToSupervisor::Touched(page) => self.shows_page(id, page),
             ToSupervisor::TouchedEnd(end) => self.has_shown(id, *end),
+            ToSupervisor::LinkFresh { link_session } => self.link_is_fresh(id, *link_session, now_ns),
+            ToSupervisor::PairingRequest(request) => self.arbitrate_pairing(id, *request, now_ns),
+            ToSupervisor::JoinFailed => self.join_failed(id, now_ns),
+            ToSupervisor::Copied(copied) => self.note_copied(*copied),
         }
     }
 
@@ -140,15 +143,18 @@ impl Supervisor {
     fn config<'a>(&self, id: ReplicaId, arguments: &'a str) -> Config<'a> {
         let record = self.arbiter.record();
         let tuning = &self.spec.tuning;
+        let joins = self.rejoin.is_joining();
         Config {
             replica: id,
-            role: if id == ReplicaId::ZERO { Role::Primary } else { Role::Backup },
+            role: if id == ReplicaId::ZERO && !joins { Role::Primary } else { Role::Backup },
             // The mode at the start, even if the peer has gone meanwhile: the replica learns of changes by asking.
             mode: if self.link.is_some() { protocol::Mode::Paired } else { record.mode },
             run_mode: self.spec.run.run_mode(),
             discipline: self.spec.protocol.discipline(),
-            generation: 1,
+            generation: if joins { record.generation } else { 1 },
             session: self.session,
+            link_session: self.rejoin.link_session(),
+            joins,
             pair_id: self.pair_id,
             epoch_source: u32::from(self.spec.epoch.source().code()),
             epoch_length_instructions: self.spec.epoch.length(),
@@ -262,6 +268,7 @@ impl Supervisor {
         let reason = replica.stopped.unwrap_or_else(|| format!("process ended by {exit}"));
         let pid = replica.vm.pid();
         self.happened(format!("replica {id} (process {pid}) has ended: {reason}"));
+        self.rejoin_lost(id);
         self.ended.push(EndedStatus { replica: id.get(), pid, reason });
         if self.replicas.iter().all(Option::is_none) {
             self.uplink.guest_has_gone();
@@ -277,6 +284,7 @@ impl Supervisor {
             // One that is closed already is as good.
             let _ = end.shutdown(Shutdown::Both);
         }
+        self.link_cut = true;
         self.happened("the replication link was cut on request".to_owned());
         for id in [ReplicaId::ZERO, ReplicaId::ONE] {
             self.say(id, &ToShim::LinkCut);

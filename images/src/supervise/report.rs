@@ -247,6 +247,7 @@ impl Supervisor {
             ended: self.ended.clone(),
             guest_stopped: self.guest_stopped.clone(),
             divergence: self.divergence.clone(),
+            rejoin: self.rejoin_status(),
             hub: self.hub_counters(),
             events: self.happenings.iter().cloned().collect(),
             supervisor_pid: rustix::process::getpid().as_raw_nonzero().get(),
