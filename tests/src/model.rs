@@ -263,6 +263,10 @@ impl State {
                 }
                 Command::GoSolo { generation } => self.became_active(index, generation),
                 Command::CloseLink | Command::Stop(_) => self.wires[index].closing = true,
+                // The model has no newcomers; the simulator has.
+                Command::AskPairing { .. } | Command::Joined { .. } | Command::JoinFailed => {
+                    self.violate("a replica takes in a newcomer that nobody has told it of");
+                }
             }
         }
     }

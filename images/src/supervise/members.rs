@@ -70,8 +70,10 @@ impl Supervisor {
         if let Err(error) = replica.vm.signal(rustix::process::Signal::KILL) {
             self.happened(format!("replica {id} cannot be ended: {error}"));
         }
-        // What it had let out before it died goes first.
+        // What it had let out before it died goes first, and what it had asked the arbiter for: the newcomer that it may
+        // have brought in would be denied otherwise what a moment later it is named for.
         self.read_port(id, self.now_ns());
+        self.control_ready(id, self.now_ns());
         self.tell_survivor(id);
         if !expected {
             self.happened(format!("replica {id}: {what}"));

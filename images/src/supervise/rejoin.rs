@@ -196,7 +196,10 @@ impl Supervisor {
         });
         match started {
             Ok(replica) => {
-                self.happened(format!("replica {newcomer} started anew as process {}", replica.vm.pid()));
+                self.happened(format!(
+                    "for its predecessor, replica {newcomer} started as process {}",
+                    replica.vm.pid()
+                ));
                 self.replicas[newcomer.index()] = Some(replica);
                 self.rejoin.stage = Stage::Joining;
             }
@@ -221,8 +224,11 @@ impl Supervisor {
 
     /// The active replica asks to be paired with the newcomer.
     pub(super) fn arbitrate_pairing(&mut self, id: ReplicaId, request: ArbiterRequest, now_ns: u64) {
-        // A record is not paired with a replica that is known to be gone.
-        let newcomer = self.replicas[id.peer().index()].as_ref().is_some_and(|newcomer| !newcomer.ending);
+        // A record is not paired with a replica that is known to be gone, or that was denied something and so will stop.
+        let newcomer = self.replicas[id.peer().index()].as_ref().is_some_and(|newcomer| {
+            let denied = newcomer.asked.is_some_and(|grant| !grant.granted);
+            !newcomer.ending && newcomer.stopped.is_none() && !denied
+        });
         let before = self.arbiter.record();
         let grant = match self.arbiter.ask_pairing(request.expect_generation, id, newcomer) {
             Ok(grant) => grant,

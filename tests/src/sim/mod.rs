@@ -2,7 +2,7 @@
 //!
 //! One seed decides everything: two replicas with clocks of their own that drift, a toy guest that is a function of its
 //! log, a link that delays, loses its tail when it breaks, repeats and corrupts (all bytes go through the real codec), a
-//! supervisor with the arbiter whose answers are late, lost and repeated, a hub that hands frames over, and a client
+//! supervisor with the arbiter whose answers are late, lost and repeated, and who starts new machines for those that died, a hub that hands frames over, and a client
 //! that records what it sees. Faults strike between any two steps, and between any two commands of one step.
 //!
 //! | judge | what it asks |
@@ -24,6 +24,7 @@ mod inject;
 mod marks;
 mod node;
 mod pipe;
+mod rejoin;
 mod rng;
 mod shim;
 mod world;
@@ -42,6 +43,8 @@ pub enum Canary {
     IgnoreDenial,
     /// A promoted shim forgets the outputs that it holds.
     ForgetHeldOutputs,
+    /// A newcomer's shim does not put the state that it was sent in place.
+    ForgetState,
 }
 
 /// What came of a run.

@@ -147,6 +147,8 @@ pub enum LinkFault {
     Corrupt,
     /// The peer sent a message that is impossible in this state.
     Protocol(ProtocolFault),
+    /// The primary has handed over as planned.
+    HandedOver,
 }
 
 /// A message that no correct peer sends.
@@ -222,6 +224,7 @@ impl fmt::Display for LinkFault {
             Self::Closed => f.write_str("the link was closed"),
             Self::Corrupt => f.write_str("the link carried bytes that are no valid frames"),
             Self::Protocol(fault) => fault.fmt(f),
+            Self::HandedOver => f.write_str("the primary has handed over"),
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::failover::Failover;
 use super::join::Join;
-use super::{Commands, Guest, Outgoing, Replica};
+use super::{Commands, Guest, LinkFault, Outgoing, Replica};
 use crate::link::{Goodbye, GoodbyeReason};
 use crate::{Mode, Role};
 
@@ -52,6 +52,7 @@ impl Replica {
     /// The primary has stopped for this backup.
     pub(super) fn take_over(&mut self, now_ns: u64, out: &mut impl Commands) {
         self.peer.link_open = false;
+        self.peer.link_fault = Some(LinkFault::HandedOver);
         self.failover = Failover::Suspected { ask_at_ns: now_ns, by_silence: false };
         self.flush_backup(now_ns, out);
     }
