@@ -89,9 +89,10 @@ impl Replica {
     }
 
     /// Records and heartbeats go to the backup. They do not once the arbiter was asked: then there is no way back to
-    /// the pair, and the backup could not tell epochs that it was not sent.
+    /// the pair, and the backup could not tell epochs that it was not sent. Nor do they to a newcomer that is only being
+    /// brought to the state.
     pub(super) fn sends_log(&self) -> bool {
-        self.peer.link_open && self.peer.agreed && self.failover == Failover::None
+        self.mode == Mode::Paired && self.peer.link_open && self.peer.agreed && self.failover == Failover::None
     }
 
     fn paired_obstacle(&self) -> Option<Blocked> {

@@ -242,6 +242,21 @@ fn a_newcomer_waits_for_the_state_however_long_it_takes() {
     assert!(pair.backup.sent_kinds().contains(&"ack"), "and says that it is there");
 }
 
+/// A primary that compares first tells each end at once, and one whose guest ends tells that; not to a newcomer.
+#[test]
+fn nothing_but_pages_is_sent_to_a_newcomer_that_holds_no_state() {
+    let mut pair = bereaved(|config| Config { compares_first: true, ..config });
+    pair.primary.step(Input::PeerJoins);
+    pair.exchange();
+    pair.primary.epoch(b"four");
+    assert!(pair.primary.sent.is_empty(), "{:?}", pair.primary.sent_kinds());
+    pair.primary.begin(b"five");
+    pair.primary.stop_guest();
+    assert_eq!(pair.primary.sent_kinds(), ["goodbye"]);
+    pair.deliver_to_backup();
+    assert_eq!(pair.backup.stop, Some(StopReason::Incomplete));
+}
+
 #[test]
 fn a_newcomer_that_does_not_fit_does_not_stop_the_primary() {
     let mut pair = joining();
