@@ -13,6 +13,7 @@ pub use config::{Config, Network, Seed};
 use core::fmt;
 
 use crate::arbiter::{ArbiterRecord, Grant};
+use crate::link::{JoinState, Pages};
 use crate::replica::{Phase, StopReason};
 use crate::types::wire_enum;
 use crate::{Epoch, Generation, Mode, ReplicaId, Role};
@@ -64,6 +65,17 @@ pub enum ToSupervisor<'a> {
     JoinFailed,
     /// A copy of the guest is complete.
     Copied(Copied),
+    /// Pages of the guest, for a checkpoint: in the encoding of those of the link.
+    Pages(Pages<'a>),
+    /// Everything else, behind the last of its pages.
+    State(JoinState<'a>),
+    /// So many [`ToShim::Pages`] are in place.
+    PagesHeld {
+        /// How many messages.
+        messages: u64,
+    },
+    /// No checkpoint can be taken now: the guest is being copied already, or has stopped.
+    CaptureFailed,
 }
 
 /// A message from a supervisor to its shim.
@@ -106,6 +118,17 @@ pub enum ToShim<'a> {
     },
     /// Planned change of roles: the primary hands over to its backup.
     HandOver,
+    /// Take a checkpoint: the active replica sends its guest while it runs.
+    Capture,
+    /// So many [`ToSupervisor::Pages`] have come; the device between drops what the supervisor has no room for.
+    PagesHeld {
+        /// How many messages.
+        messages: u64,
+    },
+    /// Pages of a checkpoint, for a replica that was started with [`Config::restores`].
+    Pages(Pages<'a>),
+    /// Everything else, behind the last of its pages: the guest goes on from here.
+    State(JoinState<'a>),
 }
 
 /// What a shim can say of itself before it is configured.

@@ -95,18 +95,19 @@ fn link_messages(events: &[u8]) -> Vec<(&'static str, Message<'_>)> {
         ("goodbye", Message::Goodbye(Goodbye { reason: GoodbyeReason::Superseded, generation: 8 })),
         ("pages", Message::Pages(Pages { records: b"pages" })),
         ("pages_held", Message::PagesHeld { messages: 9 }),
-        (
-            "state",
-            Message::State(JoinState {
-                epoch: 10,
-                digest: 11,
-                clocks: Clocks { monotonic_ns: 12, realtime_ns: 13 },
-                released_through: 14,
-                state: b"registers and more",
-            }),
-        ),
+        ("state", Message::State(join_state())),
         ("joined", Message::Joined { generation: 15 }),
     ]
+}
+
+fn join_state() -> JoinState<'static> {
+    JoinState {
+        epoch: 10,
+        digest: 11,
+        clocks: Clocks { monotonic_ns: 12, realtime_ns: 13 },
+        released_through: 14,
+        state: b"registers and more",
+    }
 }
 
 fn to_supervisor() -> Vec<(&'static str, ToSupervisor<'static>)> {
@@ -153,6 +154,10 @@ fn to_supervisor() -> Vec<(&'static str, ToSupervisor<'static>)> {
         ("pairing_request", ToSupervisor::PairingRequest(request)),
         ("join_failed", ToSupervisor::JoinFailed),
         ("copied", ToSupervisor::Copied(copied)),
+        ("captured_pages", ToSupervisor::Pages(Pages { records: b"captured" })),
+        ("captured_state", ToSupervisor::State(join_state())),
+        ("restored_pages_held", ToSupervisor::PagesHeld { messages: 28 }),
+        ("capture_failed", ToSupervisor::CaptureFailed),
     ]
 }
 
@@ -181,6 +186,7 @@ fn config() -> Config<'static> {
         check_determinism: true,
         link_session: 14,
         joins: true,
+        restores: true,
         network: Network {
             mac: [2, 0, 0, 0, 0, 15],
             address: [10, 0, 2, 15],
@@ -208,6 +214,10 @@ fn to_shim() -> Vec<(&'static str, ToShim<'static>)> {
         ("shown", ToShim::Shown { pages: 5 }),
         ("peer_joins", ToShim::PeerJoins { link_session: 6 }),
         ("hand_over", ToShim::HandOver),
+        ("capture", ToShim::Capture),
+        ("captured_pages_held", ToShim::PagesHeld { messages: 7 }),
+        ("restored_pages", ToShim::Pages(Pages { records: b"restored" })),
+        ("restored_state", ToShim::State(join_state())),
     ]
 }
 

@@ -45,6 +45,7 @@ impl<M: Machine> Vmm<M> {
         match message {
             ToShim::ConsoleInput { bytes } => self.note_typed(bytes),
             ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),
+            ToShim::Capture => super::tell(&mut self.control, &protocol::control::ToSupervisor::CaptureFailed),
             ToShim::Shutdown => self.stop(StoppedReason::Shutdown, "the supervisor asked for it"),
             _ => {}
         }

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::channel::Channel;
 use super::outputs::Outbound;
 use super::{ClockOffsets, Settings, Vmm, farewell};
-use crate::guest::{Guest, GuestConfig, Image, OutputLog, Touched, load};
+use crate::guest::{Guest, GuestConfig, Image, OutputLog, PageSet, Touched, load};
 use crate::machine::{Machine, Port};
 
 /// Version of the replication protocol that this shim speaks.
@@ -107,7 +107,11 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         | ToShim::Time { .. }
         | ToShim::ConsoleInput { .. }
         | ToShim::Shown { .. }
-        // Of a replica that runs already.
+        // Of a replica that runs already, or that has said that it is ready for more.
+        | ToShim::Capture
+        | ToShim::PagesHeld { .. }
+        | ToShim::Pages(_)
+        | ToShim::State(_)
         | ToShim::PeerJoins { .. }
         | ToShim::HandOver => None,
     }
@@ -151,6 +155,7 @@ fn build<M: Machine>(
         Err(error) => return refuse(machine, control, format!("{error}")),
     };
     machine.start_guest(&start);
+    let covered = PageSet::empty(memory.bytes());
     let touched = config.check_determinism.then(|| Touched::with_room(memory.bytes()));
     // SAFETY: `start` is what the loader returned for this memory.
     let guest = unsafe { Guest::new(memory, &start, config.entropy.0) };
@@ -191,6 +196,9 @@ fn build<M: Machine>(
         slice: Vec::new(),
         fresh_link: None,
         slices_held: 0,
+        capture_wanted: false,
+        covered,
+        restores: config.restores,
         offsets: ClockOffsets {
             monotonic_ns: now_ns.wrapping_neg(),
             realtime_ns: config.realtime_ns.wrapping_sub(now_ns),

@@ -24,9 +24,19 @@ const LAST_PAGES: u32 = 64;
 /// A program that writes faster than its pages can be sent is made to wait after so many rounds.
 const MAX_ROUNDS: u64 = 12;
 
+/// Where a copy goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// To a newcomer, over the link.
+    Newcomer,
+    /// Into a checkpoint, over the control channel.
+    Checkpoint,
+}
+
 /// A copy on its way.
 #[derive(Debug)]
 pub struct Copier {
+    target: Target,
     /// Pages to be sent, from `cursor` on in this round.
     pending: PageSet,
     cursor: u32,
@@ -44,8 +54,9 @@ pub struct Copier {
 
 impl Copier {
     /// A copy of all pages of a guest, whose dirty pages were just forgotten.
-    pub fn new(memory: &GuestMemory, now_ns: u64) -> Self {
+    pub fn new(target: Target, memory: &GuestMemory, now_ns: u64) -> Self {
         Self {
+            target,
             pending: PageSet::all(memory.bytes()),
             cursor: 0,
             sent: 0,
@@ -56,6 +67,11 @@ impl Copier {
             paused_ns: now_ns,
             figures: Copied { rounds: 1, ..Copied::default() },
         }
+    }
+
+    /// Where it goes.
+    pub fn target(&self) -> Target {
+        self.target
     }
 
     /// So many slices have arrived.
@@ -202,7 +218,7 @@ mod tests {
     fn what_is_written_meanwhile_is_sent_again_and_the_copy_is_the_same() {
         let (from, to) = (Memory::new(0), Memory::new(0xffff));
         (0..100).for_each(|page| from.write(page * 2, 1));
-        let mut copier = Copier::new(&from.view, 1_000);
+        let mut copier = Copier::new(Target::Newcomer, &from.view, 1_000);
         send_round(&mut copier, &from, &to);
         let many: Vec<u32> = (0..200).collect();
         many.iter().for_each(|page| from.write(*page as usize, 2));
@@ -222,7 +238,7 @@ mod tests {
     #[test]
     fn no_more_is_sent_than_there_is_room_for() {
         let memory = Memory::new(1);
-        let mut copier = Copier::new(&memory.view, 0);
+        let mut copier = Copier::new(Target::Checkpoint, &memory.view, 0);
         let mut out = vec![];
         while copier.has_slice() {
             copier.slice(&memory.view, &mut out);
@@ -237,7 +253,7 @@ mod tests {
     #[test]
     fn a_guest_that_writes_too_fast_is_made_to_wait() {
         let memory = Memory::new(0);
-        let mut copier = Copier::new(&memory.view, 0);
+        let mut copier = Copier::new(Target::Newcomer, &memory.view, 0);
         let many: Vec<u32> = (0..200).collect();
         copier.next_round(dirty(&many), 0);
         assert!(!copier.is_last(), "fewer than all");

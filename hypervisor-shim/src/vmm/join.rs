@@ -5,12 +5,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use checkpoint::state::GuestState;
+use protocol::Role;
 use protocol::control::{ArbiterRequest, Level, ToSupervisor};
 use protocol::frame::direction_session;
 use protocol::link::{JoinState, Message, Pages};
 use protocol::replica::{Input, JoinPhase};
 
-use super::copy::Copier;
+use super::copy::{Copier, Target};
 use super::{Vmm, tell};
 use crate::guest::{PageSet, Surroundings, install_pages};
 use crate::machine::{Machine, Port};
@@ -50,58 +51,95 @@ impl<M: Machine> Vmm<M> {
         self.replica.as_ref().map_or(JoinPhase::None, |replica| replica.join_phase())
     }
 
-    /// Sends pages to a newcomer, as many as are on their way at most. May be called while the guest is interrupted: one
-    /// slice then; a guest that waits leaves all the time.
+    /// Sends pages of a copy, if one is made: a slice at most. May be called while the guest is interrupted.
     pub(super) fn send_pages(&mut self) {
-        if self.join_phase() != JoinPhase::Copying {
+        if self.copier.is_none() && self.join_phase() == JoinPhase::Copying {
+            self.begin_copy(Target::Newcomer);
+        }
+        let Some(copier) = &mut self.copier else { return };
+        if !copier.has_slice() {
             return;
         }
-        if self.copier.is_none() {
-            self.begin_copy();
-        }
-        if let Some(copier) = &mut self.copier
-            && copier.has_slice()
-        {
-            self.slice.clear();
-            copier.slice(self.guest.memory(), &mut self.slice);
-            let message = Message::Pages(Pages { records: &self.slice });
-            self.link.encode(|writer, out| {
+        self.slice.clear();
+        copier.slice(self.guest.memory(), &mut self.slice);
+        let pages = Pages { records: &self.slice };
+        match copier.target() {
+            Target::Newcomer => self.link.encode(|writer, out| {
                 // A slice is far shorter than a frame may be.
-                let _ = message.encode_into(writer, out);
-            });
+                let _ = Message::Pages(pages).encode_into(writer, out);
+            }),
+            Target::Checkpoint => tell(&mut self.control, &ToSupervisor::Pages(pages)),
         }
     }
 
-    fn begin_copy(&mut self) {
+    /// Starts a copy. What was written to before is part of the first round, like everything else.
+    fn begin_copy(&mut self, target: Target) {
         let now_ns = self.now_ns();
-        // What was written to before is part of the first round, like everything else.
         self.machine.touched_pages(|_| ());
         self.guest.note_writes(true);
-        self.copier = Some(Copier::new(self.guest.memory(), now_ns));
+        self.copier = Some(Copier::new(target, self.guest.memory(), now_ns));
     }
 
-    /// Looks after the copy while the guest stands at a boundary. Returns whether the guest must wait for it.
-    pub(super) fn copy_at_boundary(&mut self, now_ns: u64) -> bool {
-        let Some(copier) = &mut self.copier else { return false };
-        if !self.replica.as_ref().is_some_and(|replica| replica.may_send_state()) {
-            return false;
+    /// The supervisor wants a checkpoint. It begins at the next boundary.
+    pub(super) fn capture_wanted(&mut self) {
+        if self.copier.is_some() || self.join_phase() != JoinPhase::None || !self.can_be_captured() {
+            tell(&mut self.control, &ToSupervisor::CaptureFailed);
+        } else {
+            self.capture_wanted = true;
         }
+    }
+
+    fn can_be_captured(&self) -> bool {
+        let active = self.replica.as_ref().is_some_and(|replica| replica.role() == Role::Primary);
+        active && self.guest.end().is_none()
+    }
+
+    /// Looks after a copy while the guest stands at a boundary. Returns whether the guest must wait for it.
+    pub(super) fn copy_at_boundary(&mut self, now_ns: u64) -> bool {
+        let epoch = self.replica.as_ref().map_or(0, |replica| replica.epoch());
+        if self.capture_wanted && epoch > 0 {
+            self.capture_wanted = false;
+            self.begin_copy(Target::Checkpoint);
+        }
+        let Some(copier) = &mut self.copier else { return false };
+        let may_end = match copier.target() {
+            Target::Newcomer => self.replica.as_ref().is_some_and(|replica| replica.may_send_state()),
+            Target::Checkpoint if !self.can_be_captured() => {
+                self.capture_failed();
+                return false;
+            }
+            Target::Checkpoint => true,
+        };
+        let Some(copier) = self.copier.as_mut().filter(|_| may_end) else { return false };
         if copier.is_round_over() && !copier.is_last() {
             let mut dirty = PageSet::empty(self.guest.memory().bytes());
             self.machine.touched_pages(|offset| dirty.insert_range(offset, 1));
+            dirty.absorb(&mut self.covered);
             self.guest.take_written(&mut dirty);
             copier.next_round(dirty, now_ns);
         }
         if copier.is_round_over() && copier.is_last() {
-            self.send_state(now_ns);
+            match copier.target() {
+                Target::Newcomer => self.send_state(now_ns),
+                Target::Checkpoint => self.capture_state(now_ns),
+            }
         }
         self.copier.as_ref().is_some_and(Copier::is_last)
     }
 
-    /// Whether the copy could go on at once.
+    fn capture_failed(&mut self) {
+        self.copier = None;
+        self.guest.note_writes(false);
+        tell(&mut self.control, &ToSupervisor::CaptureFailed);
+    }
+
+    /// Whether a copy could go on at once.
     pub(super) fn has_pages_to_send(&self) -> bool {
-        self.join_phase() == JoinPhase::Copying
-            && self.copier.as_ref().is_none_or(|copier| copier.has_slice() || copier.is_round_over())
+        match &self.copier {
+            None => self.join_phase() == JoinPhase::Copying || self.capture_wanted,
+            Some(copier) if copier.target() == Target::Checkpoint => copier.has_slice() || copier.is_round_over(),
+            Some(copier) => self.join_phase() == JoinPhase::Copying && (copier.has_slice() || copier.is_round_over()),
+        }
     }
 
     /// The pages are with the newcomer or on their way: the rest follows, and the log behind it.
@@ -117,6 +155,20 @@ impl<M: Machine> Vmm<M> {
         replica.state_sent(now_ns);
         self.guest.note_writes(false);
         self.flush_link(now_ns);
+    }
+
+    /// The pages of a checkpoint are sent: with the rest it is complete, and the guest goes on.
+    fn capture_state(&mut self, now_ns: u64) {
+        let mut state = Vec::new();
+        self.capture().encode_into(&mut state);
+        let Some(replica) = &self.replica else { return };
+        tell(&mut self.control, &ToSupervisor::State(replica.join_state(&state)));
+        let epoch = replica.epoch();
+        if let Some(copier) = self.copier.take() {
+            tell(&mut self.control, &ToSupervisor::Copied(copier.figures(epoch, now_ns)));
+        }
+        self.guest.note_writes(false);
+        self.control.flush(self.machine.control());
     }
 
     /// Registers and the shim's guest-visible state, at an epoch boundary.
@@ -150,11 +202,20 @@ impl<M: Machine> Vmm<M> {
     }
 
     pub(super) fn join_failed(&mut self) {
-        self.copier = None;
-        self.guest.note_writes(false);
+        if self.copier.as_ref().is_some_and(|copier| copier.target() == Target::Newcomer) {
+            self.copier = None;
+            self.guest.note_writes(false);
+        }
         self.status_at_ns = 0;
         self.log(Level::Warn, format_args!("the newcomer has failed; going on alone"));
         tell(&mut self.control, &ToSupervisor::JoinFailed);
+    }
+
+    /// So many slices of a copy have arrived.
+    pub(super) fn slices_arrived(&mut self, target: Target, slices: u64) {
+        if let Some(copier) = self.copier.as_mut().filter(|copier| copier.target() == target) {
+            copier.arrived(slices);
+        }
     }
 
     /// A message of the link. What is wrong with it makes the link fail.
@@ -169,11 +230,7 @@ impl<M: Machine> Vmm<M> {
                     let _ = held.encode_into(writer, out);
                 });
             }
-            Message::PagesHeld { messages } => {
-                if let Some(copier) = &mut self.copier {
-                    copier.arrived(messages);
-                }
-            }
+            Message::PagesHeld { messages } => self.slices_arrived(Target::Newcomer, messages),
             Message::State(state) if self.join_phase() == JoinPhase::Empty => self.install(&state)?,
             _ => {}
         }

@@ -12,6 +12,7 @@ mod input;
 mod join;
 mod outputs;
 mod pair;
+mod restore;
 mod show;
 mod status;
 
@@ -27,7 +28,7 @@ use protocol::{Clocks, Epoch, ReplicaId, RunMode, control};
 use self::channel::Channel;
 use self::copy::Copier;
 use self::outputs::Outbound;
-use crate::guest::{End, EndKind, Guest, Image, OutputLog, Touched};
+use crate::guest::{End, EndKind, Guest, Image, OutputLog, PageSet, Touched};
 use crate::machine::{Machine, Port};
 
 /// While the guest runs, devices are looked after this often.
@@ -91,8 +92,14 @@ struct Vmm<M: Machine> {
     slice: alloc::vec::Vec<u8>,
     /// The session with which the link begins anew when nothing of the old one is on its way.
     fresh_link: Option<u64>,
-    /// Slices of pages that this newcomer has put into its memory.
+    /// Slices of pages that this newcomer, or this restored replica, has put into its memory.
     slices_held: u64,
+    /// A checkpoint is wanted.
+    capture_wanted: bool,
+    /// Pages that digests have covered since the copy began: the machine has forgotten that they were written to.
+    covered: PageSet,
+    /// The guest's state comes from a checkpoint and is not complete.
+    restores: bool,
     offsets: ClockOffsets,
     /// The guest's own monotonic time at which it wants to run again; 0: at once.
     deadline_ns: u64,

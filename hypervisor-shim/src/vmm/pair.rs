@@ -7,6 +7,7 @@ use protocol::link::Message;
 use protocol::replica::{Command, CommandList, Gate, Input, LinkFault, Outgoing, Promotion, StopReason};
 use protocol::{Role, RunMode};
 
+use super::copy::Target;
 use super::{Vmm, tell};
 use crate::guest::EndKind;
 use crate::machine::{Machine, Port};
@@ -18,6 +19,9 @@ const RECORDS_WAIT_NS: u64 = 500_000;
 
 impl<M: Machine> Vmm<M> {
     pub(super) fn run_replica(&mut self) -> ! {
+        if self.restores {
+            self.receive_checkpoint();
+        }
         let now_ns = self.now_ns();
         self.drive(|replica, commands| replica.start(now_ns, commands));
         for message in core::mem::take(&mut self.early) {
@@ -204,8 +208,9 @@ impl<M: Machine> Vmm<M> {
 
     fn on_control(&mut self, message: ToShim<'_>) {
         match message {
-            // A second configuration changes nothing, and nobody waits any more for pages to have come.
-            ToShim::Config(_) | ToShim::Shown { .. } => {}
+            // A second configuration changes nothing, nobody waits any more for pages to have come, and what runs is not
+            // restored.
+            ToShim::Config(_) | ToShim::Shown { .. } | ToShim::Pages(_) | ToShim::State(_) => {}
             ToShim::ArbiterReply(reply) => {
                 let (request_id, granted, record) = (reply.request_id, reply.granted, reply.record);
                 self.step(Input::ArbiterReply { request_id, granted, record });
@@ -222,6 +227,8 @@ impl<M: Machine> Vmm<M> {
             }
             ToShim::PeerJoins { link_session } => self.expect_newcomer(link_session),
             ToShim::HandOver => self.step(Input::HandOver),
+            ToShim::Capture => self.capture_wanted(),
+            ToShim::PagesHeld { messages } => self.slices_arrived(Target::Checkpoint, messages),
             ToShim::Superseded { generation } => self.step(Input::Superseded { generation }),
             ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),
             ToShim::ConsoleInput { bytes } => self.note_typed(bytes),

@@ -14,7 +14,8 @@ use super::{
 use crate::arbiter::ArbiterRecord;
 use crate::frame::body::{self, Prefix, bodies};
 use crate::frame::{EncodeError, FrameWriter, MessageError};
-use crate::{Mode, ReplicaId, Role};
+use crate::link::{JoinState, Pages};
+use crate::{Clocks, Mode, ReplicaId, Role};
 
 macro_rules! kinds {
     ($($name:ident = $value:literal for $message:ident :: $variant:ident;)+) => {
@@ -40,6 +41,10 @@ kinds! {
     KIND_PAIRING_REQUEST = 0x020c for ToSupervisor::PairingRequest;
     KIND_JOIN_FAILED = 0x020d for ToSupervisor::JoinFailed;
     KIND_COPIED = 0x020e for ToSupervisor::Copied;
+    KIND_CAPTURED_PAGES = 0x020f for ToSupervisor::Pages;
+    KIND_CAPTURED_STATE = 0x0210 for ToSupervisor::State;
+    KIND_RESTORED_PAGES_HELD = 0x0211 for ToSupervisor::PagesHeld;
+    KIND_CAPTURE_FAILED = 0x0212 for ToSupervisor::CaptureFailed;
     KIND_CONFIG = 0x0301 for ToShim::Config;
     KIND_ARBITER_REPLY = 0x0302 for ToShim::ArbiterReply;
     KIND_PEER_DEAD = 0x0303 for ToShim::PeerDead;
@@ -51,6 +56,10 @@ kinds! {
     KIND_SHOWN = 0x0309 for ToShim::Shown;
     KIND_PEER_JOINS = 0x030a for ToShim::PeerJoins;
     KIND_HAND_OVER = 0x030b for ToShim::HandOver;
+    KIND_CAPTURE = 0x030c for ToShim::Capture;
+    KIND_CAPTURED_PAGES_HELD = 0x030d for ToShim::PagesHeld;
+    KIND_RESTORED_PAGES = 0x030e for ToShim::Pages;
+    KIND_RESTORED_STATE = 0x030f for ToShim::State;
 }
 
 bodies! {
@@ -144,7 +153,8 @@ bodies! {
         mtu_bytes: U16,
         check_determinism: u8,
         joins: u8,
-        reserved: [u8; 2],
+        restores: u8,
+        reserved: [u8; 1],
         link_session: U64,
     }
     ArbiterReplyBody {
@@ -165,6 +175,16 @@ bodies! {
     }
     ShownBody {
         pages: U64,
+    }
+    HeldBody {
+        messages: U64,
+    }
+    StateBody {
+        epoch: U64,
+        digest: U64,
+        monotonic_ns: U64,
+        realtime_ns: U64,
+        released_through: U64,
     }
     LinkSessionBody {
         link_session: U64,
@@ -256,6 +276,10 @@ impl<'a> ToSupervisor<'a> {
             }
             Self::JoinFailed => write(KIND_JOIN_FAILED, &[Prefix::of::<EmptyBody>().as_bytes()]),
             Self::Copied(copied) => write(KIND_COPIED, &[CopiedBody::from(copied).as_bytes()]),
+            Self::Pages(pages) => write(KIND_CAPTURED_PAGES, &[Prefix::of::<EmptyBody>().as_bytes(), pages.records]),
+            Self::State(state) => write(KIND_CAPTURED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
+            Self::PagesHeld { messages } => write(KIND_RESTORED_PAGES_HELD, &[held_body(*messages).as_bytes()]),
+            Self::CaptureFailed => write(KIND_CAPTURE_FAILED, &[Prefix::of::<EmptyBody>().as_bytes()]),
         }
     }
 
@@ -290,6 +314,12 @@ impl<'a> ToSupervisor<'a> {
             }
             KIND_JOIN_FAILED => body::fixed::<EmptyBody>(kind, payload).map(|_| Self::JoinFailed),
             KIND_COPIED => body::fixed(kind, payload).map(|body| Self::Copied(copied(body))),
+            KIND_CAPTURED_PAGES => pages(kind, payload).map(Self::Pages),
+            KIND_CAPTURED_STATE => {
+                body::with_bulk(kind, payload).map(|(body, state)| Self::State(join_state(body, state)))
+            }
+            KIND_RESTORED_PAGES_HELD => held(kind, payload).map(|messages| Self::PagesHeld { messages }),
+            KIND_CAPTURE_FAILED => body::fixed::<EmptyBody>(kind, payload).map(|_| Self::CaptureFailed),
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -323,6 +353,10 @@ impl<'a> ToShim<'a> {
             }
             Self::PeerJoins { link_session } => write(KIND_PEER_JOINS, &[link_session_body(*link_session).as_bytes()]),
             Self::HandOver => write(KIND_HAND_OVER, &[empty.as_bytes()]),
+            Self::Capture => write(KIND_CAPTURE, &[empty.as_bytes()]),
+            Self::PagesHeld { messages } => write(KIND_CAPTURED_PAGES_HELD, &[held_body(*messages).as_bytes()]),
+            Self::Pages(pages) => write(KIND_RESTORED_PAGES, &[empty.as_bytes(), pages.records]),
+            Self::State(state) => write(KIND_RESTORED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
         }
     }
 
@@ -359,6 +393,12 @@ impl<'a> ToShim<'a> {
             }
             KIND_PEER_JOINS => link_session(kind, payload).map(|link_session| Self::PeerJoins { link_session }),
             KIND_HAND_OVER => empty(Self::HandOver),
+            KIND_CAPTURE => empty(Self::Capture),
+            KIND_CAPTURED_PAGES_HELD => held(kind, payload).map(|messages| Self::PagesHeld { messages }),
+            KIND_RESTORED_PAGES => pages(kind, payload).map(Self::Pages),
+            KIND_RESTORED_STATE => {
+                body::with_bulk(kind, payload).map(|(body, state)| Self::State(join_state(body, state)))
+            }
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -533,6 +573,41 @@ fn touched_end(body: &TouchedEndBody) -> Result<TouchedEnd, MessageError> {
         pages: body.pages.get(),
         complete: body::truth(KIND_TOUCHED_END, "complete", body.complete)?,
     })
+}
+
+fn held_body(messages: u64) -> HeldBody {
+    HeldBody { prefix: Prefix::of::<HeldBody>(), messages: U64::new(messages) }
+}
+
+fn held(kind: u16, payload: &[u8]) -> Result<u64, MessageError> {
+    body::fixed::<HeldBody>(kind, payload).map(|body| body.messages.get())
+}
+
+fn pages(kind: u16, payload: &[u8]) -> Result<Pages<'_>, MessageError> {
+    body::with_bulk::<EmptyBody>(kind, payload).map(|(_, records)| Pages { records })
+}
+
+impl From<&JoinState<'_>> for StateBody {
+    fn from(state: &JoinState<'_>) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            epoch: U64::new(state.epoch),
+            digest: U64::new(state.digest),
+            monotonic_ns: U64::new(state.clocks.monotonic_ns),
+            realtime_ns: U64::new(state.clocks.realtime_ns),
+            released_through: U64::new(state.released_through),
+        }
+    }
+}
+
+fn join_state<'a>(body: &StateBody, state: &'a [u8]) -> JoinState<'a> {
+    JoinState {
+        epoch: body.epoch.get(),
+        digest: body.digest.get(),
+        clocks: Clocks { monotonic_ns: body.monotonic_ns.get(), realtime_ns: body.realtime_ns.get() },
+        released_through: body.released_through.get(),
+        state,
+    }
 }
 
 fn link_session_body(link_session: u64) -> LinkSessionBody {

@@ -54,6 +54,9 @@ pub struct Config<'a> {
     pub link_session: u64,
     /// This replica is a newcomer, to be taken in by a solo primary.
     pub joins: bool,
+    /// This replica is a solo primary whose guest's state comes from a checkpoint, by [`super::ToShim::Pages`] and
+    /// [`super::ToShim::State`].
+    pub restores: bool,
     /// The guest's network.
     pub network: Network,
     /// The program's arguments, separated by spaces.

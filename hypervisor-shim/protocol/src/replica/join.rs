@@ -88,6 +88,7 @@ impl Replica {
 
     /// What the newcomer must know beside the state of the guest, `state`, to go on from here: to be sent as
     /// [`crate::link::Message::State`] before [`Self::state_sent`] is called.
+    #[must_use]
     pub fn join_state<'a>(&self, state: &'a [u8]) -> JoinState<'a> {
         JoinState {
             epoch: self.ended_through,
@@ -96,6 +97,28 @@ impl Replica {
             released_through: self.release_claim(),
             state,
         }
+    }
+
+    /// A solo primary that has run nothing takes up the state of a checkpoint, which the caller has put in place. Whatever
+    /// was outstanding then may or may not have been done; the drivers repeat it (P7).
+    ///
+    /// # Errors
+    /// The state itself, if this is no such replica, or if it is that of no epoch.
+    pub fn resume<'a>(&mut self, state: &JoinState<'a>) -> Result<(), JoinState<'a>> {
+        let fresh = self.role == Role::Primary && self.mode == Mode::Solo && self.record.epoch == 0;
+        if !fresh || self.stopped.is_some() || state.epoch == 0 {
+            return Err(*state);
+        }
+        self.record = Record { epoch: state.epoch, clocks: state.clocks, ..Record::default() };
+        self.ended_through = state.epoch;
+        self.last_digest = state.digest;
+        self.active.received_through = state.epoch;
+        self.active.executed_through = state.epoch;
+        self.active.released_through = state.epoch;
+        self.active.commanded_through = state.epoch;
+        self.active.confirmed_through = state.epoch;
+        self.active.uncertain_due = true;
+        Ok(())
     }
 
     /// The state was sent: from here on the log goes to the newcomer, and outputs wait for it.

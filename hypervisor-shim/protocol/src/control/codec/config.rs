@@ -42,7 +42,8 @@ impl From<&Config<'_>> for ConfigBody {
             mtu_bytes: U16::new(network.mtu_bytes),
             check_determinism: config.check_determinism.into(),
             joins: config.joins.into(),
-            reserved: [0; 2],
+            restores: config.restores.into(),
+            reserved: [0; 1],
             link_session: U64::new(config.link_session),
         }
     }
@@ -76,6 +77,7 @@ pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config
         check_determinism: body::truth(kind, "check_determinism", body.check_determinism)?,
         link_session: body.link_session.get(),
         joins: body::truth(kind, "joins", body.joins)?,
+        restores: body::truth(kind, "restores", body.restores)?,
         network: network(body)?,
         arguments,
     })

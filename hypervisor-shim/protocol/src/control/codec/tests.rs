@@ -23,7 +23,7 @@ struct Draw {
 fn draw() -> impl Strategy<Value = Draw> {
     let fixed = (any::<[u64; 12]>(), any::<[u32; 4]>(), any::<[u8; 7]>(), any::<[[u8; 32]; 2]>(), any::<[u8; 6]>());
     let counters = prop::collection::vec(any::<u64>(), Counter::COUNT);
-    (0_u8..14, fixed, counters, ".{0,40}", prop::collection::vec(any::<u8>(), 0..60)).prop_map(
+    (0_u8..19, fixed, counters, ".{0,40}", prop::collection::vec(any::<u8>(), 0..60)).prop_map(
         |(which, (words, halves, codes, digests, mac), counters, text, bulk)| Draw {
             which,
             words,
@@ -94,6 +94,10 @@ impl Draw {
                 proposer: self.pick(0, 2, 0, ReplicaId::new),
             }),
             12 => ToSupervisor::JoinFailed,
+            14 => ToSupervisor::Pages(Pages { records: &self.bulk }),
+            15 => ToSupervisor::State(self.state()),
+            16 => ToSupervisor::PagesHeld { messages: a },
+            17 => ToSupervisor::CaptureFailed,
             _ => ToSupervisor::Copied(Copied {
                 epoch: a,
                 pages: b,
@@ -126,8 +130,18 @@ impl Draw {
             7 => ToShim::Shutdown,
             8 => ToShim::Shown { pages: self.words[0] },
             9 => ToShim::PeerJoins { link_session: self.words[0] },
-            _ => ToShim::HandOver,
+            10 => ToShim::HandOver,
+            11 => ToShim::Capture,
+            12 => ToShim::PagesHeld { messages: self.words[0] },
+            13 => ToShim::Pages(Pages { records: &self.bulk }),
+            _ => ToShim::State(self.state()),
         }
+    }
+
+    fn state(&self) -> JoinState<'_> {
+        let [epoch, digest, monotonic_ns, realtime_ns, released_through, ..] = self.words;
+        let clocks = Clocks { monotonic_ns, realtime_ns };
+        JoinState { epoch, digest, clocks, released_through, state: &self.bulk }
     }
 
     fn config(&self) -> Config<'_> {
@@ -156,6 +170,7 @@ impl Draw {
             check_determinism: self.codes[5] & 1 == 1,
             link_session: l,
             joins: self.codes[6] & 4 == 4,
+            restores: self.codes[6] & 8 == 8,
             network: Network {
                 mac: self.mac,
                 address: self.halves[3].to_be_bytes(),

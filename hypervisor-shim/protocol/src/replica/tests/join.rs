@@ -274,6 +274,26 @@ fn a_newcomer_that_does_not_fit_does_not_stop_the_primary() {
 }
 
 #[test]
+fn a_solo_primary_goes_on_from_a_checkpoint() {
+    let mut original = joining().primary;
+    let state = original.replica.join_state(b"registers");
+    let solo = |generation| Node::new(Config { mode: Mode::Solo, generation, ..config(Role::Primary) });
+    let mut restored = solo(1);
+    restored.replica.resume(&state).expect("it has run nothing");
+    restored.guest = original.guest;
+    restored.ran_through = 3;
+    restored.released = 3;
+    assert_eq!(restored.gate(), Gate::Ready);
+    restored.epoch(b"four");
+    original.epoch(b"four");
+    assert_eq!(restored.released, 4, "alone, outputs leave at once");
+    assert_ne!(restored.digests.last(), original.digests.last(), "its guest is told that something may be undone");
+    restored.replica.resume(&state).expect_err("it runs already");
+    let mut backup = Pair::revised().backup;
+    backup.replica.resume(&state).expect_err("it is no primary");
+}
+
+#[test]
 fn a_record_before_the_state_is_a_fault() {
     let mut pair = copying();
     let start = crate::replica::Record { epoch: 1, ..Default::default() };
