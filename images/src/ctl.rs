@@ -59,6 +59,11 @@ pub enum Request {
         /// Which replica reads them.
         role: RoleName,
     },
+    /// Take a checkpoint.
+    Checkpoint {
+        /// Where to; absolute.
+        path: std::path::PathBuf,
+    },
     /// Bring in a new replica for one that has gone.
     Rejoin,
     /// Let the backup take over, and bring in a new one.
@@ -126,12 +131,40 @@ pub struct PairStatus {
     pub divergence: Option<DivergenceStatus>,
     /// Bringing in new replicas.
     pub rejoin: RejoinStatus,
+    /// Checkpoints.
+    pub checkpoints: CheckpointStatus,
     /// What the hub and the forwarder have counted.
     pub hub: BTreeMap<String, u64>,
     /// What has happened, oldest first; only the newest are kept.
     pub events: Vec<EventStatus>,
     /// Process id of the supervisor.
     pub supervisor_pid: i32,
+}
+
+/// Checkpoints of a pair.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointStatus {
+    /// How many were taken.
+    pub taken: u64,
+    /// How many could not be.
+    pub failed: u64,
+    /// The newest.
+    pub newest: Option<TakenStatus>,
+}
+
+/// A checkpoint that was taken.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TakenStatus {
+    /// The file.
+    pub path: std::path::PathBuf,
+    /// The epoch at whose end it is the guest's state.
+    pub epoch: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Pages with content.
+    pub pages: u64,
+    /// Pages that are zero.
+    pub zero_pages: u64,
 }
 
 /// Bringing in new replicas for those that have gone.

@@ -42,6 +42,9 @@ pub enum Error {
     /// The guest cannot be joined to a bridge.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// A file is no checkpoint, a damaged one, or of something else.
+    #[error("{0}")]
+    Checkpoint(String),
     /// The same, as a supervisor has told it.
     #[error("{0}")]
     NoTap(String),
@@ -108,6 +111,7 @@ impl Error {
             8 => Self::NameInUse { name: name.to_owned() },
             10 => Self::Missing(text),
             14 => Self::NoTap(text),
+            15 => Self::Checkpoint(text),
             _ => Self::Start(text),
         }
     }
@@ -129,6 +133,7 @@ impl Error {
             Self::Refused(_) => 12,
             Self::CheckFailed(_) => 13,
             Self::Tap(_) | Self::NoTap(_) => 14,
+            Self::Checkpoint(_) => 15,
         }
     }
 }

@@ -37,6 +37,7 @@ impl Spec {
             guest_elf: image.guest_elf,
             run: RunName::Pair,
             ends_with_starter: false,
+            restore: None,
             rejoin: RejoinName::default(),
             protocol: ProtocolName::Revised,
             epoch: image.epoch,

@@ -195,7 +195,7 @@ pub(super) fn up(args: &UpArgs) -> Result<()> {
 }
 
 /// What `up` prints.
-fn describe(status: &PairStatus) -> String {
+pub(super) fn describe(status: &PairStatus) -> String {
     let mut out =
         format!("{} serves as {:?} ({}) after {} ms\n", status.app, status.name, status.mode, status.start_ms);
     for port in &status.publish {

@@ -121,6 +121,10 @@ impl Supervisor {
             ToSupervisor::PairingRequest(request) => self.arbitrate_pairing(id, *request, now_ns),
             ToSupervisor::JoinFailed => self.join_failed(id, now_ns),
             ToSupervisor::Copied(copied) => self.note_copied(*copied),
+            ToSupervisor::Pages(pages) => self.captured_pages(id, pages),
+            ToSupervisor::State(state) => self.captured_state(id, state),
+            ToSupervisor::CaptureFailed => self.capture_failed(id),
+            ToSupervisor::PagesHeld { messages } => self.feed_checkpoint(id, *messages),
         }
     }
 
@@ -133,9 +137,13 @@ impl Supervisor {
             return self.happened(format!("replica {id} said twice that it is ready: ignored"));
         }
         self.happened(format!("replica {id} booted in {:.1} ms", ready.boot_ns as f64 / 1e6));
+        if let Some(Err(error)) = self.restoring.as_ref().map(|restoring| restoring.check(&ready)) {
+            return self.refusal = Some(format!("the checkpoint cannot be restored here: {error}"));
+        }
         let arguments = self.spec.arguments.clone();
         let config = ToShim::Config(self.config(id, &arguments));
         self.say(id, &config);
+        self.feed_checkpoint(id, 0);
         let peer_ends = self.replicas[id.peer().index()].as_ref().is_none_or(|peer| peer.ending);
         if self.link.is_some() && peer_ends {
             self.say(id, &ToShim::PeerDead);
@@ -146,17 +154,19 @@ impl Supervisor {
         let record = self.arbiter.record();
         let tuning = &self.spec.tuning;
         let joins = self.rejoin.is_joining();
+        let restores = self.restoring.is_some();
         Config {
             replica: id,
             role: if id == ReplicaId::ZERO && !joins { Role::Primary } else { Role::Backup },
             // The mode at the start, even if the peer has gone meanwhile: the replica learns of changes by asking.
-            mode: if self.link.is_some() { protocol::Mode::Paired } else { record.mode },
+            mode: if self.link.is_some() && !restores { protocol::Mode::Paired } else { record.mode },
             run_mode: self.spec.run.run_mode(),
             discipline: self.spec.protocol.discipline(),
             generation: if joins { record.generation } else { 1 },
             session: self.session,
             link_session: self.rejoin.link_session(),
             joins,
+            restores,
             pair_id: self.pair_id,
             epoch_source: u32::from(self.spec.epoch.source().code()),
             epoch_length_instructions: self.spec.epoch.length(),

@@ -55,10 +55,11 @@ pub struct Rejoin {
 }
 
 impl Rejoin {
-    pub fn new(session: u64) -> Self {
+    /// Nothing is done; with `wanted`, a replica is brought in as soon as the pair serves.
+    pub fn new(session: u64, wanted: bool) -> Self {
         Self {
             stage: Stage::Idle,
-            wanted: false,
+            wanted,
             not_before_ns: 0,
             started_ns: 0,
             link_session: session,

@@ -267,6 +267,9 @@ pub struct Spec {
     /// Whether the pair ends with the program that started it. Otherwise only until it serves.
     #[serde(default)]
     pub ends_with_starter: bool,
+    /// Go on from this checkpoint.
+    #[serde(default)]
+    pub restore: Option<PathBuf>,
     /// What is done when a replica is lost.
     #[serde(default)]
     pub rejoin: RejoinName,
