@@ -2,12 +2,14 @@
 //!
 //! Absolute times say something about the machine; ratios, taken from interleaved runs, say something about Pollux.
 
+mod checkpoint;
 mod failover;
 mod neighbour;
 pub mod paper;
 mod process;
 mod throughput;
 
+pub use checkpoint::{CheckpointReport, describe as describe_checkpoint, run as checkpoint};
 pub use failover::{FailoverReport, describe as describe_failover, run as failover};
 pub use throughput::{ThroughputReport, describe as describe_throughput, peer_folder, run as throughput};
 

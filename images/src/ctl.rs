@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -150,6 +150,8 @@ pub struct CheckpointStatus {
     pub failed: u64,
     /// The newest.
     pub newest: Option<TakenStatus>,
+    /// How its guest was copied while it ran.
+    pub copy: Option<CopyStatus>,
 }
 
 /// A checkpoint that was taken.
@@ -386,6 +388,65 @@ impl Client {
         match self.ask(&Request::Status)? {
             Response::Status(status) => Ok(*status),
             other => Err(Error::Refused(format!("the supervisor answered {other:?} instead of its status"))),
+        }
+    }
+}
+
+/// How long bringing in a replica or taking a checkpoint may take.
+const LONG_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often the status is looked at meanwhile.
+const LONG_INTERVAL: Duration = Duration::from_millis(10);
+
+impl Client {
+    /// Asks for a new replica, by [`Request::Rejoin`] or [`Request::SwitchOver`], and waits until it is a member of the
+    /// pair; returns the status then.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason why there is none.
+    pub fn rejoin(&mut self, request: &Request) -> Result<PairStatus> {
+        let before = self.status()?.rejoin;
+        self.ask(request)?;
+        self.wait_for(
+            |status| status.rejoin.joined > before.joined,
+            |status| status.rejoin.failed > before.failed || status.replicas.is_empty(),
+            "no new replica was brought in",
+        )
+    }
+
+    /// Takes a checkpoint and waits until it is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason why there is none.
+    pub fn checkpoint(&mut self, path: std::path::PathBuf) -> Result<TakenStatus> {
+        let before = self.status()?.checkpoints;
+        self.ask(&Request::Checkpoint { path })?;
+        let status = self.wait_for(
+            |status| status.checkpoints.taken > before.taken,
+            |status| status.checkpoints.failed > before.failed,
+            "no checkpoint was taken",
+        )?;
+        status.checkpoints.newest.ok_or_else(|| Error::Refused("the newest checkpoint is not known".to_owned()))
+    }
+
+    /// Waits until something is done or has failed; `failure` begins the event that says why.
+    fn wait_for(
+        &mut self,
+        done: impl Fn(&PairStatus) -> bool,
+        failed: impl Fn(&PairStatus) -> bool,
+        failure: &str,
+    ) -> Result<PairStatus> {
+        let until = Instant::now() + LONG_TIMEOUT;
+        loop {
+            let status = self.status()?;
+            if done(&status) {
+                return Ok(status);
+            }
+            if failed(&status) || Instant::now() > until {
+                let why = status.events.iter().rev().find(|event| event.text.contains(failure));
+                let why = why.map_or_else(|| format!("{failure} in time"), |event| event.text.clone());
+                return Err(Error::Refused(format!("{why}; see `pollux logs --supervisor`")));
+            }
+            std::thread::sleep(LONG_INTERVAL);
         }
     }
 }

@@ -188,6 +188,11 @@ impl Running {
         }
     }
 
+    /// The connection to its supervisor.
+    pub fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
     /// Asks the supervisor for something.
     ///
     /// # Errors

@@ -1,23 +1,17 @@
 //! The commands about checkpoints: checkpoint, inspect, restore.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use super::{NameArgs, print, print_json, up};
 use crate::build;
-use crate::ctl::{Client, Request};
+use crate::ctl::Client;
 use crate::error::{Context, Error, Result};
 use crate::running;
 use crate::state::{DEFAULT_NAME, StateDir};
 use crate::supervise::checkpoint::{self, Inspection};
 use crate::supervise::spec::{Publish, RunName, Spec};
-
-/// How long a checkpoint may take; a second or two for a gigabyte.
-const TIMEOUT: Duration = Duration::from_secs(120);
-/// How often the status is looked at meanwhile.
-const INTERVAL: Duration = Duration::from_millis(20);
 
 /// What `checkpoint` accepts.
 #[derive(Args)]
@@ -67,31 +61,14 @@ pub struct RestoreArgs {
 
 pub(super) fn take(args: &CheckpointArgs) -> Result<()> {
     let path = std::path::absolute(&args.file).context(|| format!("cannot use {}", args.file.display()))?;
-    let mut client = Client::connect(args.pair.name.as_deref())?;
-    let before = client.status()?.checkpoints;
-    client.ask(&Request::Checkpoint { path })?;
-    let until = Instant::now() + TIMEOUT;
-    loop {
-        let status = client.status()?;
-        match status.checkpoints.newest {
-            Some(taken) if status.checkpoints.taken > before.taken => {
-                return if args.json {
-                    print_json(&taken)
-                } else {
-                    print(&format!(
-                        "epoch {}: {} bytes, {} pages and {} zero ones\n",
-                        taken.epoch, taken.bytes, taken.pages, taken.zero_pages
-                    ))
-                };
-            }
-            _ if status.checkpoints.failed > before.failed || Instant::now() > until => {
-                let why = status.events.iter().rev().find(|event| event.text.contains("no checkpoint was taken"));
-                let why = why.map_or("it takes too long", |event| event.text.as_str());
-                return Err(Error::Refused(why.to_owned()));
-            }
-            _ => std::thread::sleep(INTERVAL),
-        }
+    let taken = Client::connect(args.pair.name.as_deref())?.checkpoint(path)?;
+    if args.json {
+        return print_json(&taken);
     }
+    print(&format!(
+        "epoch {}: {} bytes, {} pages and {} zero ones\n",
+        taken.epoch, taken.bytes, taken.pages, taken.zero_pages
+    ))
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> Result<()> {

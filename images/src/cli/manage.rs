@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
 
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -94,30 +93,10 @@ pub(super) fn kill(name: Option<&str>, role: RoleName, signal: SignalName) -> Re
     }
 }
 
-/// How long a new replica may take.
-const REJOIN_TIMEOUT: Duration = Duration::from_secs(70);
-/// How often the status is looked at meanwhile.
-const REJOIN_INTERVAL: Duration = Duration::from_millis(20);
-
 /// Asks for a new replica, with or without a change of roles before, and waits until it is a member of the pair.
 pub(super) fn rejoin(name: Option<&str>, request: &Request) -> Result<()> {
-    let mut client = Client::connect(name)?;
-    let before = client.status()?.rejoin;
-    client.ask(request)?;
-    let until = Instant::now() + REJOIN_TIMEOUT;
-    loop {
-        let status = client.status()?;
-        if status.rejoin.joined > before.joined {
-            return print(&format!("paired in generation {}\n", status.generation));
-        }
-        if status.rejoin.failed > before.failed || Instant::now() > until {
-            let last = status.events.last().map_or("", |event| event.text.as_str());
-            return Err(Error::Refused(format!(
-                "no new replica was brought in: {last}; see `pollux logs --supervisor`"
-            )));
-        }
-        std::thread::sleep(REJOIN_INTERVAL);
-    }
+    let status = Client::connect(name)?.rejoin(request)?;
+    print(&format!("paired in generation {}\n", status.generation))
 }
 
 pub(super) fn down(name: Option<&str>) -> Result<()> {

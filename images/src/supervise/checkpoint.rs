@@ -20,7 +20,7 @@ use protocol::{Clocks, Epoch, Generation, ReplicaId};
 
 use super::Supervisor;
 use super::spec::{RunName, Spec};
-use crate::ctl::{CheckpointStatus, TakenStatus};
+use crate::ctl::{CheckpointStatus, CopyStatus, TakenStatus};
 use crate::error::{Error, Result};
 
 /// Messages with pages on their way to a replica that is restored: few enough for its device's buffers.
@@ -55,6 +55,8 @@ pub struct Checkpoints {
     taken: u64,
     failed: u64,
     newest: Option<TakenStatus>,
+    /// How the newest one's guest was copied.
+    pub copy: Option<CopyStatus>,
 }
 
 /// A checkpoint that a replica is brought to.
@@ -266,6 +268,7 @@ impl Supervisor {
             taken: self.checkpoints.taken,
             failed: self.checkpoints.failed,
             newest: self.checkpoints.newest.clone(),
+            copy: self.checkpoints.copy.clone(),
         }
     }
 

@@ -50,7 +50,7 @@ pub struct Rejoin {
     joined: u64,
     /// How many have failed before they were.
     failed: u64,
-    copied: Option<Copied>,
+    copy: Option<CopyStatus>,
     protected_ms: f64,
 }
 
@@ -65,7 +65,7 @@ impl Rejoin {
             link_session: session,
             joined: 0,
             failed: 0,
-            copied: None,
+            copy: None,
             protected_ms: 0.0,
         }
     }
@@ -285,7 +285,19 @@ impl Supervisor {
             copied.pause_ns as f64 / 1e6,
             copied.last_pages
         ));
-        self.rejoin.copied = Some(copied);
+        let copy = CopyStatus {
+            pages: copied.pages,
+            zero_pages: copied.zero_pages,
+            last_pages: copied.last_pages,
+            rounds: copied.rounds,
+            pause_us: copied.pause_ns as f64 / 1e3,
+            took_ms: copied.took_ns as f64 / 1e6,
+        };
+        if self.rejoin.stage == Stage::Joining {
+            self.rejoin.copy = Some(copy);
+        } else {
+            self.checkpoints.copy = Some(copy);
+        }
     }
 
     /// What `status` shows of it.
@@ -301,14 +313,7 @@ impl Supervisor {
             joined: self.rejoin.joined,
             failed: self.rejoin.failed,
             protected_ms: self.rejoin.protected_ms,
-            copy: self.rejoin.copied.map(|copied| CopyStatus {
-                pages: copied.pages,
-                zero_pages: copied.zero_pages,
-                last_pages: copied.last_pages,
-                rounds: copied.rounds,
-                pause_us: copied.pause_ns as f64 / 1e3,
-                took_ms: copied.took_ns as f64 / 1e6,
-            }),
+            copy: self.rejoin.copy.clone(),
         }
     }
 }
