@@ -4,6 +4,12 @@
 
 /// Operation not permitted: the guest has not said hello yet.
 pub const EPERM: i64 = 1;
+/// No such disk.
+pub const ENOENT: i64 = 2;
+/// The device has failed to do it.
+pub const EIO: i64 = 5;
+/// Beyond the end of the disk.
+pub const ENXIO: i64 = 6;
 /// Argument list or text too long.
 pub const E2BIG: i64 = 7;
 /// Try again after the next epoch boundary: the epoch's output buffer is full.

@@ -10,6 +10,8 @@ pub const PAGE_BYTES: u64 = 4096;
 pub const STACK_BYTES: u64 = 256 * 1024;
 /// Data area of each of the two rings; a power of two.
 pub const RING_BYTES: u32 = 256 * 1024;
+/// Data area of the disk ring; a power of two. Requests are short, their data stays where it is.
+pub const DISK_RING_BYTES: u32 = 16 * 1024;
 /// Console bytes that one epoch may write.
 pub const CONSOLE_EPOCH_BYTES: usize = 16 * 1024;
 /// Longest report of a guest's panic.
@@ -34,10 +36,12 @@ pub struct Regions {
     pub boot: u64,
     /// The [`SharedPage`].
     pub shared_page: u64,
-    /// The ring by which frames and console input arrive.
+    /// The ring by which frames, console input and completions of disk requests arrive.
     pub receive_ring: u64,
     /// The ring by which frames leave.
     pub transmit_ring: u64,
+    /// The ring by which requests to disks leave.
+    pub disk_ring: u64,
     /// The lowest page of the stack.
     pub stack: u64,
     /// Free memory.
@@ -46,16 +50,23 @@ pub struct Regions {
 
 impl Regions {
     /// Bytes of a ring, in whole pages.
-    pub const RING_BYTES: u64 = (crate::ring::DATA_OFFSET as u64 + RING_BYTES as u64).next_multiple_of(PAGE_BYTES);
+    pub const RING_BYTES: u64 = Self::ring_bytes(RING_BYTES);
+    /// Bytes of the disk ring, in whole pages.
+    pub const DISK_RING_BYTES: u64 = Self::ring_bytes(DISK_RING_BYTES);
+
+    const fn ring_bytes(data_bytes: u32) -> u64 {
+        (crate::ring::DATA_OFFSET as u64 + data_bytes as u64).next_multiple_of(PAGE_BYTES)
+    }
 
     /// The plan for an image that ends at this offset, a multiple of the page size.
     pub const fn behind(image_end: u64) -> Self {
         let shared_page = image_end + PAGE_BYTES;
         let receive_ring = shared_page + PAGE_BYTES;
         let transmit_ring = receive_ring + Self::RING_BYTES;
-        let stack = transmit_ring + Self::RING_BYTES + PAGE_BYTES;
+        let disk_ring = transmit_ring + Self::RING_BYTES;
+        let stack = disk_ring + Self::DISK_RING_BYTES + PAGE_BYTES;
         let heap = stack + STACK_BYTES + PAGE_BYTES;
-        Self { boot: image_end, shared_page, receive_ring, transmit_ring, stack, heap }
+        Self { boot: image_end, shared_page, receive_ring, transmit_ring, disk_ring, stack, heap }
     }
 
     /// What lies at an offset, for people.
@@ -68,8 +79,10 @@ impl Regions {
             "shared page"
         } else if offset < self.transmit_ring {
             "receive ring"
-        } else if offset < self.stack - PAGE_BYTES {
+        } else if offset < self.disk_ring {
             "transmit ring"
+        } else if offset < self.stack - PAGE_BYTES {
+            "disk ring"
         } else if offset >= self.stack && offset < self.heap - PAGE_BYTES {
             "stack"
         } else if offset >= self.heap {
@@ -124,10 +137,16 @@ pub struct BootInfo {
     pub heap_bytes: u64,
     /// Address of the [`SharedPage`], read-only.
     pub shared_page: u64,
-    /// Address of the ring by which frames and console input arrive: a [`crate::ring::RingHeader`], then data.
+    /// Address of the ring by which frames, console input and completions arrive: a [`crate::ring::RingHeader`], then data.
     pub receive_ring: u64,
     /// Address of the ring by which frames leave.
     pub transmit_ring: u64,
+    /// Address of the ring by which requests to disks leave; its data area has [`DISK_RING_BYTES`].
+    pub disk_ring: u64,
+    /// Address of the table of disks: [`crate::disk::DiskInfo`]s, sorted by name, read-only.
+    pub disks: u64,
+    /// How many disks there are, at most [`crate::disk::MAX_DISKS`].
+    pub disk_count: u64,
     /// Address of the argument text (UTF-8, read-only).
     pub arguments: u64,
     /// Bytes of the argument text.
@@ -177,7 +196,7 @@ pub const PREEMPTION_DUE: u64 = 3;
 /// What guest and shim agree on about upcalls, in the guest's own memory; see [`crate::table::Number::Preempt`].
 ///
 /// An upcall is *due* when an epoch begins whose predecessor was cut (the machine has ended it after its number of
-/// instructions, not the guest by `wait`), and its record holds an event or its monotonic clock has reached
+/// instructions, or the guest's counter of ticks has run out, see [`TickNote`]; not the guest by `wait`), and its record holds an event or its monotonic clock has reached
 /// [`wake_ns`](Self::wake_ns). What the shim then does depends on [`state`](Self::state):
 ///
 /// * [`PREEMPTION_ARMED`]: the upcall. Instruction pointer, stack pointer and flags go to the `saved_` fields, the state
@@ -241,14 +260,68 @@ impl GuestNote {
     };
 }
 
+/// The note of a guest that counts its own ticks, beside [`GuestNote`] in the same section (type 2). Whatever makes the
+/// guest count adds it, so a guest that does not count does not carry it.
+///
+/// Such a guest decrements the counter, a signed 64-bit word of its own writable memory, by one at least once on the way
+/// round every loop and every recursion of the code that counts, and calls [`crate::table::Number::Cut`] where it has
+/// become negative. At the start of each epoch the shim sets the counter to one less than the ticks that the epoch may
+/// last, or to `i64::MAX` where epochs are not to be cut. It trusts nothing of it: a guest that writes to its counter has
+/// shorter or longer epochs, and both replicas have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct TickNote {
+    /// Bytes of the owner's name with its terminating zero: 7.
+    pub name_bytes: u32,
+    /// Bytes of the description: 8.
+    pub description_bytes: u32,
+    /// [`TickNote::KIND`].
+    pub kind: u32,
+    /// `"Pollux\0\0"`.
+    pub name: [u8; 8],
+    /// Address of the counter, low half; the counter is aligned to 8.
+    pub counter_low: u32,
+    /// High half.
+    pub counter_high: u32,
+}
+
+impl TickNote {
+    /// The note's type.
+    pub const KIND: u32 = 2;
+    /// The owner of all notes of a guest, without its terminating zero.
+    pub const OWNER: &'static [u8] = b"Pollux";
+    /// Bytes of the description.
+    pub const DESCRIPTION_BYTES: usize = 8;
+    /// The value of the counter of a guest whose epochs are not cut. No guest lives to count so far.
+    pub const NEVER: i64 = i64::MAX;
+
+    /// The counter's value at the start of an epoch that may last `ticks` ticks: the last of them makes it negative.
+    pub const fn start(ticks: u64) -> i64 {
+        if ticks > Self::NEVER as u64 { Self::NEVER } else { ticks as i64 - 1 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn the_last_tick_makes_the_counter_negative() {
+        for ticks in [1, 2, 1000] {
+            let mut counter = TickNote::start(ticks);
+            for _ in 1..ticks {
+                counter -= 1;
+                assert!(counter >= 0);
+            }
+            assert_eq!(counter - 1, -1);
+        }
+        assert_eq!(TickNote::start(u64::MAX), TickNote::NEVER);
+    }
+
+    #[test]
     fn every_offset_has_its_region() {
         let regions = Regions::behind(0x3000);
-        let Regions { boot, shared_page, receive_ring, transmit_ring, stack, heap } = regions;
+        let Regions { boot, shared_page, receive_ring, transmit_ring, disk_ring, stack, heap } = regions;
         let cases = [
             (0, "image"),
             (boot - 1, "image"),
@@ -257,7 +330,9 @@ mod tests {
             (receive_ring, "receive ring"),
             (transmit_ring - 1, "receive ring"),
             (transmit_ring, "transmit ring"),
-            (stack - PAGE_BYTES - 1, "transmit ring"),
+            (disk_ring - 1, "transmit ring"),
+            (disk_ring, "disk ring"),
+            (stack - PAGE_BYTES - 1, "disk ring"),
             (stack - PAGE_BYTES, "guard page"),
             (stack, "stack"),
             (stack + STACK_BYTES - 1, "stack"),
@@ -268,6 +343,7 @@ mod tests {
         for (offset, name) in cases {
             assert_eq!(regions.name(offset), name, "{offset:#x}");
         }
-        assert!([shared_page, receive_ring, transmit_ring, stack, heap].iter().all(|at| at.is_multiple_of(PAGE_BYTES)));
+        let all = [shared_page, receive_ring, transmit_ring, disk_ring, stack, heap];
+        assert!(all.iter().all(|at| at.is_multiple_of(PAGE_BYTES)));
     }
 }

@@ -6,7 +6,7 @@
 //! 1. **Hypercalls** ([`table`]): numbers, guest stubs and the shim's dispatch come from one macro table, so the
 //!    two sides cannot drift apart.
 //! 2. **Shared structures** ([`layout`]): versioned, sized, fixed-width little-endian.
-//! 3. **Rings** ([`ring`]): bulk data crosses in two record rings in guest memory; their record format
+//! 3. **Rings** ([`ring`]): frames cross in two record rings in guest memory, requests to [`disk`]s in a third; their record format
 //!    ([`record`]) is also the format of events inside an epoch record and of frames on the wire to the hub.
 //!
 //! Goals: one page to read, no hidden nondeterminism, nothing that the shim has to trust. Non-goals: several
@@ -20,6 +20,7 @@
 //! start of an epoch ([`layout::Preemption`]). Whether there is one follows from guest memory and the epoch's record.
 #![no_std]
 
+pub mod disk;
 pub mod errno;
 pub mod layout;
 pub mod record;
@@ -27,7 +28,7 @@ pub mod ring;
 pub mod table;
 
 /// Version of everything in this crate. A guest passes it to [`table::Number::Hello`]; a shim refuses any other.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// A fingerprint of numbers, sizes and constants, computed at compile time. Two builds with one
 /// [`ABI_VERSION`] that still differ in a size or a number are told apart by it.
@@ -38,7 +39,11 @@ pub const ABI_FINGERPRINT: u64 = {
     hash = mix(hash, size_of::<layout::BootInfo>() as u64);
     hash = mix(hash, size_of::<layout::SharedPage>() as u64);
     hash = mix(hash, size_of::<layout::Preemption>() as u64);
+    hash = mix(hash, size_of::<layout::TickNote>() as u64);
     hash = mix(hash, size_of::<ring::RingHeader>() as u64);
+    hash = mix(hash, size_of::<disk::DiskInfo>() as u64);
+    hash = mix(hash, size_of::<disk::Request>() as u64);
+    hash = mix(hash, size_of::<disk::Completion>() as u64);
     hash = mix(hash, record::HEADER_BYTES as u64);
     mix(hash, layout::GUEST_BASE)
 };

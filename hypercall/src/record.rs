@@ -18,6 +18,10 @@ pub const KIND_CONSOLE_INPUT: u16 = 2;
 pub const KIND_RESEED: u16 = 3;
 /// An outstanding operation may or may not have been performed (P7 of the paper).
 pub const KIND_UNCERTAIN: u16 = 4;
+/// A disk request has been completed: a [`crate::disk::Completion`].
+pub const KIND_DISK_DONE: u16 = 5;
+/// Only in the disk ring: a [`crate::disk::Request`].
+pub const KIND_DISK_REQUEST: u16 = 6;
 /// Only in rings: nothing follows up to the end of the ring's data area.
 pub const KIND_SKIP: u16 = 0xffff;
 

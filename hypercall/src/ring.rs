@@ -16,6 +16,9 @@ use crate::record::{ALIGNMENT_BYTES, HEADER_BYTES, Header, KIND_SKIP, MAX_PAYLOA
 /// Bytes from the ring's address to its data area.
 pub const DATA_OFFSET: usize = size_of::<RingHeader>();
 
+/// The smallest data area. A record of up to half the capacity always fits into an empty ring.
+pub const MIN_CAPACITY_BYTES: u32 = 4096;
+
 /// What stands in front of a ring's data area.
 #[derive(Debug)]
 #[repr(C)]
@@ -84,7 +87,7 @@ impl Memory {
     /// `base` points to `DATA_OFFSET + capacity` bytes, 8-aligned, valid for reads and writes as long as the
     /// value is used, and not accessed by anybody else while this side runs.
     unsafe fn new(base: *mut u8, capacity: u32) -> Self {
-        assert!(capacity.is_power_of_two() && capacity as usize >= 2 * total_bytes(MAX_PAYLOAD_BYTES));
+        assert!(capacity.is_power_of_two() && capacity >= MIN_CAPACITY_BYTES);
         // SAFETY: the offset stays within the range that the caller vouches for.
         Self { header: base.cast(), data: unsafe { base.add(DATA_OFFSET) }, capacity }
     }

@@ -16,6 +16,9 @@ pub enum Outcome {
         /// come; 0 asks for the next epoch at once, `u64::MAX` for no time limit.
         deadline_ns: u64,
     },
+    /// The epoch ends at this instruction as if the machine had cut it there: the guest has not waited, and goes on, with
+    /// result 0, as soon as the next one starts.
+    CutEpoch,
     /// The guest does not run again.
     Stop,
 }
@@ -111,6 +114,9 @@ hypercalls! {
     /// where the block is not memory that the guest itself may write or the handler is no address of guest memory, or
     /// `-EINVAL` when the block is not aligned to 8; what was registered before then stays.
     6 Preempt preempt(block_address, handler_address);
+    /// `cut()`: the guest's counter of ticks has run out (see [`crate::layout::TickNote`]). Ends the epoch where a machine
+    /// that counts instructions would have cut it: the guest goes on at once, and an upcall may be due. Returns 0 then.
+    7 Cut cut();
 }
 
 /// Executes one hypercall.
@@ -191,6 +197,10 @@ mod tests {
             self.0 = Some(("preempt", [block_address, handler_address]));
             Outcome::Return(0)
         }
+        fn cut(&mut self) -> Outcome {
+            self.0 = Some(("cut", [0; 2]));
+            Outcome::CutEpoch
+        }
     }
 
     #[test]
@@ -200,7 +210,7 @@ mod tests {
             dispatch(&mut recorder, *number as u64, [7, 9, 0, 0]);
             let (called, arguments) = recorder.0.expect("dispatched");
             assert_eq!(called, *name);
-            assert_eq!(arguments[0], 7);
+            assert_eq!(arguments[0], if *number == Number::Cut { 0 } else { 7 });
         }
     }
 

@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use hypercall::disk::Operation;
 use protocol::digest::Digest64;
 
 use crate::guest::{GuestMemory, Image, Start};
@@ -118,7 +119,45 @@ pub trait Port {
     fn acknowledge(&mut self);
 }
 
-/// A machine with one virtual CPU, a clock and three ports.
+/// Something for a disk to do.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DiskJob {
+    /// Names it.
+    pub number: u64,
+    /// What; never [`Operation::Forget`].
+    pub operation: Operation,
+    /// From this block on.
+    pub first_block: u64,
+    /// So many blocks, on the disk as a whole.
+    pub blocks: u64,
+    /// What a write writes, or the place for what a read reads; of the length of `blocks`. Otherwise empty.
+    pub buffer: Vec<u8>,
+}
+
+/// A disk: does several jobs at once, in no order.
+pub trait Disk {
+    /// Its name.
+    fn name(&self) -> &str;
+    /// Its size in blocks of [`hypercall::disk::BLOCK_BYTES`].
+    fn blocks(&self) -> u64;
+    /// Takes a job, or gives it back while it has as many as it can have.
+    ///
+    /// # Errors
+    /// The job.
+    fn start(&mut self, job: DiskJob) -> Result<(), DiskJob>;
+    /// Lets the device know of the jobs taken since the last call.
+    fn kick(&mut self);
+    /// Whether [`Disk::take_done`] has something to give.
+    fn has_done(&self) -> bool;
+    /// Gives a job back that has ended, and whether it was done rather than failed.
+    fn take_done(&mut self) -> Option<(DiskJob, bool)>;
+    /// Whether the device shall interrupt when a job has ended.
+    fn set_interrupts(&mut self, enabled: bool);
+    /// Forgets the interrupt that the device has raised, so that it can raise the next one.
+    fn acknowledge(&mut self);
+}
+
+/// A machine with one virtual CPU, a clock, three ports and disks.
 pub trait Machine {
     /// Its registers.
     type Registers: Registers;
@@ -128,6 +167,8 @@ pub trait Machine {
     type Link: Port;
     /// Its network interface.
     type Net: Port;
+    /// Its disks.
+    type Disk: Disk;
 
     /// The monotonic clock, in nanoseconds since an arbitrary start.
     fn now_ns(&mut self) -> u64;
@@ -165,6 +206,8 @@ pub trait Machine {
     fn link(&mut self) -> Option<&mut Self::Link>;
     /// Access to the network.
     fn net(&mut self) -> &mut Self::Net;
+    /// Access to the disks, sorted by name.
+    fn disks(&mut self) -> &mut [Self::Disk];
     /// Acknowledges the interrupts of all devices that have raised one since the last call. Returns whether the timer has
     /// fired since then: it does not run any more.
     fn acknowledge_interrupts(&mut self) -> bool;

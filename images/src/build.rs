@@ -3,20 +3,26 @@
 mod cargo;
 mod elf;
 mod pack;
+pub mod ticks;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub use cargo::{Workspace, app_names};
+use cargo::Package;
+pub use cargo::{DiskNeed, Workspace, app_names};
 pub use pack::{
     IMAGE_VERSION, ImageError, ImageInfo, PAYLOAD_ADDRESS, PAYLOAD_HEADER_BYTES, PAYLOAD_LIMIT_BYTES, PAYLOAD_MAGIC,
     hex, inspect, pack,
 };
 
+use self::ticks::Coverage;
 use crate::error::{Error, Result};
 use crate::supervise::spec::EpochSpec;
+
+/// What the file names of an image that counts its ticks have behind the app's name.
+const COUNTED: &str = ".counted";
 
 /// Why an image was not built.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +47,7 @@ pub enum BuildError {
         status: String,
     },
     /// The manifest of the app says something that makes no sense.
-    #[error("{path}: [package.metadata.pollux] epoch: {what}", path = path.display())]
+    #[error("{path}: [package.metadata.pollux] {what}", path = path.display())]
     Manifest {
         /// The manifest.
         path: PathBuf,
@@ -55,6 +61,24 @@ pub enum BuildError {
         app: String,
         /// What is wrong.
         source: ImageError,
+    },
+    /// The compiler's assembly is not what was expected.
+    #[error("cannot make {app} count its ticks: {path}: {source}", path = path.display())]
+    Ticks {
+        /// The app.
+        app: String,
+        /// The assembly.
+        path: PathBuf,
+        /// What is wrong.
+        source: ticks::TickError,
+    },
+    /// A guest that counts was not assembled or linked.
+    #[error("cannot link {app}: {source}")]
+    Link {
+        /// The app.
+        app: String,
+        /// What is wrong.
+        source: ticks::LinkError,
     },
     /// A file could not be read or written.
     #[error("{path}: {source}", path = path.display())]
@@ -83,25 +107,35 @@ pub struct Image {
     pub shim_elf: Option<PathBuf>,
     /// What the app's manifest wants to end its epochs.
     pub epoch: EpochSpec,
+    /// Whether the guest counts its ticks, without which it has no counted epochs.
+    pub counts_ticks: bool,
+    /// What of the guest counts and what does not, if it was built here and counts.
+    pub coverage: Option<Coverage>,
+    /// The disks that the app's manifest names.
+    pub disks: Vec<DiskNeed>,
 }
 
-/// Builds the image of `app` in the release-like profile `image`.
+/// Builds the image of `app` in the release-like profile `image`. `counts_ticks` says whether the guest shall count its
+/// ticks; `None`: if the epochs that its manifest wants need it.
 ///
 /// # Errors
 /// [`BuildError`], within [`Error::Build`].
-pub fn build(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image> {
+pub fn build(workspace: &Workspace, app: &str, counts_ticks: Option<bool>, quiet: bool) -> Result<Image> {
     let package = workspace.app(app)?;
-    let epoch = package.epoch()?;
-    let guest = workspace.build_guest(package, quiet)?;
-    let shim = workspace.build_shim(quiet)?;
+    let (epoch, disks) = (package.epoch()?, package.disks()?);
+    let counts_ticks = counts_ticks.unwrap_or(epoch.needs_ticks());
+    let (guest_bytes, coverage) = if counts_ticks {
+        let (bytes, coverage) = build_counted(workspace, package, quiet)?;
+        (bytes, Some(coverage))
+    } else {
+        (read(&workspace.build_guest(package, quiet)?)?, None)
+    };
+    let shim_bytes = read(&workspace.build_shim(quiet)?)?;
     let folder = workspace.images_dir();
     std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
-    let guest_bytes = read(&guest)?;
-    let shim_bytes = read(&shim)?;
     let packed = pack(&shim_bytes, &guest_bytes).map_err(|source| BuildError::Pack { app: app.to_owned(), source })?;
-    let image = folder.join(format!("{app}.img"));
-    let guest_elf = folder.join(format!("{app}.guest.elf"));
-    let shim_elf = folder.join(format!("{app}.shim.elf"));
+    let image = folder.join(image_name(app, counts_ticks));
+    let (guest_elf, shim_elf) = (image.with_extension("guest.elf"), image.with_extension("shim.elf"));
     replace(&guest_elf, &guest_bytes)?;
     replace(&shim_elf, &shim_bytes)?;
     replace(&image, &packed.bytes)?;
@@ -113,7 +147,35 @@ pub fn build(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image> {
         guest_elf: Some(guest_elf),
         shim_elf: Some(shim_elf),
         epoch,
+        counts_ticks,
+        coverage,
+        disks,
     })
+}
+
+/// The file name of an app's image.
+pub fn image_name(app: &str, counts_ticks: bool) -> String {
+    format!("{app}{}.img", if counts_ticks { COUNTED } else { "" })
+}
+
+/// Builds a guest that counts its ticks: the compiler's assembly, with ticks, assembled and linked.
+fn build_counted(workspace: &Workspace, package: &Package, quiet: bool) -> Result<(Vec<u8>, Coverage)> {
+    let app = &package.name;
+    let compiled = workspace.compile_guest(package, quiet)?;
+    let path = &compiled.assembly;
+    let text = std::fs::read_to_string(path).map_err(|source| file_error(path, source))?;
+    let counted = ticks::instrument(&text);
+    let counted = counted.map_err(|source| BuildError::Ticks { app: app.clone(), path: path.clone(), source })?;
+    let (assembly, executable) = (path.with_extension("counted.s"), path.with_extension("counted.elf"));
+    replace(&assembly, counted.assembly.as_bytes())?;
+    if !compiled.linker.is_done(&assembly, &executable) {
+        let linked = compiled.linker.link(&assembly, &executable);
+        linked.map_err(|source| BuildError::Link { app: app.clone(), source })?;
+    }
+    let bytes = read(&executable)?;
+    let coverage = Coverage::of(&bytes, &counted)
+        .map_err(|error| BuildError::Pack { app: app.clone(), source: ImageError::NotElf(error.to_string()) })?;
+    Ok((bytes, coverage))
 }
 
 /// Checks an image file built earlier, here or elsewhere. Symbols are taken from the files beside it if they belong
@@ -133,7 +195,12 @@ pub fn open(path: &Path) -> Result<Image> {
         packed.is_some_and(|(shim, guest)| pack(&shim, &guest).is_ok_and(|packed| packed.image_id == info.image_id))
     });
     Ok(Image {
-        app: path.file_stem().map(|stem| stem.display().to_string()).unwrap_or_default(),
+        app: path
+            .file_stem()
+            .map(|stem| stem.display().to_string())
+            .unwrap_or_default()
+            .trim_end_matches(COUNTED)
+            .to_owned(),
         image: path.to_owned(),
         image_bytes: bytes.len() as u64,
         image_id: hex(&info.image_id),
@@ -141,6 +208,9 @@ pub fn open(path: &Path) -> Result<Image> {
         shim_elf: shim_elf.filter(|_| ours),
         // The image does not say; whoever built it may.
         epoch: EpochSpec::default(),
+        counts_ticks: info.counts_ticks,
+        coverage: None,
+        disks: Vec::new(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The command line: what it accepts and which function does it.
 
 mod checkpoint;
+mod disk;
 mod manage;
 mod measure;
 mod up;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
+use crate::build::ticks::Coverage;
 use crate::build::{self, Workspace};
 use crate::ctl::{self, RoleName, SignalName};
 use crate::error::{Context, Result};
@@ -21,7 +23,7 @@ use crate::supervise;
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 the system refused something · 2 wrong usage · 3 unknown app · \
 4 build failed · 5 not an image · 6 port in use · 7 no such pair · 8 name in use · 9 did not start · \
 10 something is missing (see `pollux doctor`) · 11 supervisor gone · 12 request refused · 13 a check failed · \
-14 no tap · 15 not a checkpoint, or not one that fits\n\n\
+14 no tap · 15 disk cannot be used · 16 not a checkpoint, or not one that fits\n\n\
 A pair's files (logs, sockets) lie in $POLLUX_STATE_DIR, else $XDG_RUNTIME_DIR/pollux-UID, else /tmp/pollux-UID.";
 
 /// Turns a Rust program into a bootable image and runs it as a pair of virtual machines in lockstep: when one dies,
@@ -58,6 +60,8 @@ enum Command {
     Logs(manage::LogsArgs),
     /// Stop a pair.
     Down(NameArgs),
+    /// Look after the files of a disk: inspect, check, resync.
+    Disk(disk::DiskArgs),
     /// List the pairs that run.
     List(JsonArgs),
     /// Show it: start a pair of the key-value store, kill its primary under load, check every write.
@@ -80,6 +84,10 @@ enum Command {
 struct BuildArgs {
     /// The app: a package under apps/, or one with [package.metadata.pollux] in its manifest.
     app: String,
+    /// Make the program count its ticks (function entries and jumps backwards), as `up --epoch counted:N` needs it, and
+    /// say which of its functions do not. An app whose manifest wants counted epochs is always built so.
+    #[arg(long)]
+    counted: bool,
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -173,6 +181,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Switchover(args) => manage::rejoin(args.name.as_deref(), &ctl::Request::SwitchOver),
         Command::Logs(args) => manage::logs(&args),
         Command::Down(args) => manage::down(args.name.as_deref()),
+        Command::Disk(args) => disk::disk(&args),
         Command::List(args) => manage::list(args.json),
         Command::Demo(args) => measure::demo(&args),
         Command::Bench(args) => measure::bench(&args),
@@ -184,11 +193,31 @@ fn dispatch(command: Command) -> Result<()> {
 }
 
 fn build_command(args: &BuildArgs) -> Result<()> {
-    let image = build::build(&Workspace::find()?, &args.app, args.json)?;
+    let image = build::build(&Workspace::find()?, &args.app, args.counted.then_some(true), args.json)?;
     if args.json {
         return print_json(&image);
     }
-    print(&format!("{}: {} bytes, id {}\n", image.image.display(), image.image_bytes, &image.image_id[..16]))
+    let coverage = image.coverage.as_ref().map_or_else(String::new, describe_coverage);
+    print(&format!("{}: {} bytes, id {}\n{coverage}", image.image.display(), image.image_bytes, &image.image_id[..16]))
+}
+
+/// What of a guest counts, for people.
+fn describe_coverage(coverage: &Coverage) -> String {
+    let sites = &coverage.sites;
+    let mut out = format!(
+        "  counts ticks in {} functions ({} bytes), at {} jumps backwards, {} entries and {} indirect jumps\n",
+        coverage.functions, coverage.bytes, sites.loops, sites.entries, sites.indirect
+    );
+    out.push_str(&format!(
+        "  not counted: {} functions ({} bytes): {}\n",
+        coverage.uncounted.len(),
+        coverage.uncounted_bytes,
+        coverage.uncounted.join(", ")
+    ));
+    if !coverage.by_hand.is_empty() {
+        out.push_str(&format!("  loops written by hand, not counted, in: {}\n", coverage.by_hand.join(", ")));
+    }
+    out
 }
 
 fn fault(args: &FaultArgs) -> Result<()> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -121,6 +122,8 @@ pub struct PairStatus {
     pub net: NetStatus,
     /// Published ports.
     pub publish: Vec<PublishStatus>,
+    /// Disks, as `up --disk` has named them.
+    pub disks: Vec<DiskStatus>,
     /// Virtual machines that run, the primary first.
     pub replicas: Vec<ReplicaStatus>,
     /// Virtual machines that have ended.
@@ -201,6 +204,19 @@ pub struct CopyStatus {
     pub pause_us: f64,
     /// From the first page to the end, in milliseconds.
     pub took_ms: f64,
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// What the guest calls it.
+    pub name: String,
+    /// What the names of its mirrors' files begin with.
+    pub file: PathBuf,
+    /// Its size.
+    pub size_bytes: u64,
+    /// The replica whose mirror has missed writes, if one has.
+    pub stale: Option<u8>,
 }
 
 /// The guest's network.

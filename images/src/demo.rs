@@ -40,7 +40,7 @@ pub fn progress_of(steps: usize) -> ProgressBar {
 pub fn run(connections: usize, yes: bool) -> Result<Failover> {
     setup::ensure(Need::Run, yes)?;
     eprintln!("pollux: building the image of the key-value store (the first build takes a minute or two)");
-    let image = build::build(&Workspace::find()?, "kv", true)?;
+    let image = build::build(&Workspace::find()?, "kv", None, true)?;
     let plan = Plan { connections, replies_before: REPLIES, replies_after: REPLIES };
     let bar = progress();
     let spec = Spec::new(format!("demo-{}", std::process::id()), image)?;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::build::{BuildError, ImageError};
+use crate::disk::DiskError;
 use crate::supervise::tap::TapError;
 
 /// The outcome of everything in this crate.
@@ -48,6 +49,12 @@ pub enum Error {
     /// The same, as a supervisor has told it.
     #[error("{0}")]
     NoTap(String),
+    /// A disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The same, as a supervisor has told it.
+    #[error("{0}")]
+    NoDisk(String),
     /// No pair runs under that name.
     #[error("no pair named {name:?} is running{}; `pollux up APP --name {name}` starts one", others(.running))]
     NoSuchPair {
@@ -111,7 +118,8 @@ impl Error {
             8 => Self::NameInUse { name: name.to_owned() },
             10 => Self::Missing(text),
             14 => Self::NoTap(text),
-            15 => Self::Checkpoint(text),
+            15 => Self::NoDisk(text),
+            16 => Self::Checkpoint(text),
             _ => Self::Start(text),
         }
     }
@@ -133,7 +141,8 @@ impl Error {
             Self::Refused(_) => 12,
             Self::CheckFailed(_) => 13,
             Self::Tap(_) | Self::NoTap(_) => 14,
-            Self::Checkpoint(_) => 15,
+            Self::Disk(_) | Self::NoDisk(_) => 15,
+            Self::Checkpoint(_) => 16,
         }
     }
 }

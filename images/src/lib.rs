@@ -5,6 +5,7 @@ pub mod build;
 mod cli;
 pub mod ctl;
 pub mod demo;
+pub mod disk;
 pub mod error;
 pub mod failover;
 pub mod load;

@@ -13,6 +13,9 @@ use clap::ValueEnum;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+use hypercall::disk::BLOCK_BYTES;
+
+use crate::disk::{DiskFault, HEADER_BYTES};
 use crate::error::{Context, Error, Result};
 
 /// The emulator.
@@ -97,6 +100,52 @@ pub enum NetBackend {
     Hub(UnixStream),
 }
 
+/// A disk: the guest's part of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drive {
+    /// What the device says of itself.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// What goes wrong with it.
+    pub faults: Vec<DiskFault>,
+}
+
+impl Drive {
+    /// How many KiB it does a second, if that is to be few. (Operations would not do: QEMU merges them.)
+    fn slowness(&self) -> Option<u64> {
+        self.faults.iter().find(|fault| fault.kind == "slow").map(|fault| fault.block)
+    }
+
+    /// QEMU's description of the backend. The first block of the file, its identity, is none of the guest's. What the
+    /// guest has flushed is on the host's disk, what it has written otherwise in the host's page cache. A file that
+    /// another QEMU has open is refused.
+    fn backend(&self) -> String {
+        let path = self.path.display().to_string().replace(',', ",,");
+        let mut file = format!("file.driver=file,file.filename={path},file.locking=on,file.discard=unmap");
+        if self.slowness().is_some() {
+            let name = &self.name;
+            let beneath = format!("file.file.driver=file,file.file.filename={path},file.file.locking=on");
+            file = format!("file.driver=throttle,file.throttle-group=slow-{name},{beneath}");
+        } else if !self.faults.is_empty() {
+            file =
+                format!("file.driver=blkdebug,file.image.driver=file,file.image.filename={path},file.image.locking=on");
+        }
+        for (index, fault) in self.faults.iter().filter(|fault| fault.kind != "slow").enumerate() {
+            let inject = format!("file.inject-error.{index}");
+            file.push_str(&format!(
+                ",{inject}.event=none,{inject}.iotype={},{inject}.errno={}",
+                fault.kind, fault.errno
+            ));
+            if fault.kind != "flush" {
+                let sector = HEADER_BYTES / BLOCK_BYTES as u64 + fault.block;
+                file.push_str(&format!(",{inject}.sector={sector}"));
+            }
+        }
+        format!("driver=raw,node-name=disk-{},offset={HEADER_BYTES},discard=unmap,cache.direct=off,{file}", self.name)
+    }
+}
+
 /// Everything about one QEMU process.
 pub struct VmConfig<'a> {
     /// Name of the process in `ps`.
@@ -123,6 +172,8 @@ pub struct VmConfig<'a> {
     pub debug_log: PathBuf,
     /// Where QEMU's own messages go.
     pub qemu_log: PathBuf,
+    /// The disks.
+    pub disks: Vec<Drive>,
     /// Further QEMU arguments, for experiments.
     pub extra: &'a [String],
 }
@@ -207,6 +258,19 @@ impl VmConfig<'_> {
         push(out, "-netdev", format!("stream,id=net,addr.type=fd,addr.str={}", stream.as_raw_fd()));
         let mac = self.mac.map(|byte| format!("{byte:02x}")).join(":");
         push(out, "-device", format!("{nic},netdev=net,mac={mac}"));
+        let block = match self.machine {
+            Machine::Microvm => "virtio-blk-device",
+            Machine::Pc | Machine::Q35 => "virtio-blk-pci,disable-legacy=on",
+        };
+        for disk in &self.disks {
+            let name = &disk.name;
+            if let Some(kib_per_s) = disk.slowness() {
+                push(out, "-object", format!("throttle-group,id=slow-{name},x-bps-total={}", kib_per_s * 1024));
+            }
+            push(out, "-blockdev", disk.backend());
+            // An error is the guest's to judge: unless told so, QEMU stops the machine when the host's disk is full.
+            push(out, "-device", format!("{block},drive=disk-{name},serial={name},werror=report,rerror=report"));
+        }
     }
 
     /// The descriptors that QEMU inherits.
@@ -358,6 +422,7 @@ mod tests {
             net: NetBackend::Hub(net.0),
             debug_log: "a,b.log".into(),
             qemu_log: "q.log".into(),
+            disks: vec![Drive { name: "data".to_owned(), path: "x,y.0".into(), faults: vec![] }],
             extra: &[],
         };
         config.arguments()
@@ -372,6 +437,8 @@ mod tests {
             assert!(all.contains("-smp 1,maxcpus=2"), "without it TCG loses kicks");
             assert!(all.contains("-sandbox on"));
             assert!(all.contains("path=a,,b.log"), "a comma in a path must not end an option");
+            assert!(at("virtio-net") < at("virtio-blk") && all.contains("serial=data,werror=report,rerror=report"));
+            assert!(all.contains("offset=4096") && all.contains("filename=x,,y.0,file.locking=on"));
         }
     }
 

@@ -50,6 +50,8 @@ impl Spec {
             allow_host: false,
             arguments: String::new(),
             tuning: Tuning::default(),
+            disks: Vec::new(),
+            disk_faults: Vec::new(),
             qemu_args: Vec::new(),
             backup: BackupOverrides::default(),
         })

@@ -32,7 +32,8 @@ pub fn run(yes: bool, skip: Skip, cargo_arguments: &[String]) -> Result<()> {
     let workspace = Workspace::find()?;
     for app in workspace.apps() {
         eprintln!("pollux: building the image of {app}");
-        build::build(&workspace, &app, true)?;
+        build::build(&workspace, &app, Some(false), true)?;
+        build::build(&workspace, &app, Some(true), true)?;
     }
     let mut failed = Vec::new();
     if !cargo_test(&workspace, cargo_arguments)? {

@@ -11,6 +11,7 @@ mod arbiter;
 mod channel;
 pub mod checkpoint;
 mod console;
+mod disks;
 mod divergence;
 pub mod forward;
 pub mod hub;
@@ -44,6 +45,7 @@ use serde::{Deserialize, Serialize};
 use self::arbiter::Arbiter;
 use self::checkpoint::{Checkpoints, Restoring};
 use self::console::Console;
+use self::disks::Disks;
 use self::forward::Published;
 use self::hub::Wire;
 use self::pacer::Pacer;
@@ -152,6 +154,11 @@ struct Supervisor {
     /// That the uplink is of no more use has been told.
     uplink_failed: bool,
     arbiter: Arbiter,
+    disks: Disks,
+    /// Last epochs of replicas that have ended with nothing under way.
+    orderly_ends: [Option<u64>; 2],
+    /// A shim was told how to run: its guest may have written to disks.
+    configured: bool,
     console: Console,
     requests: Requests,
     session: u64,
@@ -184,6 +191,7 @@ impl Supervisor {
         // Judged as a whole before anything is started.
         let restoring = spec.restore.as_deref().map(Restoring::open).transpose()?;
         let published = bind(&spec)?;
+        let disks = Disks::claim(&spec)?;
         let device = uplink::open_device(&spec)?;
         let started = Instant::now();
         let poll = Poll::new().context(|| "cannot make an event loop")?;
@@ -219,6 +227,9 @@ impl Supervisor {
             uplink,
             uplink_failed: false,
             arbiter,
+            disks,
+            orderly_ends: [None, None],
+            configured: false,
             console,
             requests,
             session,

@@ -7,7 +7,7 @@ use hypercall::table::guest;
 use hypercall::{ABI_FINGERPRINT, ABI_VERSION};
 
 use crate::exit::Termination;
-use crate::{executor, heap, net, platform};
+use crate::{block, executor, heap, net, platform};
 
 #[used]
 #[unsafe(link_section = ".note.pollux")]
@@ -46,6 +46,7 @@ where
     // SAFETY: the shim hands this range to the guest as free memory, and nothing was allocated before.
     unsafe { heap::install(boot.heap_base as usize, boot.heap_bytes as usize) };
     net::attach();
+    block::attach();
     let code = executor::block_on(async move { main().await.report() });
     crate::exit::exit(code)
 }

@@ -29,6 +29,7 @@ extern crate freestanding as _;
 #[macro_use]
 mod local;
 
+pub mod block;
 pub mod compute;
 pub mod console;
 #[cfg(feature = "image")]

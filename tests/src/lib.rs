@@ -6,10 +6,12 @@
 //! | [`model`] | a model checker's view of promotion: every order of events within small bounds |
 //! | [`pair`] | a real pair, started by the real command, for the end-to-end tests (`tests/e2e_*.rs`) |
 //! | [`client`], [`load`] | a RESP client, and many of them that check every answer while replicas die |
+//! | [`blocks`] | clients that write to disks, and a checker that reads what lies there |
 //! | [`status`], [`workbench`] | the promised form of `status --json`; the built command and images, permits, seeds |
 //!
 //! The first two run the replica of the `protocol` crate as it is, without a line of it changed for them.
 
+pub mod blocks;
 pub mod client;
 pub mod load;
 pub mod model;

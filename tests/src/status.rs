@@ -16,6 +16,7 @@ pub struct Status {
     pub serving: bool,
     pub start_ms: u64,
     pub publish: Vec<Publish>,
+    pub disks: Vec<Disk>,
     pub replicas: Vec<Replica>,
     pub ended: Vec<Ended>,
     pub guest_stopped: Option<GuestStopped>,
@@ -32,6 +33,16 @@ pub struct Status {
 pub struct Publish {
     pub host: u16,
     pub guest: u16,
+}
+
+/// A disk.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Disk {
+    pub name: String,
+    pub file: String,
+    pub size_bytes: u64,
+    pub stale: Option<u8>,
 }
 
 /// A virtual machine that runs.

@@ -41,7 +41,11 @@ fn build_command() -> PathBuf {
     executable.expect("cargo names the executable that it built")
 }
 
-/// The image of an app: from the folder `POLLUX_IMAGES`, or built once in this process.
+/// What the name of an app has behind it for the image that counts its ticks.
+pub const COUNTED: &str = ".counted";
+
+/// The image of an app: from the folder `POLLUX_IMAGES`, or built once in this process. With [`COUNTED`] behind its name
+/// it is one that counts its ticks.
 ///
 /// # Panics
 /// When it cannot be built.
@@ -54,8 +58,10 @@ pub fn image(app: &str) -> PathBuf {
     if let Some(path) = images.get(app) {
         return path.clone();
     }
+    let (name, counted) = app.strip_suffix(COUNTED).map_or((app, None), |name| (name, Some("--counted")));
     let output = Command::new(command_path())
-        .args(["build", app, "--json"])
+        .args(["build", name, "--json"])
+        .args(counted)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

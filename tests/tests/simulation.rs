@@ -92,7 +92,14 @@ fn simulation_is_a_function_of_the_seed() {
 
 #[test]
 fn simulation_catches_canaries() {
-    for canary in [Canary::ReleaseBeforeAck, Canary::IgnoreDenial, Canary::ForgetHeldOutputs, Canary::ForgetState] {
+    for canary in [
+        Canary::ReleaseBeforeAck,
+        Canary::IgnoreDenial,
+        Canary::ForgetHeldOutputs,
+        Canary::FlushAlone,
+        Canary::OvertakeDisk,
+        Canary::ForgetState,
+    ] {
         let caught = (0..CANARY_SEEDS).find_map(|seed| sim::run_with_canary(seed, canary).verdict.err());
         match caught {
             Some(text) => println!("{canary:?}: {text}"),

@@ -7,6 +7,7 @@
 //! * [`store`]: databases, the types of values, expiry, the account of memory.
 //! * [`commands`]: the table of commands and their handlers.
 //! * [`Server`] is what all connections share, [`Session`] is one connection.
+//! * [`persist`] keeps it all on a block device.
 //! * [`service`] serves it all over the network of an image.
 //!
 //! # What differs from redis 7.0
@@ -14,7 +15,7 @@
 //! Replies are those of redis 7.0, byte for byte, as far as `tests/differential.rs` can tell. On purpose:
 //!
 //! * Not there: blocking commands (BLPOP and its kin), publish and subscribe, streams, scripts, functions, geo,
-//!   HyperLogLog, SORT, BITOP, BITFIELD, DUMP, persistence, replication, ACLs, RESP3. They get redis's error for unknown
+//!   HyperLogLog, SORT, BITOP, BITFIELD, DUMP, RDB files, replication, ACLs, RESP3. They get redis's error for unknown
 //!   commands.
 //! * At most 1,048,576 arguments a command, and limits on argument, reply and buffer sizes that follow from the memory
 //!   there is ([`Config`]). A reply beyond its limit becomes an error; if the command was a write, the connection ends,
@@ -30,6 +31,7 @@ extern crate alloc;
 
 pub mod base;
 pub mod commands;
+pub mod persist;
 pub mod resp;
 mod server;
 pub mod service;

@@ -2,7 +2,8 @@
 
 use crate::base::{Rng, Seed, SmallBytes};
 use crate::commands::Config;
-use crate::store::Db;
+use crate::persist::Journal;
+use crate::store::{Db, Record};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -54,6 +55,8 @@ pub struct Server {
     pub config: Config,
     /// Counters.
     pub stats: Stats,
+    /// What commands have done and the device does not have yet; off unless there is one.
+    pub journal: Journal,
     pub(crate) rng: Rng,
     pub(crate) started_ms: i64,
     dbs: [Db; DATABASES],
@@ -80,6 +83,7 @@ impl Server {
         Self {
             config,
             stats: Stats::default(),
+            journal: Journal::default(),
             rng,
             started_ms: now_ms,
             dbs: core::array::from_fn(|_| Db::new(Seed::new(config.hash_seed))),
@@ -134,6 +138,11 @@ impl Server {
         self.dbs.iter().map(Db::len).sum()
     }
 
+    /// The keys of database `index` with their values, expired ones that nobody noticed yet included.
+    pub fn records(&self, index: usize) -> impl Iterator<Item = &Record> {
+        self.dbs.get(index).into_iter().flat_map(Db::iter)
+    }
+
     /// Number of connections.
     pub fn connected(&self) -> usize {
         self.connected
@@ -153,6 +162,14 @@ impl Server {
 
     pub(crate) fn db_and_rng(&mut self, index: usize) -> (&mut Db, &mut Rng) {
         (&mut self.dbs[index % DATABASES], &mut self.rng)
+    }
+
+    pub(crate) fn db_rng_journal(&mut self, index: usize) -> (&mut Db, &mut Rng, &mut Journal) {
+        (&mut self.dbs[index % DATABASES], &mut self.rng, &mut self.journal)
+    }
+
+    pub(crate) fn journal_parts(&mut self) -> (&mut [Db], &mut Journal) {
+        (&mut self.dbs, &mut self.journal)
     }
 
     pub(crate) fn swap_dbs(&mut self, first: usize, second: usize) {

@@ -1,6 +1,6 @@
 //! One connection: bytes in, bytes out.
 
-use crate::commands::{Peer, ReplyMode, Work, execute};
+use crate::commands::{Peer, Work, execute};
 use crate::resp::{Limits, Need, Output, Parser, ProtocolError, Step};
 use crate::server::Server;
 use alloc::vec::Vec;
@@ -34,18 +34,7 @@ impl Session {
     pub fn open(server: &mut Server, now_ms: i64, address: &str) -> Result<Self, TooManyClients> {
         let (id, slot) = server.register(now_ms, address).ok_or(TooManyClients)?;
         Ok(Self {
-            peer: Peer {
-                id,
-                slot,
-                db: 0,
-                closing: false,
-                last_command: "NULL",
-                reply: ReplyMode::On,
-                multi: None,
-                watched: Vec::new(),
-                in_exec: false,
-                work: None,
-            },
+            peer: Peer::new(id, slot),
             parser: Parser::new(Limits::with_bulk_bytes(server.config.bulk_bytes)),
             partial: Vec::new(),
             out: Output::new(server.config.output_hard_bytes),

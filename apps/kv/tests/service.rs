@@ -8,6 +8,7 @@ use std::rc::Rc;
 use kv::service::{Error, main};
 use netstack::Error as NetError;
 use runtime::host::dialogue::{Dialogue, Dialogues};
+use runtime::host::disk::HostDisk;
 use runtime::host::peer::Peer;
 use runtime::host::{End, Outcome, Setup, run};
 use runtime::random::Rng;
@@ -241,4 +242,64 @@ fn wrong_arguments_end_the_program_with_a_message() {
     let outcome = go(&with_arguments("port=elephant"), &world);
     let End::Returned(Err(error)) = outcome.end else { panic!("the program ran: {:?}", outcome.end) };
     assert_eq!(error.to_string(), "`port=elephant`: expected a port from 1 to 65535");
+}
+
+fn with_disk(arguments: &str, disk: &HostDisk) -> Setup {
+    Setup { arguments: arguments.into(), disks: vec![disk.clone()], ..Setup::default() }
+}
+
+#[test]
+fn what_was_written_is_there_after_a_restart() {
+    for fsync in ["always", "everysec", "no"] {
+        let disk = HostDisk::new("data", 4096);
+        let setup = with_disk(&format!("appendonly=yes appendfsync={fsync}"), &disk);
+        let said = b"SET a 1\r\nINCR a\r\nRPUSH l x y\r\nGET a\r\n".to_vec();
+        let world = clients(6379, vec![said, b"INCR n\r\nINCR n\r\n".to_vec()]);
+        let outcome = go(&setup, &world);
+        assert_eq!(outcome.end, End::Stopped);
+        let console = String::from_utf8_lossy(&outcome.console).into_owned();
+        assert!(console.starts_with("kv: replayed 0 records"), "{console}");
+        assert_eq!(heard(&world, 0), "+OK\r\n:2\r\n:2\r\n$1\r\n2\r\n");
+        assert_eq!(heard(&world, 1), ":1\r\n:2\r\n");
+        if fsync != "always" {
+            // The world stops with its last reply, which may be before the second is over.
+            continue;
+        }
+        let again = clients(6379, vec![b"GET a\r\nLRANGE l 0 -1\r\nGET n\r\nCONFIG GET appendfsync\r\n".to_vec()]);
+        let outcome = go(&setup, &again);
+        let console = String::from_utf8_lossy(&outcome.console).into_owned();
+        assert!(console.starts_with("kv: replayed 5 records"), "{console}");
+        let expected = "$1\r\n2\r\n*2\r\n$1\r\nx\r\n$1\r\ny\r\n$1\r\n2\r\n*2\r\n$11\r\nappendfsync\r\n$6\r\nalways\r\n";
+        assert_eq!(heard(&again, 0), expected);
+    }
+}
+
+/// What can never be made to last is not acknowledged.
+#[test]
+fn a_reply_that_cannot_be_kept_is_not_sent() {
+    let disk = HostDisk::new("data", 4096);
+    // In the second segment: the first is read at the start, and the log comes to it soon.
+    disk.fail_at(50);
+    let mut said = Vec::new();
+    for n in 0..40 {
+        said.extend_from_slice(&command(&[b"SET", format!("key:{n}").as_bytes(), &[b'v'; 700]]));
+    }
+    let world = clients(6379, vec![said]);
+    let outcome = go(&with_disk("appendonly=yes appendfsync=always", &disk), &world);
+    let console = String::from_utf8_lossy(&outcome.console).into_owned();
+    assert!(console.contains("kv: cannot write to the disk (Input/output error): writes are refused"), "{console}");
+    let replies = heard(&world, 0).matches("+OK").count();
+    assert!(replies < 40, "{replies}");
+}
+
+#[test]
+fn a_disk_that_is_missing_or_foreign_is_said() {
+    let outcome = go(&with_arguments("appendonly=yes"), &clients(6379, vec![b"PING\r\n".to_vec()]));
+    let End::Returned(Err(error)) = outcome.end else { panic!("{:?}", outcome.end) };
+    assert!(error.to_string().starts_with("disk data: the device failed: ENOENT"), "{error}");
+    let disk = HostDisk::new("data", 4096);
+    disk.content_mut()[..7].copy_from_slice(b"foreign");
+    let outcome = go(&with_disk("appendonly=yes", &disk), &clients(6379, vec![b"PING\r\n".to_vec()]));
+    let End::Returned(Err(error)) = outcome.end else { panic!("{:?}", outcome.end) };
+    assert!(error.to_string().contains("no record store"), "{error}");
 }

@@ -9,7 +9,7 @@ use core::hint::black_box;
 
 use runtime::compute::spawn;
 
-use crate::measure;
+use crate::{loops, measure};
 
 /// Stack of a computation, in bytes.
 const STACK_BYTES: usize = 64 * 1024;
@@ -18,6 +18,13 @@ const STACK_BYTES: usize = 64 * 1024;
 pub async fn run(what: &str) -> String {
     if let Ok(rounds) = what.parse() {
         return format!("computed {:x}", spawn(STACK_BYTES, move || measure::compute(rounds)).await);
+    }
+    if let Some(kind) = what.strip_prefix("loop ") {
+        let kind = String::from(kind);
+        return spawn(STACK_BYTES, move || loops::go_round(&kind)).await.into();
+    }
+    if let Some(rounds) = what.strip_prefix("floats ").and_then(|rounds| rounds.parse().ok()) {
+        return format!("floats {:x}", spawn(STACK_BYTES, move || measure::floats(rounds)).await);
     }
     match what {
         "registers" => format!("kept {}", spawn(STACK_BYTES, || registers_are_kept(20_000_000)).await),
@@ -32,7 +39,9 @@ pub async fn run(what: &str) -> String {
     }
 }
 
-/// Fills every register, the flags and the red zone, counts, and looks whether all of it is still there.
+/// Fills every register, the flags and the red zone, counts, and looks whether all of it is still there. The loop is
+/// written by hand: it counts no ticks.
+#[inline(never)]
 fn registers_are_kept(rounds: u64) -> bool {
     let kept: u64;
     // SAFETY: everything that is changed is restored or said to be changed; the words below the stack pointer belong to the

@@ -18,8 +18,18 @@
 //! | `compute N` | N rounds of arithmetic within one epoch, answers the result |
 //! | `background N` | the same beside the other tasks, see [`runtime::compute`] |
 //! | `background WHAT` | `registers`, `allocate`, `panic`, `spawn`, `overflow`: tries that in a computation |
+//! | `background floats N` | N rounds of arithmetic with twelve floating-point numbers at once |
+//! | `background loop KIND` | goes round for ever in a computation: see the module `loops` |
 //! | `flood N` | prints N lines of 64 bytes |
 //! | `entropy N` | answers N random bytes in hexadecimal |
+//! | `disk NAME size` | answers `blocks N` |
+//! | `disk NAME write FIRST BLOCKS SEED VERSION` | writes blocks whose content follows from the last two numbers, answers `done` |
+//! | `disk NAME verify FIRST BLOCKS SEED VERSION` | answers `same`, or where something else is found |
+//! | `disk NAME version BLOCK` | answers `version N`, as the block's first word says |
+//! | `disk NAME zero\|discard FIRST BLOCKS`, `disk NAME flush` | does that, answers `done` |
+//! | `disk NAME overlap FIRST ROUNDS` | writes and reads a few blocks, all at once, answers how many reads saw the write before them |
+//! | `disk NAME stream 0\|1 BYTES QUEUE` | reads or writes so much, answers how long it took |
+//! | `disk NAME commit ROUNDS` | writes 4 KiB and flushes, answers how long each round took |
 //! | `alloc N` | asks for N MiB, writes to all of it, answers `got` or `refused` |
 #![no_std]
 
@@ -27,12 +37,15 @@ extern crate alloc;
 
 mod background;
 mod calls;
+mod disk;
 mod faults;
+mod loops;
 mod measure;
 pub mod rings;
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use runtime::net::{Error, Lines, TcpListener, TcpStream};
 use runtime::{println, spawn};
@@ -63,9 +76,11 @@ async fn serve(stream: TcpStream) -> Result<(), Error> {
     let mut lines = Lines::<LINE_BYTES>::new(&stream);
     while let Some(line) = lines.next().await? {
         let command = str::from_utf8(line).unwrap_or_default();
-        let mut answer = match command.strip_prefix("background ") {
-            Some(what) => background::run(what).await,
-            None => obey(command),
+        let words: Vec<_> = command.split_ascii_whitespace().collect();
+        let mut answer = match words.split_first() {
+            Some((&"background", [what])) => background::run(what).await,
+            Some((&"disk", rest)) => disk::run(rest).await,
+            _ => obey(command),
         };
         answer.push('\n');
         stream.write_all(answer.as_bytes()).await?;

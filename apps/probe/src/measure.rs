@@ -68,6 +68,18 @@ pub fn compute(rounds: u64) -> u64 {
     state
 }
 
+/// Arithmetic that fills vector registers; a digest of its results.
+pub fn floats(rounds: u64) -> u64 {
+    let mut sums: [f64; 12] = core::array::from_fn(|index| 1.0 + index as f64);
+    for round in 0..rounds {
+        let step = round as f64 * 1e-3;
+        for (index, sum) in sums.iter_mut().enumerate() {
+            *sum = *sum * 0.999 + step / (1.0 + index as f64);
+        }
+    }
+    sums.iter().fold(0_u64, |hash, sum| hash.rotate_left(5) ^ sum.to_bits())
+}
+
 /// Prints `lines` numbered lines of 64 bytes each.
 pub fn flood(lines: u64) -> String {
     for line in 0..lines {

@@ -32,6 +32,10 @@ pub struct GuestState {
     pub receive_position: u32,
     /// Our position in the transmit ring.
     pub transmit_position: u32,
+    /// Our position in the ring of requests to disks.
+    pub disk_position: u32,
+    /// Requests to disks made in all.
+    pub disk_requests: u64,
     /// The guest has agreed on the ABI.
     pub greeted: bool,
     /// The epoch before the next one was cut.
@@ -70,10 +74,12 @@ struct Fixed {
     architecture: U32,
     receive_position: U32,
     transmit_position: U32,
+    disk_position: U32,
     greeted: u8,
     cut: u8,
     preempts: u8,
     reserved: u8,
+    disk_requests: U64,
     preemption_block: U64,
     preemption_handler: U64,
     generator_seed: [u8; 32],
@@ -164,6 +170,8 @@ impl GuestState {
             architecture: U32::new(self.architecture),
             receive_position: U32::new(self.receive_position),
             transmit_position: U32::new(self.transmit_position),
+            disk_position: U32::new(self.disk_position),
+            disk_requests: U64::new(self.disk_requests),
             greeted: self.greeted.into(),
             cut: self.cut.into(),
             preempts: self.preemption.is_some().into(),
@@ -220,6 +228,8 @@ impl GuestState {
             architecture,
             receive_position: fixed.receive_position.get(),
             transmit_position: fixed.transmit_position.get(),
+            disk_position: fixed.disk_position.get(),
+            disk_requests: fixed.disk_requests.get(),
             greeted: truth("greeted", fixed.greeted)?,
             cut: truth("cut", fixed.cut)?,
             preemption,
@@ -260,6 +270,8 @@ mod tests {
                         architecture: X86_64,
                         receive_position: positions[0],
                         transmit_position: positions[1],
+                        disk_position: positions[0] ^ positions[1],
+                        disk_requests: c ^ d,
                         greeted,
                         cut,
                         preemption: preempts.then_some((a, b)),
@@ -322,8 +334,8 @@ mod tests {
         assert_eq!(with(0, 9), Err(StateError::Version { got: 9, fixed_bytes }));
         assert_eq!(with(4, 7), Err(StateError::Version { got: VERSION, fixed_bytes: fixed_bytes & !255 | 7 }));
         assert_eq!(with(8, 2), Err(StateError::Architecture { expected: X86_64, got: 2 }));
-        assert_eq!(with(20, 2), Err(StateError::Field { field: "greeted", got: 2 }));
-        assert_eq!(with(23, 1), Err(StateError::Field { field: "reserved", got: 1 }));
+        assert_eq!(with(24, 2), Err(StateError::Field { field: "greeted", got: 2 }));
+        assert_eq!(with(27, 1), Err(StateError::Field { field: "reserved", got: 1 }));
     }
 
     use proptest::strategy::ValueTree as _;

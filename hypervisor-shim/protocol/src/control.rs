@@ -425,8 +425,10 @@ wire_enum! {
         Shutdown = 6, "shutdown";
         /// The shim cannot go on: its configuration or a device is unusable.
         Failed = 7, "failed";
+        /// A disk of this replica has failed, and its peer can go on.
+        DiskFailed = 8, "disk-failed";
         /// The primary was lost before this newcomer held its state.
-        Incomplete = 8, "incomplete";
+        Incomplete = 9, "incomplete";
     }
 }
 

@@ -56,6 +56,30 @@ impl Digest64 {
         }
     }
 
+    /// Copies a string of bytes and takes in two sums of its words: for bulk, where every instruction a word counts, and
+    /// the copy has to be made anyhow. The first sum changes with any single word, the second also with their order.
+    ///
+    /// # Panics
+    /// If the two have different lengths.
+    pub fn write_copied(&mut self, from: &[u8], to: &mut [u8]) {
+        assert_eq!(from.len(), to.len(), "a copy has the length of what is copied");
+        let ((words, tail), (place, tail_place)) = (from.as_chunks::<32>(), to.as_chunks_mut::<32>());
+        let (mut sum, mut sum_of_sums) = (0_u64, 0_u64);
+        for (words, place) in words.iter().zip(place) {
+            for (word, place) in words.as_chunks::<8>().0.iter().zip(place.as_chunks_mut::<8>().0) {
+                *place = *word;
+                sum = sum.wrapping_add(u64::from_le_bytes(*word));
+                // Rotated, or the top bits of two words could change together unnoticed.
+                sum_of_sums = sum_of_sums.rotate_left(1).wrapping_add(sum);
+            }
+        }
+        tail_place.copy_from_slice(tail);
+        self.write_u64(from.len() as u64);
+        self.write_u64(sum);
+        self.write_u64(sum_of_sums);
+        self.write_bytes(tail);
+    }
+
     /// The digest of all that was written so far; writing may go on.
     #[must_use]
     pub const fn finish(&self) -> u64 {
@@ -118,6 +142,30 @@ mod tests {
             joined(&[b"", b"abc"]),
         ];
         assert_eq!(BTreeSet::from(all).len(), all.len());
+    }
+
+    #[test]
+    fn a_copy_is_one_and_every_flip_and_every_swap_of_words_in_it_counts() {
+        let message: Vec<u8> = (0..203_u8).map(|index| index.wrapping_mul(37)).collect();
+        let digest = |from: &[u8]| {
+            let mut to = alloc::vec![0xee; from.len()];
+            let mut digest = Digest64::new(7);
+            digest.write_copied(from, &mut to);
+            assert_eq!(to, from);
+            digest.finish()
+        };
+        let mut seen = BTreeSet::from([digest(&message), digest(&message[..200]), digest(&[])]);
+        for bit in 0..message.len() * 8 {
+            let mut flipped = message.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(seen.insert(digest(&flipped)), "bit {bit} collides");
+        }
+        for word in 1..message.len() / 8 {
+            let mut swapped = message.clone();
+            swapped[..8].copy_from_slice(&message[8 * word..8 * word + 8]);
+            swapped[8 * word..8 * word + 8].copy_from_slice(&message[..8]);
+            assert!(seen.insert(digest(&swapped)), "words 0 and {word} can be swapped");
+        }
     }
 
     #[test]

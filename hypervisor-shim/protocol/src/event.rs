@@ -14,13 +14,15 @@
 
 use alloc::vec::Vec;
 use core::fmt;
+use hypercall::disk::{COMPLETION_BYTES, Completion};
 use hypercall::record::Header;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub use hypercall::record::{
-    ALIGNMENT_BYTES as RECORD_ALIGN_BYTES, HEADER_BYTES as RECORD_HEADER_BYTES, KIND_CONSOLE_INPUT, KIND_FRAME,
-    KIND_RESEED, KIND_UNCERTAIN, MAX_PAYLOAD_BYTES as MAX_RECORD_PAYLOAD_BYTES, total_bytes as record_bytes,
+    ALIGNMENT_BYTES as RECORD_ALIGN_BYTES, HEADER_BYTES as RECORD_HEADER_BYTES, KIND_CONSOLE_INPUT, KIND_DISK_DONE,
+    KIND_FRAME, KIND_RESEED, KIND_UNCERTAIN, MAX_PAYLOAD_BYTES as MAX_RECORD_PAYLOAD_BYTES,
+    total_bytes as record_bytes,
 };
 
 /// Bytes of the seed in a reseed event.
@@ -250,6 +252,8 @@ pub enum Event<'a> {
     Reseed(&'a [u8; SEED_BYTES]),
     /// An operation whose outcome is not known.
     Uncertain(Uncertain),
+    /// A disk request is done or has failed. What a read has read is not in the record: each replica's own disk knows.
+    DiskDone(Completion),
 }
 
 impl<'a> Event<'a> {
@@ -261,6 +265,7 @@ impl<'a> Event<'a> {
             Self::ConsoleInput(_) => KIND_CONSOLE_INPUT,
             Self::Reseed(_) => KIND_RESEED,
             Self::Uncertain(_) => KIND_UNCERTAIN,
+            Self::DiskDone(_) => KIND_DISK_DONE,
         }
     }
 
@@ -271,6 +276,7 @@ impl<'a> Event<'a> {
             Self::Frame(bytes) | Self::ConsoleInput(bytes) => bytes.len(),
             Self::Reseed(_) => SEED_BYTES,
             Self::Uncertain(_) => UNCERTAIN_BYTES,
+            Self::DiskDone(_) => COMPLETION_BYTES,
         })
     }
 
@@ -283,6 +289,7 @@ impl<'a> Event<'a> {
             Self::Frame(bytes) | Self::ConsoleInput(bytes) => append_record(stream, self.kind(), bytes),
             Self::Reseed(seed) => append_record(stream, self.kind(), seed.as_slice()),
             Self::Uncertain(uncertain) => append_record(stream, self.kind(), uncertain.to_wire().as_bytes()),
+            Self::DiskDone(completion) => append_record(stream, self.kind(), &completion.encode()),
         }
     }
 
@@ -294,6 +301,7 @@ impl<'a> Event<'a> {
             KIND_CONSOLE_INPUT => Ok(Self::ConsoleInput(payload)),
             KIND_RESEED => payload.try_into().map(Self::Reseed).map_err(|_| bad),
             KIND_UNCERTAIN => Uncertain::from_wire(payload).map(Self::Uncertain).ok_or(bad),
+            KIND_DISK_DONE => Completion::decode(payload).map(Self::DiskDone).ok_or(bad),
             got => Err(RecordError::UnknownKind { offset_bytes, got }),
         }
     }

@@ -72,7 +72,7 @@ pub struct Identity {
     pub guest_memory_bytes: u64,
     /// Digest of all CPU features that a guest can see.
     pub cpu: [u8; 32],
-    /// Digest of the boot arguments and of the network configuration.
+    /// Digest of the boot arguments, of the network configuration and of the disks' names and sizes.
     pub guest_config: [u8; 32],
     /// What ends an epoch: the number of the epoch source.
     pub epoch_source: u32,
@@ -94,7 +94,7 @@ wire_enum! {
         /// [`Identity::cpu`].
         Cpu = 5, "CPU features";
         /// [`Identity::guest_config`].
-        GuestConfig = 6, "boot arguments or network configuration";
+        GuestConfig = 6, "boot arguments, network configuration or disks";
         /// [`Identity::epoch_source`].
         EpochSource = 7, "epoch source";
         /// [`Identity::discipline`].
@@ -143,6 +143,9 @@ pub struct Ack {
     pub received_through: Epoch,
     /// The backup has run all epochs up to this one.
     pub executed_through: Epoch,
+    /// The backup's disks have done all requests with numbers below this. Numbers are those of
+    /// [`hypercall::disk::Completion`].
+    pub disks_done_below: u64,
     /// `sent_ns` of the newest message that this one answers, so that the primary can measure the round trip;
     /// 0 if it answers none.
     pub echo_ns: u64,
@@ -312,7 +315,7 @@ impl fmt::Display for Mismatch {
             ),
             IdentityField::GuestConfig => write!(
                 f,
-                "boot arguments or network configuration differ: digest {ours:016x} here, {theirs:016x} at the peer; give both replicas the same ones"
+                "boot arguments, network configuration or disks differ: digest {ours:016x} here, {theirs:016x} at the peer; give both replicas the same ones"
             ),
             IdentityField::EpochSource => write!(
                 f,

@@ -129,7 +129,8 @@ wire_enum! {
 }
 
 impl EpochSource {
-    /// The shortest exact epoch, in instructions: shorter ones would spend their time at their borders.
+    /// The shortest epoch of the sources that count, in instructions or ticks: shorter ones would spend their time at their
+    /// borders.
     pub const MIN_INSTRUCTIONS: u64 = 100;
 }
 

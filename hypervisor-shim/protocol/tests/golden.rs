@@ -14,6 +14,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use hypercall::disk::Completion;
 use protocol::arbiter::ArbiterRecord;
 use protocol::control::{
     ArbiterReply, ArbiterRequest, Config, Console, Copied, Counter, Counters, GuestStopped, Level, Log, Network,
@@ -49,8 +50,10 @@ fn ramp(first: u8) -> [u8; 32] {
 fn events() -> Vec<u8> {
     let mut stream = Vec::new();
     let uncertain = Event::Uncertain(Uncertain { device: 3, operation: Uncertain::EVERY_OPERATION });
-    for event in [Event::Frame(b"frame of 17 bytes"), Event::ConsoleInput(b"ls\n"), Event::Reseed(&ramp(1)), uncertain]
-    {
+    let done = Event::DiskDone(Completion { number: 0x0102_0304_0506_0708, status: 0x1112, reserved: 0 });
+    let reseed = ramp(1);
+    let others = [Event::Frame(b"frame of 17 bytes"), Event::ConsoleInput(b"ls\n"), Event::Reseed(&reseed)];
+    for event in others.into_iter().chain([uncertain, done]) {
         event.append_to(&mut stream).expect("short");
     }
     stream
@@ -86,7 +89,15 @@ fn link_messages(events: &[u8]) -> Vec<(&'static str, Message<'_>)> {
         ("refuse", Message::Refuse(Mismatch { field: IdentityField::GuestMemory, ours: 1 << 24, theirs: 1 << 25 })),
         ("epoch_start", Message::EpochStart(start)),
         ("epoch_start_empty", Message::EpochStart(EpochStart { events: b"", ..start })),
-        ("ack", Message::Ack(Ack { received_through: 0x0102_0304, executed_through: 0x0506, echo_ns: 0x0708_090a })),
+        (
+            "ack",
+            Message::Ack(Ack {
+                received_through: 0x0102_0304,
+                executed_through: 0x0506,
+                disks_done_below: 0x0b0c_0d0e,
+                echo_ns: 0x0708_090a,
+            }),
+        ),
         (
             "heartbeat",
             Message::Heartbeat(Heartbeat { ended_epoch: 1, ended_digest: 2, released_through: 3, sent_ns: 4 }),
@@ -235,7 +246,7 @@ fn split(message: &[u8]) -> (u16, &[u8]) {
 fn events_are_as_recorded() {
     let stream = events();
     check("event", "all", &stream);
-    assert_eq!(EventReader::validate(&stream), Ok(4));
+    assert_eq!(EventReader::validate(&stream), Ok(5));
 }
 
 #[test]

@@ -99,4 +99,8 @@ impl Hypercalls for Guest {
     fn preempt(&mut self, block_address: u64, handler_address: u64) -> Outcome {
         Outcome::Return(self.register_preemption(block_address, handler_address).map_or_else(|error| -error, |()| 0))
     }
+
+    fn cut(&mut self) -> Outcome {
+        Outcome::CutEpoch
+    }
 }

@@ -58,6 +58,32 @@ impl GuestMemory {
         true
     }
 
+    /// Copies a range of guest addresses to `out`, and adds it to a digest if there is one. Returns whether the range lies
+    /// in guest memory.
+    pub fn copy_to(&self, address: u64, out: &mut [u8], digest: Option<&mut Digest64>) -> bool {
+        let Some(offset) = self.offset_of(address, out.len() as u64) else { return false };
+        // SAFETY: the range lies in guest memory, which nobody else touches now; bytes have no invalid values.
+        let from = unsafe { core::slice::from_raw_parts(self.base.add(offset), out.len()) };
+        match digest {
+            Some(digest) => digest.write_copied(from, out),
+            None => out.copy_from_slice(from),
+        }
+        true
+    }
+
+    /// Writes at an offset, and adds what is written to a digest if there is one. Returns whether the range lies in guest
+    /// memory.
+    pub fn copy_from(&self, offset: usize, from: &[u8], digest: Option<&mut Digest64>) -> bool {
+        let Some(digest) = digest else { return self.write_offset(offset, from) };
+        if offset.checked_add(from.len()).is_none_or(|end| end > self.bytes) {
+            return false;
+        }
+        // SAFETY: the range lies in guest memory, which nobody else touches now; bytes have no invalid values.
+        let place = unsafe { core::slice::from_raw_parts_mut(self.base.add(offset), from.len()) };
+        digest.write_copied(from, place);
+        true
+    }
+
     /// Adds a range to a digest. Returns whether it lies in guest memory.
     pub fn digest(&self, offset: usize, bytes: usize, digest: &mut Digest64) -> bool {
         if offset.checked_add(bytes).is_none_or(|end| end > self.bytes) {

@@ -4,6 +4,7 @@
 //! alike and see the same events stay alike. Nothing that a guest hands over is trusted.
 
 mod calls;
+mod disks;
 mod image;
 mod load;
 mod memory;
@@ -11,12 +12,15 @@ mod outputs;
 mod pages;
 mod preempt;
 mod report;
+mod schedule;
 mod state;
+mod ticks;
 mod touched;
 
 #[cfg(test)]
 mod tests;
 
+pub use disks::{Commit, Disks, Failure};
 pub use image::{Image, ImageError, PAYLOAD_HEADER_BYTES};
 pub use load::{GuestConfig, LoadError, Mapping, Rights, Start, load};
 pub use memory::GuestMemory;
@@ -30,8 +34,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use hypercall::disk::Completion;
 use hypercall::layout::SharedPage;
-use hypercall::record::{KIND_CONSOLE_INPUT, KIND_FRAME, KIND_RESEED, KIND_UNCERTAIN};
+use hypercall::record::{KIND_CONSOLE_INPUT, KIND_DISK_DONE, KIND_FRAME, KIND_RESEED, KIND_UNCERTAIN};
 use hypercall::ring::{Consumer, Producer, RingError};
 use protocol::Clocks;
 use protocol::digest::Digest64;
@@ -73,6 +78,11 @@ pub enum DeliverError {
     Full,
     /// The record holds something that is no event.
     Malformed,
+    /// The record says that a disk request is done, and here it is not.
+    Unfinished {
+        /// Which.
+        number: u64,
+    },
 }
 
 impl fmt::Display for DeliverError {
@@ -81,6 +91,9 @@ impl fmt::Display for DeliverError {
             Self::Ring(error) => write!(f, "receive ring: {error}"),
             Self::Full => f.write_str("the receive ring has no room for the events of the record"),
             Self::Malformed => f.write_str("the record holds something that is no event"),
+            Self::Unfinished { number } => {
+                write!(f, "disk request {number} is done as the record says, but not by this replica's disk")
+            }
         }
     }
 }
@@ -89,17 +102,19 @@ impl fmt::Display for DeliverError {
 pub struct Guest {
     memory: GuestMemory,
     shared_page: usize,
-    /// Where the receive and the transmit ring lie.
-    rings: [usize; 2],
+    /// Where the rings lie: receive, transmit, requests to disks.
+    rings: [usize; 3],
     /// Pages that the shim has written to, while that is noted.
     written: Option<PageSet>,
     /// Where ring 3 may write: the shim writes for it nowhere else.
     writable: Vec<Mapping>,
     receive: Producer,
     transmit: Consumer,
+    disks: Disks,
     /// The guest has agreed on the ABI.
     greeted: bool,
     preemption: preempt::Preempting,
+    ticks: ticks::Ticks,
     generator: ChaCha12Rng,
     clocks: Clocks,
     /// Time stamps handed out in this epoch.
@@ -139,22 +154,25 @@ impl Guest {
         let ring = |offset: usize| memory.pointer(offset);
         // SAFETY: the loader placed the rings inside guest memory, 8-aligned and disjoint from everything else; the
         // guest touches them only while the shim does not run.
-        let (receive, transmit) = unsafe {
+        let (receive, transmit, requests) = unsafe {
             (
                 Producer::new(ring(start.receive_ring), hypercall::layout::RING_BYTES, 0),
                 Consumer::new(ring(start.transmit_ring), hypercall::layout::RING_BYTES, 0),
+                Consumer::new(ring(start.disk_ring), hypercall::layout::DISK_RING_BYTES, 0),
             )
         };
         Self {
             memory,
             shared_page: start.shared_page,
-            rings: [start.receive_ring, start.transmit_ring],
+            rings: [start.receive_ring, start.transmit_ring, start.disk_ring],
             written: None,
             writable: start.mappings.iter().copied().filter(|mapping| mapping.rights == Rights::WRITE).collect(),
             receive,
             transmit,
+            disks: Disks::new(start.disks.clone(), requests),
             greeted: false,
             preemption: preempt::Preempting::default(),
+            ticks: ticks::Ticks::of(start),
             generator: ChaCha12Rng::from_seed(seed),
             clocks: Clocks::default(),
             time_stamps: 0,
@@ -187,6 +205,10 @@ impl Guest {
         };
         self.memory.write_struct(self.shared_page, &page);
         self.note_written(self.shared_page, size_of::<SharedPage>());
+        self.ticks.wind(&self.memory);
+        if let Some(counter) = self.ticks.place() {
+            self.note_written(counter, size_of::<i64>());
+        }
         let before = self.receive.position();
         let delivered = self.deliver(events);
         self.note_received(before);
@@ -206,6 +228,7 @@ impl Guest {
                     }
                     self.frames_in += u64::from(record.kind == KIND_FRAME);
                 }
+                KIND_DISK_DONE => self.deliver_completion(record.payload)?,
                 KIND_RESEED => {
                     let seed = record.payload.try_into().map_err(|_| DeliverError::Malformed)?;
                     self.generator = ChaCha12Rng::from_seed(seed);
@@ -216,6 +239,23 @@ impl Guest {
             }
         }
         Ok(())
+    }
+
+    fn deliver_completion(&mut self, payload: &[u8]) -> Result<(), DeliverError> {
+        let completion = Completion::decode(payload).ok_or(DeliverError::Malformed)?;
+        self.disks.complete(&completion, &self.memory, self.digests.then_some(&mut self.digest))?;
+        let pushed = self.receive.push(KIND_DISK_DONE, payload).map_err(DeliverError::Ring)?;
+        if pushed { Ok(()) } else { Err(DeliverError::Full) }
+    }
+
+    /// The guest's disks.
+    pub fn disks(&self) -> &Disks {
+        &self.disks
+    }
+
+    /// The guest's disks, to have their requests carried out.
+    pub fn disks_mut(&mut self) -> &mut Disks {
+        &mut self.disks
     }
 
     /// Bytes of event records that the receive ring can take now, wherever its free space begins.
@@ -255,10 +295,7 @@ impl Guest {
 
     /// Whether the guest itself may write to this range.
     fn may_write(&self, address: u64, bytes: u64) -> bool {
-        self.memory.offset_of(address, bytes).is_some_and(|offset| {
-            let (start, end) = (offset as u64, offset as u64 + bytes);
-            self.writable.iter().any(|mapping| mapping.offset <= start && end <= mapping.offset + mapping.bytes)
-        })
+        writable_offset(&self.memory, &self.writable, address, bytes).is_some()
     }
 
     /// The guest's memory, for reports.
@@ -273,4 +310,12 @@ impl Guest {
             self.end = Some(End { kind, code, report });
         }
     }
+}
+
+/// The offset of a range of guest addresses, if it lies in one of these mappings.
+fn writable_offset(memory: &GuestMemory, writable: &[Mapping], address: u64, bytes: u64) -> Option<usize> {
+    let offset = memory.offset_of(address, bytes)?;
+    let (start, end) = (offset as u64, offset as u64 + bytes);
+    let inside = writable.iter().any(|mapping| mapping.offset <= start && end <= mapping.offset + mapping.bytes);
+    inside.then_some(offset)
 }

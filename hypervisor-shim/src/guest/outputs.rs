@@ -46,7 +46,7 @@ impl EpochOutputs {
 pub struct EpochEnd {
     /// Digest of hypercalls, outputs and registers.
     pub digest: u64,
-    /// Which ring the guest has damaged, and how: it is to be ended for it. Both rings are looked at in every epoch, so
+    /// Which ring the guest has damaged, and how: it is to be ended for it. All rings are looked at in every epoch, so
     /// that both replicas notice in the same one; a guest whose receive ring cannot be written to would otherwise only
     /// hear nothing any more.
     pub damaged: Option<(&'static str, RingError)>,
@@ -58,7 +58,8 @@ impl Guest {
         outputs.epoch = epoch;
         outputs.first_frame = self.frames_out;
         let transmit = self.collect_frames(&mut outputs.records).err().map(|error| ("transmit", error));
-        let damaged = transmit.or_else(|| self.receive.free_bytes().err().map(|error| ("receive", error)));
+        let disk = self.take_disk_requests().err().map(|error| ("disk", error));
+        let damaged = transmit.or(disk).or_else(|| self.receive.free_bytes().err().map(|error| ("receive", error)));
         outputs.frame_count = self.frames_out - outputs.first_frame;
         outputs.console_offset = self.console_offset;
         self.console_offset += self.console.len() as u64;
@@ -70,7 +71,16 @@ impl Guest {
         self.digest.write_bytes(&outputs.records);
         self.digest.write_bytes(&outputs.console);
         registers.digest(&mut self.digest);
+        self.ticks.digest(&self.memory, &mut self.digest);
         EpochEnd { digest: self.digest.finish(), damaged }
+    }
+
+    /// Takes the requests of the disk ring. They count as outputs for the digest, but wait for nobody: what a replica
+    /// writes to its own mirror is seen by nobody else before it is active, and then it has the same past.
+    fn take_disk_requests(&mut self) -> Result<(), RingError> {
+        let (memory, writable) = (&self.memory, &self.writable);
+        let reach = |address, bytes| super::writable_offset(memory, writable, address, bytes);
+        self.disks.take_requests(memory, &reach, self.digests.then_some(&mut self.digest))
     }
 
     /// Moves the frames of the transmit ring to `records`. Records of other kinds, and frames longer than any, are

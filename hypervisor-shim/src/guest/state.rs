@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use checkpoint::pages::{PAGE_BYTES, PageRecord, PagesError, check, records};
 use checkpoint::state::GuestState;
-use hypercall::layout::RING_BYTES;
+use hypercall::layout::{DISK_RING_BYTES, RING_BYTES};
 use hypercall::record::ALIGNMENT_BYTES;
 use hypercall::ring::{Consumer, Producer};
 use rand_chacha::ChaCha12Rng;
@@ -30,6 +30,11 @@ pub struct Surroundings {
 }
 
 impl Guest {
+    /// Whether a copy of memory and of this state is all of the guest. What disks hold and are doing is no part of it.
+    pub fn can_be_copied(&self) -> bool {
+        self.disks.can_be_copied()
+    }
+
     /// The state at an epoch boundary: nothing of the epoch is left in the shim.
     pub fn capture(&self, surroundings: Surroundings) -> GuestState {
         let (cut, preemption) = self.preemption.saved();
@@ -37,6 +42,8 @@ impl Guest {
             architecture: surroundings.architecture,
             receive_position: self.receive.position(),
             transmit_position: self.transmit.position(),
+            disk_position: self.disks.saved().0,
+            disk_requests: self.disks.saved().1,
             greeted: self.greeted,
             cut,
             preemption,
@@ -59,7 +66,9 @@ impl Guest {
     /// # Errors
     /// What in the state cannot be; nothing has changed then.
     pub fn restore(&mut self, state: &GuestState) -> Result<(), String> {
-        for (name, position) in [("receive", state.receive_position), ("transmit", state.transmit_position)] {
+        let positions =
+            [("receive", state.receive_position), ("transmit", state.transmit_position), ("disk", state.disk_position)];
+        for (name, position) in positions {
             if !position.is_multiple_of(ALIGNMENT_BYTES as u32) {
                 return Err(format!("the {name} ring's position {position:#x} is no multiple of {ALIGNMENT_BYTES}"));
             }
@@ -74,12 +83,12 @@ impl Guest {
         let ring = |offset: usize| self.memory.pointer(offset);
         // SAFETY: the loader placed the rings inside guest memory, 8-aligned and disjoint from everything else; the
         // guest touches them only while the shim does not run. The positions are aligned.
-        (self.receive, self.transmit) = unsafe {
-            (
-                Producer::new(ring(self.rings[0]), RING_BYTES, state.receive_position),
-                Consumer::new(ring(self.rings[1]), RING_BYTES, state.transmit_position),
-            )
+        let requests = unsafe {
+            self.receive = Producer::new(ring(self.rings[0]), RING_BYTES, state.receive_position);
+            self.transmit = Consumer::new(ring(self.rings[1]), RING_BYTES, state.transmit_position);
+            Consumer::new(ring(self.rings[2]), DISK_RING_BYTES, state.disk_position)
         };
+        self.disks.restored(requests, state.disk_requests);
         self.greeted = state.greeted;
         self.preemption = Preempting::restored(state.cut, registration);
         self.generator = ChaCha12Rng::from_seed(state.generator_seed);

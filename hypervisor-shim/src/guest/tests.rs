@@ -4,6 +4,7 @@ use std::string::{String, ToString};
 use std::vec;
 use std::vec::Vec;
 
+use hypercall::disk::DiskInfo;
 use hypercall::errno::{E2BIG, EAGAIN, EFAULT, ENOSYS, EPERM};
 use hypercall::layout::{BootInfo, CONSOLE_EPOCH_BYTES, GUEST_BASE, MAX_ENTROPY_BYTES, NetConfig, RING_BYTES};
 use hypercall::record::{KIND_FRAME, MAX_PAYLOAD_BYTES};
@@ -15,6 +16,7 @@ use protocol::event;
 
 use super::*;
 
+mod ticks;
 mod upcalls;
 
 use crate::machine::{Diverted, Fault, Registers};
@@ -60,6 +62,10 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new() -> Self {
+        Self::of(&Elf::good())
+    }
+
+    fn of(elf: &Elf) -> Self {
         let mut memory = vec![[0u64; 512]; MEMORY_BYTES / 4096 + 1];
         let raw = memory.as_mut_ptr().cast::<u8>();
         // SAFETY: the vector has one page more than needed, so that the base can be aligned.
@@ -67,8 +73,8 @@ impl Bench {
         // SAFETY: the range lies in the vector, which lives as long as the guest and is used only through it or
         // while it does nothing.
         let view = unsafe { GuestMemory::new(base, MEMORY_BYTES) };
-        let config = GuestConfig { arguments: "one two", net: net() };
-        let start = load(&view, &Elf::good().build(), &config).expect("a good guest loads");
+        let config = GuestConfig { arguments: "one two", net: net(), disks: &disks() };
+        let start = load(&view, &elf.build(), &config).expect("a good guest loads");
         // SAFETY: `start` is what the loader returned for this memory.
         let guest = unsafe { Guest::new(view, &start, [7; 32]) };
         Self { guest, start, base, _memory: memory }
@@ -82,6 +88,18 @@ impl Bench {
 
     fn call(&mut self, number: Number, arguments: [u64; 4]) -> Outcome {
         self.guest.call(number as u64, arguments)
+    }
+
+    /// The shim's address of an offset.
+    pub(super) fn at(&self, offset: usize) -> *mut u8 {
+        // SAFETY: offsets are those that the loader chose, inside the memory.
+        unsafe { self.base.add(offset) }
+    }
+
+    /// What the guest is told at its start.
+    pub(super) fn boot_info(&self) -> BootInfo {
+        // SAFETY: the loader put the structure there.
+        unsafe { core::ptr::read(self.at((self.start.boot_info - GUEST_BASE) as usize).cast()) }
     }
 
     /// The guest's ends of its rings.
@@ -100,6 +118,11 @@ impl Bench {
         let end = self.guest.end_epoch(epoch, &REGISTERS, &mut outputs);
         (end.digest, outputs)
     }
+}
+
+/// Two disks, of 1000 and 16 blocks.
+fn disks() -> [DiskInfo; 2] {
+    [DiskInfo::new("data", 1000), DiskInfo::new("log", 16)]
 }
 
 fn net() -> NetConfig {
@@ -122,6 +145,8 @@ struct Elf {
     entry: u64,
     /// Address, file bytes, memory bytes, flags (1: x, 2: w, 4: r).
     segments: Vec<(u64, u64, u64, u32)>,
+    /// What the segment of notes holds, if there is one.
+    notes: Option<Vec<u8>>,
 }
 
 impl Elf {
@@ -131,6 +156,7 @@ impl Elf {
             machine: 62,
             entry: GUEST_BASE + 4,
             segments: vec![(GUEST_BASE, 64, 64, 5), (GUEST_BASE + 0x1000, 16, 0x2010, 6)],
+            notes: None,
         }
     }
 
@@ -143,10 +169,11 @@ impl Elf {
             out.extend(word.to_le_bytes());
         }
         out.extend(0u32.to_le_bytes());
-        for half in [64u16, 56, self.segments.len() as u16, 64, 0, 0] {
+        let headers = self.segments.len() + usize::from(self.notes.is_some());
+        for half in [64u16, 56, headers as u16, 64, 0, 0] {
             out.extend(half.to_le_bytes());
         }
-        let mut offset = 64 + 56 * self.segments.len() as u64;
+        let mut offset = 64 + 56 * headers as u64;
         for (address, file, memory, flags) in &self.segments {
             out.extend(1u32.to_le_bytes());
             out.extend(flags.to_le_bytes());
@@ -155,7 +182,16 @@ impl Elf {
             }
             offset += file;
         }
+        let notes = self.notes.as_deref().unwrap_or_default();
+        if self.notes.is_some() {
+            out.extend(4u32.to_le_bytes());
+            out.extend(4u32.to_le_bytes());
+            for word in [offset, 0, 0, notes.len() as u64, notes.len() as u64, 4] {
+                out.extend(word.to_le_bytes());
+            }
+        }
         out.resize(offset as usize, 0xab);
+        out.extend(notes);
         out
     }
 
@@ -169,7 +205,7 @@ fn load_bytes(elf: &[u8], bytes: usize) -> Result<Start, LoadError> {
     let raw = memory.as_mut_ptr().cast::<u8>();
     // SAFETY: as in `Bench::new`.
     let view = unsafe { GuestMemory::new(raw.add(raw.align_offset(4096)), bytes) };
-    load(&view, elf, &GuestConfig { arguments: "", net: net() })
+    load(&view, elf, &GuestConfig { arguments: "", net: net(), disks: &[] })
 }
 
 #[test]

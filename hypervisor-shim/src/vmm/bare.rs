@@ -2,7 +2,7 @@
 
 use protocol::control::{StoppedReason, ToShim};
 
-use super::Vmm;
+use super::{ASKED_FOR, Vmm};
 use crate::machine::{Machine, Port};
 
 impl<M: Machine> Vmm<M> {
@@ -15,15 +15,20 @@ impl<M: Machine> Vmm<M> {
         }
         loop {
             self.drain_control(Self::on_control_bare);
+            self.serve_disks();
+            if self.ends && self.is_quiet() {
+                self.stop(StoppedReason::Shutdown, ASKED_FOR);
+            }
             let now_ns = self.now_ns();
             self.tell_status(now_ns);
             self.control.flush(self.machine.control());
             if let Some(end) = self.guest.end().cloned() {
                 self.pump_outputs();
                 self.tell_end(turn, &end);
+                self.drain_disks();
                 self.stop(StoppedReason::GuestStopped, "the guest has stopped");
             }
-            if !self.wants_to_run(now_ns) || self.holds_too_much() {
+            if self.ends || !self.wants_to_run(now_ns) || self.holds_too_much() {
                 self.pump_outputs();
                 let soon_ns = if self.outputs_are_stuck() { now_ns + 1_000_000 } else { u64::MAX };
                 self.sleep(now_ns, Some(self.deadline_on_machine_ns().unwrap_or(u64::MAX).min(soon_ns)));
@@ -35,8 +40,12 @@ impl<M: Machine> Vmm<M> {
             let clocks = self.offsets.clocks(now_ns);
             // What the guest does to its own ring is its own loss.
             let _ = self.guest.begin_epoch(turn, clocks, &events);
-            self.run_guest(now_ns, turn, |vmm, _| vmm.drain_control(Self::on_control_bare));
+            self.run_guest(now_ns, turn, |vmm, _| {
+                vmm.drain_control(Self::on_control_bare);
+                vmm.serve_disks();
+            });
             self.finish_epoch(turn);
+            self.serve_disks();
             self.release(turn);
         }
     }
@@ -46,7 +55,8 @@ impl<M: Machine> Vmm<M> {
             ToShim::ConsoleInput { bytes } => self.note_typed(bytes),
             ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),
             ToShim::Capture => super::tell(&mut self.control, &protocol::control::ToSupervisor::CaptureFailed),
-            ToShim::Shutdown => self.stop(StoppedReason::Shutdown, "the supervisor asked for it"),
+            ToShim::Shutdown if self.guest.disks().are_none() => self.stop(StoppedReason::Shutdown, ASKED_FOR),
+            ToShim::Shutdown => self.ends = true,
             _ => {}
         }
     }
@@ -59,6 +69,7 @@ impl<M: Machine> Vmm<M> {
         // Between the last look at the queues and now something may have come without an interrupt.
         let waiting = self.machine.control().peek().is_some()
             || self.machine.link().is_some_and(|link| link.peek().is_some())
+            || self.disks_have_done()
             || (self.hears_network() && self.guest.end().is_none() && self.machine.net().peek().is_some());
         if !waiting {
             self.machine.halt();
@@ -80,6 +91,7 @@ impl<M: Machine> Vmm<M> {
         if let Some(link) = self.machine.link() {
             link.set_interrupts(enabled);
         }
+        self.set_disk_interrupts(enabled);
         let hears = self.hears_network();
         self.machine.net().set_interrupts(enabled && hears);
     }

@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use hypercall::disk::DiskInfo;
 use hypercall::layout::{NET_CHECKSUM_OFFLOAD, NET_DHCP, NetConfig};
 use protocol::control::{Config, Counters, Network, Ready, StoppedReason, ToShim};
 use protocol::frame::direction_session;
@@ -15,16 +16,20 @@ use sha2::{Digest as _, Sha256};
 
 use super::channel::Channel;
 use super::outputs::Outbound;
-use super::{ClockOffsets, Settings, Vmm, farewell};
+use super::{ClockOffsets, EpochLimit, Settings, Vmm, farewell};
 use crate::guest::{Guest, GuestConfig, Image, OutputLog, PageSet, Touched, load};
-use crate::machine::{Machine, Port};
+use crate::machine::{Disk, Machine, Port};
 
 /// Version of the replication protocol that this shim speaks.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// Half of the receive ring, so that a record always fits when the guest has read everything.
 const MAX_EPOCH_EVENTS_BYTES: u32 = hypercall::layout::RING_BYTES / 2;
 /// The supervisor that has heard "ready" answers within this.
 const CONFIG_TIMEOUT_NS: u64 = 30_000_000_000;
+
+/// Why a guest is not run.
+const NOT_COUNTING: &str =
+    "counted epochs cannot be had: the guest does not count its ticks; build it with `pollux build APP --counted`";
 
 /// A machine that will not run, and why.
 pub struct Refusal<M: Machine> {
@@ -141,8 +146,8 @@ fn build<M: Machine>(
 ) -> Result<Vmm<M>, Box<Refusal<M>>> {
     let config = &owned.config;
     let refuse = |machine, control, text| Err(Box::new(Refusal { machine, control, text }));
-    let epoch_budget = match epoch_budget(config, &machine) {
-        Ok(budget) => budget,
+    let limit = match epoch_limit(config, &machine) {
+        Ok(limit) => limit,
         Err(text) => return refuse(machine, control, text),
     };
     if config.run_mode == RunMode::Pair && machine.link().is_none() {
@@ -150,18 +155,26 @@ fn build<M: Machine>(
     }
     let memory = machine.guest_memory();
     let net = net_config(&config.network);
-    let start = match load(&memory, image.elf, &GuestConfig { arguments: &owned.arguments, net }) {
+    let disks = match disk_table(machine.disks()) {
+        Ok(disks) => disks,
+        Err(text) => return refuse(machine, control, text),
+    };
+    let start = match load(&memory, image.elf, &GuestConfig { arguments: &owned.arguments, net, disks: &disks }) {
         Ok(start) => start,
         Err(error) => return refuse(machine, control, format!("{error}")),
     };
+    if config.epoch_source == u32::from(EpochSource::Counted.code()) && start.tick_counter.is_none() {
+        return refuse(machine, control, String::from(NOT_COUNTING));
+    }
     machine.start_guest(&start);
     let covered = PageSet::empty(memory.bytes());
     let touched = config.check_determinism.then(|| Touched::with_room(memory.bytes()));
     // SAFETY: `start` is what the loader returned for this memory.
-    let guest = unsafe { Guest::new(memory, &start, config.entropy.0) };
+    let mut guest = unsafe { Guest::new(memory, &start, config.entropy.0) };
+    guest.set_epoch_ticks(limit.ticks());
 
     let now_ns = machine.now_ns();
-    let replica = match make_replica(config, ready, &owned.arguments, now_ns) {
+    let replica = match make_replica(config, ready, &owned.arguments, &disks, now_ns) {
         Ok(replica) => replica,
         Err(error) => return refuse(machine, control, format!("{error}")),
     };
@@ -178,7 +191,7 @@ fn build<M: Machine>(
         generation: config.generation,
         status_interval_ns: config.status_interval_ns.max(1_000_000),
         mac: config.network.mac,
-        epoch_budget,
+        limit,
     };
     Ok(Vmm {
         machine,
@@ -212,6 +225,7 @@ fn build<M: Machine>(
         gated_since_ns: None,
         counters: Counters::ZERO,
         end_told: false,
+        ends: false,
         asked_for: 0,
         peer_dead: false,
         last_heard_ns: now_ns,
@@ -219,32 +233,39 @@ fn build<M: Machine>(
     })
 }
 
-/// How many instructions an epoch may have at most; `u64::MAX`: they are not counted.
-fn epoch_budget<M: Machine>(config: &Config<'_>, machine: &M) -> Result<u64, String> {
-    let source = u8::try_from(config.epoch_source).ok().and_then(EpochSource::from_code);
-    let length = config.epoch_length_instructions;
-    match source {
-        Some(EpochSource::Cooperative) => Ok(u64::MAX),
-        Some(EpochSource::Exact) if !(EpochSource::MIN_INSTRUCTIONS..u64::MAX).contains(&length) => {
-            let least = EpochSource::MIN_INSTRUCTIONS;
-            Err(format!("an exact epoch has at least {least} instructions, not {length}"))
-        }
-        Some(EpochSource::Exact) => {
-            machine.can_count().map_err(|error| format!("exact epochs cannot be had: {error}"))?;
-            // Bare, the machine counts and nothing is cut: the baseline of exact epochs.
-            Ok(if config.run_mode == RunMode::Bare { u64::MAX } else { length })
-        }
-        Some(EpochSource::Counted) | None => Err(format!(
-            "this shim knows no epoch source {}; it has cooperative (0) and exact (1)",
+/// What ends an epoch besides a guest that waits, or why it cannot be had.
+fn epoch_limit<M: Machine>(config: &Config<'_>, machine: &M) -> Result<EpochLimit, String> {
+    let source = u8::try_from(config.epoch_source).ok().and_then(EpochSource::from_code).ok_or_else(|| {
+        format!(
+            "this shim knows no epoch source {}; it has cooperative (0), exact (1) and counted (2)",
             config.epoch_source
-        )),
+        )
+    })?;
+    let length = config.epoch_length_instructions;
+    let unit = match source {
+        EpochSource::Cooperative => return Ok(EpochLimit::None),
+        EpochSource::Exact => "instructions",
+        EpochSource::Counted => "ticks",
+    };
+    if !(EpochSource::MIN_INSTRUCTIONS..u64::MAX).contains(&length) {
+        return Err(format!("an epoch has at least {} {unit}, not {length}", EpochSource::MIN_INSTRUCTIONS));
     }
+    if source == EpochSource::Exact {
+        machine.can_count().map_err(|error| format!("exact epochs cannot be had: {error}"))?;
+    }
+    Ok(match (config.run_mode, source) {
+        // Bare, machine or guest counts and nothing is cut: the baseline of such epochs.
+        (RunMode::Bare, _) => EpochLimit::None,
+        (_, EpochSource::Counted) => EpochLimit::Ticks(length),
+        _ => EpochLimit::Instructions(length),
+    })
 }
 
 fn make_replica(
     config: &Config<'_>,
     ready: &Ready,
     arguments: &str,
+    disks: &[DiskInfo],
     now_ns: u64,
 ) -> Result<Option<Replica>, replica::ConfigError> {
     if config.run_mode == RunMode::Bare {
@@ -256,7 +277,7 @@ fn make_replica(
         image: ready.image,
         guest_memory_bytes: ready.guest_memory_bytes,
         cpu: ready.cpu,
-        guest_config: guest_config_digest(config, arguments),
+        guest_config: guest_config_digest(config, arguments, disks),
         epoch_source: config.epoch_source,
         discipline: config.discipline,
     };
@@ -282,7 +303,7 @@ fn make_replica(
 
 /// Everything that a guest can see of its configuration, the start of its random numbers included; and what digests
 /// cover.
-fn guest_config_digest(config: &Config<'_>, arguments: &str) -> [u8; 32] {
+fn guest_config_digest(config: &Config<'_>, arguments: &str, disks: &[DiskInfo]) -> [u8; 32] {
     let net = &config.network;
     let mut hash = Sha256::new();
     hash.update(net.mac);
@@ -293,8 +314,20 @@ fn guest_config_digest(config: &Config<'_>, arguments: &str) -> [u8; 32] {
     hash.update(config.entropy.0);
     hash.update(config.epoch_length_instructions.to_le_bytes());
     hash.update([u8::from(config.check_determinism)]);
+    for disk in disks {
+        hash.update(disk.name);
+        hash.update(disk.blocks.to_le_bytes());
+    }
     hash.update(arguments.as_bytes());
     hash.finalize().into()
+}
+
+/// The disks as the guest is told of them.
+fn disk_table(disks: &[impl Disk]) -> Result<Vec<DiskInfo>, String> {
+    if let Some([one, _]) = disks.array_windows().find(|[one, other]| one.name() == other.name()) {
+        return Err(format!("two disks have the name {:?}", one.name()));
+    }
+    Ok(disks.iter().map(|disk| DiskInfo::new(disk.name(), disk.blocks())).collect())
 }
 
 fn net_config(network: &Network) -> NetConfig {

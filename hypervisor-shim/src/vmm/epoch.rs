@@ -17,7 +17,7 @@ impl<M: Machine> Vmm<M> {
     /// Runs the guest from where it stands to the end of the epoch. Interrupts on the way are looked after by `service`,
     /// which is given the time. Begins at `start_ns` and returns the time at the end.
     pub(super) fn run_guest(&mut self, start_ns: u64, epoch: Epoch, mut service: impl FnMut(&mut Self, u64)) -> u64 {
-        self.machine.set_budget(self.settings.epoch_budget);
+        self.machine.set_budget(self.settings.limit.instructions());
         self.serve_soon(start_ns);
         while self.guest.end().is_none() {
             match self.machine.run_guest() {
@@ -30,6 +30,11 @@ impl<M: Machine> Vmm<M> {
                             self.deadline_ns = deadline_ns;
                             break;
                         }
+                        Outcome::CutEpoch => {
+                            self.machine.registers().set_result(0);
+                            self.note_cut();
+                            break;
+                        }
                         Outcome::Stop => {}
                     }
                 }
@@ -40,10 +45,8 @@ impl<M: Machine> Vmm<M> {
                     service(self, now_ns);
                     self.serve_soon(now_ns);
                 }
-                // The guest has more to do, at once.
                 Exit::Cut => {
-                    self.guest.note_cut();
-                    self.deadline_ns = 0;
+                    self.note_cut();
                     break;
                 }
                 Exit::Miscounted => self.stop(
@@ -58,7 +61,7 @@ impl<M: Machine> Vmm<M> {
             }
         }
         let end_ns = self.machine.now_ns();
-        if self.counts() {
+        if self.machine_counts() {
             // The machine has used the timer for itself.
             self.timer_at_ns = 0;
         }
@@ -67,15 +70,21 @@ impl<M: Machine> Vmm<M> {
         end_ns
     }
 
-    /// Whether epochs are cut.
-    fn counts(&self) -> bool {
-        self.settings.epoch_budget != u64::MAX
+    /// The epoch ends although the guest has more to do, at once.
+    fn note_cut(&mut self) {
+        self.guest.note_cut();
+        self.deadline_ns = 0;
+    }
+
+    /// Whether the machine cuts epochs. (A guest that counts ticks does so itself.)
+    fn machine_counts(&self) -> bool {
+        self.settings.limit.instructions() != u64::MAX
     }
 
     /// Sees to it that the devices are looked after while the guest runs. A machine that counts comes back by itself
     /// and needs the timer for that.
     fn serve_soon(&mut self, now_ns: u64) {
-        if !self.counts() {
+        if !self.machine_counts() {
             self.ensure_timer(now_ns, now_ns + super::SERVICE_INTERVAL_NS);
         }
     }

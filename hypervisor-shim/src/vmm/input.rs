@@ -16,7 +16,7 @@ const MAX_TYPED_BYTES: usize = 16 * 1024;
 impl<M: Machine> Vmm<M> {
     /// Whether there is an event to deliver.
     pub(super) fn has_events(&mut self) -> bool {
-        !self.typed.is_empty() || self.machine.net().peek().is_some()
+        !self.typed.is_empty() || self.machine.net().peek().is_some() || self.has_completions()
     }
 
     /// Keeps console input for the next epoch.
@@ -30,7 +30,8 @@ impl<M: Machine> Vmm<M> {
     /// Appends everything that waits, up to `limit` bytes, to the events of an epoch.
     pub(super) fn gather(&mut self, limit: usize, events: &mut Vec<u8>) {
         let room = self.guest.receive_room_bytes().unwrap_or(0).min(limit);
-        if !self.typed.is_empty() && self.typed.len() <= room {
+        self.gather_completions(room, events);
+        if !self.typed.is_empty() && events.len() + self.typed.len() <= room {
             events.append(&mut self.typed);
         }
         let session = self.settings.session;

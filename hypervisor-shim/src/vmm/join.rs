@@ -109,7 +109,7 @@ impl<M: Machine> Vmm<M> {
                 return false;
             }
             Target::Checkpoint => true,
-        };
+        } && self.guest.can_be_copied();
         let Some(copier) = self.copier.as_mut().filter(|_| may_end) else { return false };
         if copier.is_round_over() && !copier.is_last() {
             let mut dirty = PageSet::empty(self.guest.memory().bytes());

@@ -7,6 +7,7 @@ mod bare;
 mod channel;
 mod config;
 mod copy;
+mod disks;
 mod epoch;
 mod input;
 mod join;
@@ -35,6 +36,8 @@ use crate::machine::{Machine, Port};
 const SERVICE_INTERVAL_NS: u64 = 5_000_000;
 /// A shim that has said its last word waits this long for it to be taken, then ends.
 const FAREWELL_NS: u64 = 1_000_000_000;
+/// Why a replica stops that was told to.
+const ASKED_FOR: &str = "the supervisor asked for it";
 /// Status messages are left out while more than this waits for the supervisor.
 const CONTROL_BACKLOG_BYTES: usize = 64 * 1024;
 
@@ -47,8 +50,30 @@ struct Settings {
     generation: u64,
     status_interval_ns: u64,
     mac: [u8; 6],
-    /// How many instructions an epoch has at most; `u64::MAX`: they are not counted.
-    epoch_budget: u64,
+    limit: EpochLimit,
+}
+
+/// What ends an epoch besides a guest that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EpochLimit {
+    /// Nothing.
+    None,
+    /// The machine, after so many instructions.
+    Instructions(u64),
+    /// The guest itself, after so many of its ticks.
+    Ticks(u64),
+}
+
+impl EpochLimit {
+    /// Instructions that the machine lets an epoch have; `u64::MAX`: it does not count them.
+    fn instructions(self) -> u64 {
+        if let Self::Instructions(instructions) = self { instructions } else { u64::MAX }
+    }
+
+    /// Ticks that the guest lets an epoch have; `u64::MAX`: it goes on for ever.
+    fn ticks(self) -> u64 {
+        if let Self::Ticks(ticks) = self { ticks } else { u64::MAX }
+    }
 }
 
 /// How the guest's clocks follow from the machine's.
@@ -116,6 +141,8 @@ struct Vmm<M: Machine> {
     gated_since_ns: Option<u64>,
     counters: Counters,
     end_told: bool,
+    /// The end was asked for; what is under way is finished first.
+    ends: bool,
     /// The newest request to the arbiter whose reason was logged.
     asked_for: u64,
     /// The supervisor has said that the peer's machine is gone.

@@ -65,11 +65,13 @@ impl<M: Machine> Vmm<M> {
 
     /// Takes everything that has come and sends everything that waits. May be called while the guest runs. Returns the
     /// time, which is that of the newest message if one has come.
-    fn round(&mut self, now_ns: u64) -> u64 {
+    pub(super) fn round(&mut self, now_ns: u64) -> u64 {
         self.drain_control(Self::on_control);
         self.drain_link();
         self.confirm_outputs();
         self.renew_link();
+        self.serve_disks();
+        self.end_if_asked();
         // Time must not go back for the state machine.
         let now_ns = now_ns.max(self.last_heard_ns);
         if self.replica.as_ref().is_some_and(|replica| now_ns >= replica.next_deadline_ns()) {
@@ -112,7 +114,7 @@ impl<M: Machine> Vmm<M> {
     /// Begins an epoch if the guest wants to run and the protocol allows it. Returns whether it did.
     fn begin_if_possible(&mut self, now_ns: u64) -> bool {
         let Some(replica) = &self.replica else { return false };
-        if replica.role() != Role::Primary || self.guest.end().is_some() || !self.wants_to_run(now_ns) {
+        if replica.role() != Role::Primary || self.guest.end().is_some() || self.ends || !self.wants_to_run(now_ns) {
             return false;
         }
         if self.waits_for_company() {
@@ -144,11 +146,15 @@ impl<M: Machine> Vmm<M> {
     /// makes few large epochs out of many small ones. A guest that has not finished its work (it waits for no time at
     /// all) is never kept waiting.
     pub(super) fn waits_for_company(&self) -> bool {
-        self.deadline_ns != 0 && self.replica.as_ref().is_some_and(|replica| replica.awaits_ack())
+        self.deadline_ns != 0
+            && self.replica.as_ref().is_some_and(|replica| replica.awaits_ack())
+            // What the guest asks a disk for next waits for nobody.
+            && !self.has_completions()
     }
 
     /// Runs the guest and returns the time when it was left.
     fn run_epoch(&mut self, now_ns: u64, epoch: u64) -> u64 {
+        let now_ns = self.await_completions(now_ns, epoch);
         let Some(record) = self.replica.as_ref().and_then(|replica| replica.record(epoch)) else { return now_ns };
         let has_events = !record.events.is_empty();
         if let Err(error) = self.guest.begin_epoch(epoch, record.clocks, &record.events) {
@@ -158,6 +164,8 @@ impl<M: Machine> Vmm<M> {
         self.guest.upcall_if_due(has_events, self.machine.registers());
         let now_ns = self.run_guest(now_ns, epoch, |vmm, now_ns| _ = vmm.round(now_ns));
         let (digest, has_outputs) = self.finish_epoch(epoch);
+        // What the guest has just asked for begins at once.
+        self.serve_disks();
         if self.guest.end().is_some() {
             self.step_at(now_ns, Input::GuestStopped { digest });
         } else {
@@ -232,11 +240,23 @@ impl<M: Machine> Vmm<M> {
             ToShim::Superseded { generation } => self.step(Input::Superseded { generation }),
             ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),
             ToShim::ConsoleInput { bytes } => self.note_typed(bytes),
-            ToShim::Shutdown => {
-                self.step(Input::Shutdown);
-                self.stop(StoppedReason::Shutdown, "the supervisor asked for it");
-            }
+            ToShim::Shutdown => self.ends = true,
         }
+    }
+
+    /// Ends the replica if that was asked for and nothing is under way. Without disks nothing has to be waited for. With
+    /// them the active replica ends first, when the other has done all that it has done, and takes the other with it: so
+    /// mirrors are equal. The supervisor ends those who take too long.
+    fn end_if_asked(&mut self) {
+        if !self.ends {
+            return;
+        }
+        let may_end = self.guest.disks().are_none() || (self.is_active() && self.is_quiet());
+        if !may_end {
+            return;
+        }
+        self.step(Input::Shutdown);
+        self.stop(StoppedReason::Shutdown, super::ASKED_FOR);
     }
 
     /// Reads the link to its end.
@@ -361,6 +381,9 @@ impl<M: Machine> Vmm<M> {
         {
             let epoch = self.replica.as_ref().map_or(0, |replica| replica.epoch());
             self.tell_end(epoch, &end);
+        }
+        if matches!(reason, StopReason::GuestStopped | StopReason::Shutdown) {
+            self.drain_disks();
         }
         // The last message to the peer should still go out.
         if self.settings.run_mode == RunMode::Pair {

@@ -91,7 +91,7 @@ impl<M: Machine> Vmm<M> {
             ToShim::Shown { pages } => self.shown_pages = pages,
             ToShim::ConsoleInput { bytes } => self.note_typed(bytes),
             ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),
-            ToShim::Shutdown => self.stop(StoppedReason::Shutdown, "the supervisor asked for it"),
+            ToShim::Shutdown => self.stop(StoppedReason::Shutdown, super::ASKED_FOR),
             ToShim::Config(_)
             | ToShim::ArbiterReply(_)
             | ToShim::PeerDead

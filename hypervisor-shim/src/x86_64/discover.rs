@@ -30,6 +30,8 @@ pub struct Devices {
     pub link: Option<Found>,
     /// The network interface.
     pub net: Found,
+    /// Block devices.
+    pub disks: Vec<Found>,
 }
 
 /// What is missing.
@@ -59,10 +61,12 @@ pub fn find(command_line: &str) -> Result<Devices, Missing> {
     }
     let mut consoles = Vec::new();
     let mut net = None;
+    let mut disks = Vec::new();
     for found in all {
         match found.transport.device_type() {
             DeviceType::Console => consoles.push(found),
             DeviceType::Network if net.is_none() => net = Some(found),
+            DeviceType::Block => disks.push(found),
             _ => {}
         }
     }
@@ -71,6 +75,7 @@ pub fn find(command_line: &str) -> Result<Devices, Missing> {
         control: consoles.next().ok_or(Missing::Console)?,
         link: consoles.next(),
         net: net.ok_or(Missing::Network)?,
+        disks,
     })
 }
 

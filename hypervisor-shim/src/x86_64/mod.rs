@@ -6,6 +6,7 @@
 #![allow(clippy::deref_addrof)]
 
 pub mod apic;
+pub mod block;
 pub mod clock;
 pub mod context;
 pub mod count;
@@ -27,6 +28,7 @@ use core::fmt::Write as _;
 use hypercall::layout::{GUEST_BASE, PAGE_BYTES};
 use sha2::{Digest as _, Sha256};
 
+use self::block::Block;
 use self::clock::Clock;
 use self::context::{Context, Left, VirtualCpu};
 use self::count::{CountError, Counter};
@@ -35,7 +37,7 @@ use self::paging::{AddressSpace, DIRECT_BASE};
 use self::port::DebugConsole;
 use self::virtio::{Buffers, QueuePair};
 use crate::guest::{GuestMemory, Image, Start};
-use crate::machine::{Exit, Machine, MachineCounters, Port, RegistersError};
+use crate::machine::{Disk as _, Exit, Machine, MachineCounters, Port, RegistersError};
 use crate::vmm;
 
 global_asm!(include_str!("boot.s"), main = sym shim_main);
@@ -153,6 +155,16 @@ unsafe fn start(parameters: pvh::BootParameters) -> Result<(X86Machine, Image<'s
     let control = open(devices.control, Buffers { transmit_count: 4, ..console }, barriers)?;
     let link = devices.link.map(|found| open(found, console, barriers)).transpose()?;
     let net = open(devices.net, wide, barriers)?;
+    let mut disks = devices
+        .disks
+        .into_iter()
+        .map(|found| {
+            let vector = apic::route_pin(found.pin);
+            Block::new(found, vector, barriers, || clock.now_ns()).map_err(StartError::Device)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    // Not in the order of their slots: both replicas' disks have the same numbers by their names.
+    disks.sort_by(|one, other| one.name().cmp(other.name()));
     let machine = X86Machine {
         cpu,
         clock,
@@ -161,6 +173,7 @@ unsafe fn start(parameters: pvh::BootParameters) -> Result<(X86Machine, Image<'s
         control,
         link,
         net,
+        disks,
         counters: MachineCounters::default(),
         counter,
         budget: u64::MAX,
@@ -219,6 +232,7 @@ pub struct X86Machine {
     control: QueuePair<0>,
     link: Option<QueuePair<0>>,
     net: QueuePair<VIRTIO_NET_HEADER_BYTES>,
+    disks: Vec<Block>,
     counters: MachineCounters,
     counter: Result<Counter, CountError>,
     /// Instructions that the guest may still retire, where they are counted.
@@ -230,6 +244,7 @@ impl Machine for X86Machine {
     type Control = QueuePair<0>;
     type Link = QueuePair<0>;
     type Net = QueuePair<VIRTIO_NET_HEADER_BYTES>;
+    type Disk = Block;
 
     fn now_ns(&mut self) -> u64 {
         self.clock.now_ns()
@@ -341,6 +356,10 @@ impl Machine for X86Machine {
         &mut self.net
     }
 
+    fn disks(&mut self) -> &mut [Block] {
+        &mut self.disks
+    }
+
     fn acknowledge_interrupts(&mut self) -> bool {
         let pending = traps::take_pending();
         let raised = |vector: u8| pending[usize::from(vector / 64)] & (1 << (vector % 64)) != 0;
@@ -354,6 +373,11 @@ impl Machine for X86Machine {
         }
         if raised(self.net.vector()) {
             self.net.acknowledge();
+        }
+        for disk in &mut self.disks {
+            if raised(disk.vector()) {
+                disk.acknowledge();
+            }
         }
         raised(apic::VECTOR_TIMER)
     }

@@ -74,6 +74,10 @@ pub enum DeviceError {
     Legacy,
     /// A queue could not be set up.
     Queue(virtio_drivers::Error),
+    /// A block device cannot do what every disk must.
+    Feature(&'static str),
+    /// A block device has no name.
+    Name,
 }
 
 impl fmt::Display for DeviceError {
@@ -83,6 +87,8 @@ impl fmt::Display for DeviceError {
                 "the device is legacy virtio; pass -global virtio-mmio.force-legacy=false or disable-legacy=on",
             ),
             Self::Queue(error) => write!(f, "a queue of the device could not be set up: {error}"),
+            Self::Feature(feature) => write!(f, "the block device lacks {feature}; use one of QEMU's over a file"),
+            Self::Name => f.write_str("the block device does not say its name; give it one by serial=NAME"),
         }
     }
 }
@@ -119,7 +125,30 @@ pub struct QueuePair<const HEADER: usize> {
     /// See [`QueuePair::new`].
     barriers: bool,
     vector: u8,
-    acknowledge_at: Option<NonNull<u32>>,
+    acknowledge: Acknowledge,
+}
+
+/// How a device's interrupts are acknowledged.
+#[derive(Debug, Clone, Copy)]
+pub struct Acknowledge(Option<NonNull<u32>>);
+
+impl Acknowledge {
+    /// By a word written to this register of the device, if it has such a register.
+    pub const fn new(register: Option<NonNull<u32>>) -> Self {
+        Self(register)
+    }
+
+    /// Acknowledges what the device has raised.
+    pub fn write(self, transport: &mut SomeTransport<'static>) {
+        match self.0 {
+            // One write instead of a read and a write: which of the two possible reasons it was does not matter.
+            // SAFETY: the register of this device, as discovered; writing it has no other effect.
+            Some(register) => unsafe { register.as_ptr().write_volatile(ALL_INTERRUPTS) },
+            None => {
+                transport.ack_interrupt();
+            }
+        }
+    }
 }
 
 impl<const HEADER: usize> fmt::Debug for QueuePair<HEADER> {
@@ -161,7 +190,7 @@ impl<const HEADER: usize> QueuePair<HEADER> {
             half: (buffers.receive_count / 2).max(1),
             barriers,
             vector,
-            acknowledge_at: found.acknowledge,
+            acknowledge: Acknowledge::new(found.acknowledge),
         };
         for _ in 0..buffers.receive_count {
             port.post(vec![0; buffers.receive_bytes].into_boxed_slice());
@@ -297,13 +326,6 @@ impl<const HEADER: usize> Port for QueuePair<HEADER> {
     }
 
     fn acknowledge(&mut self) {
-        match self.acknowledge_at {
-            // One write instead of a read and a write: which of the two possible reasons it was does not matter.
-            // SAFETY: the register of this device, as discovered; writing it has no other effect.
-            Some(register) => unsafe { register.as_ptr().write_volatile(ALL_INTERRUPTS) },
-            None => {
-                self.transport.ack_interrupt();
-            }
-        }
+        self.acknowledge.write(&mut self.transport);
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::neighbour::Neighbour;
-use super::paper::run::Images;
 use super::{Promise, median, process};
 use crate::build::Image;
 use crate::ctl::RoleName;
@@ -116,20 +115,21 @@ impl ThroughputReport {
     }
 }
 
-/// Measures, with an uplink that has published ports. `peer` is the script of the peer and the folder in which it was
+/// Measures an image of the store, with an uplink that has published ports; the image `neighbour`, of the benchmark that
+/// computes, keeps a processor busy beside it. `peer` is the script of the peer and the folder in which it was
 /// prepared.
 ///
 /// # Errors
 /// A system does not start or `redis-benchmark` fails.
 pub fn run(
-    images: &Images,
+    image: &Image,
+    neighbour: &Image,
     net: &Net,
     quick: bool,
     peer: Option<(&Path, &Path)>,
     mut note: impl FnMut(&str),
 ) -> Result<ThroughputReport> {
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
-    let image = &images.store;
     let (mut samples, mut shares) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
         for (system, run) in [(System::Bare, RunName::Bare), (System::Pair, RunName::Pair)] {
@@ -139,7 +139,7 @@ pub fn run(
         note(&format!("round {round} of {rounds}: Beside"));
         // The pair of this round: requests a second, times processor time a request.
         let share = samples.last().map_or(0.0, |pair| pair.rps * pair.backup_vcpu_us / 1e6);
-        let neighbour = Some((Neighbour::start(&images.dhrystone)?, share));
+        let neighbour = Some((Neighbour::start(neighbour)?, share));
         let (beside, reached) = sample(image, net, System::Beside, RunName::Bare, neighbour)?;
         samples.push(beside);
         shares.push(reached);

@@ -4,9 +4,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::BuildError;
+use super::ticks::Linker;
+use crate::disk::check_name;
 use crate::supervise::spec::EpochSpec;
 
 /// The target that images are built for: the one whose prebuilt core and alloc every stable toolchain has.
@@ -53,7 +55,60 @@ impl Package {
             (Some(source), None) => source.to_owned(),
             (None, _) => epoch.to_string(),
         };
-        text.parse().map_err(|error| BuildError::Manifest { path: self.manifest_path.clone(), what: error })
+        text.parse().map_err(|error| self.nonsense(format!("epoch: {error}")))
+    }
+
+    /// What `[package.metadata.pollux] disks = ["data", { name = "log", optional = true }]` says.
+    ///
+    /// # Errors
+    /// [`BuildError::Manifest`] when that is no list of disks.
+    pub fn disks(&self) -> Result<Vec<DiskNeed>, BuildError> {
+        let Some(disks) = self.metadata.get("pollux").and_then(|pollux| pollux.get("disks")) else {
+            return Ok(Vec::new());
+        };
+        let needs: Vec<DiskNeed> = serde_json::from_value(disks.clone()).map_err(|_| {
+            let example = r#"["data", { name = "log", optional = true }]"#;
+            self.nonsense(format!("disks: expected names such as {example}, got {disks}"))
+        })?;
+        for need in &needs {
+            check_name(&need.name).map_err(|error| self.nonsense(format!("disks: {error}")))?;
+        }
+        Ok(needs)
+    }
+
+    fn nonsense(&self, what: String) -> BuildError {
+        BuildError::Manifest { path: self.manifest_path.clone(), what }
+    }
+}
+
+/// A disk that an app uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "DiskEntry")]
+pub struct DiskNeed {
+    /// Its name.
+    pub name: String,
+    /// Whether the app also runs without it.
+    pub optional: bool,
+}
+
+/// How a manifest says it.
+#[derive(Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum DiskEntry {
+    Name(String),
+    Full {
+        name: String,
+        #[serde(default)]
+        optional: bool,
+    },
+}
+
+impl From<DiskEntry> for DiskNeed {
+    fn from(entry: DiskEntry) -> Self {
+        match entry {
+            DiskEntry::Name(name) => Self { name, optional: false },
+            DiskEntry::Full { name, optional } => Self { name, optional },
+        }
     }
 }
 
@@ -75,6 +130,20 @@ pub struct Workspace {
 /// time a request instead of 1.10 to 1.42.
 const FOR_AN_EMULATOR: [&str; 4] =
     ["llvm-args=-inline-threshold=600", "target-cpu=nocona", "no-vectorize-loops", "no-vectorize-slp"];
+
+/// Backtraces follow frame pointers.
+const GUEST_CODEGEN: [&str; 1] = ["force-frame-pointers=yes"];
+
+/// Arguments of the C compiler's driver when it links either half.
+const LINK: [&str; 7] = [
+    "-nostartfiles",
+    "-nostdlib",
+    "-static",
+    "-no-pie",
+    "-Wl,--build-id=none",
+    "-Wl,-z,norelro",
+    "-Wl,-z,max-page-size=4096",
+];
 
 impl Workspace {
     /// Asks cargo for the workspace around the current folder; failing that, for the one this command was built from.
@@ -159,44 +228,91 @@ impl Workspace {
 
     /// Builds the ring-3 half.
     pub(super) fn build_guest(&self, package: &Package, quiet: bool) -> Result<PathBuf, BuildError> {
-        self.build(&package.name, &self.root.join("runtime/guest.ld"), &["force-frame-pointers=yes"], quiet)
+        let target_dir = self.pollux_target_dir().join("guests");
+        let mut command = self.cargo("build", &package.name, &target_dir, quiet);
+        command.env("CARGO_ENCODED_RUSTFLAGS", self.flags(&self.guest_script(), &GUEST_CODEGEN)).stdout(Stdio::null());
+        run(&mut command, &package.name)?;
+        Ok(target_dir.join(TARGET).join(PROFILE).join(&package.name))
     }
 
     /// Builds the ring-0 half.
     pub(super) fn build_shim(&self, quiet: bool) -> Result<PathBuf, BuildError> {
-        self.build(SHIM, &self.root.join("hypervisor-shim/shim.ld"), &[], quiet)
+        let target_dir = self.pollux_target_dir().join("shim");
+        let mut command = self.cargo("build", SHIM, &target_dir, quiet);
+        let script = self.root.join("hypervisor-shim/shim.ld");
+        command.env("CARGO_ENCODED_RUSTFLAGS", self.flags(&script, &[])).stdout(Stdio::null());
+        run(&mut command, SHIM)?;
+        Ok(target_dir.join(TARGET).join(PROFILE).join(SHIM))
     }
 
-    fn build(&self, name: &str, script: &Path, codegen: &[&str], quiet: bool) -> Result<PathBuf, BuildError> {
-        // Cargo keeps one build of a crate a folder, whatever the flags: in one folder guests and shim, whose flags differ,
-        // would throw out each other's.
-        let half = if name == SHIM { "shim" } else { "guests" };
-        let target_dir = self.pollux_target_dir().join(half);
-        let mut command = Command::new(cargo_program());
+    /// Has the ring-3 half compiled to assembly.
+    pub(super) fn compile_guest(&self, package: &Package, quiet: bool) -> Result<Compiled, BuildError> {
+        // The crates are those of other guests; only what becomes of the last one differs. But cargo keeps one build of a
+        // crate a folder: there the two kinds of guest would throw out each other.
+        let target_dir = self.pollux_target_dir().join("counted");
+        let folder = target_dir.join("assembly");
+        std::fs::create_dir_all(&folder).map_err(|source| super::file_error(&folder, source))?;
+        let assembly = folder.join(format!("{}.s", package.name));
+        let mut emit = OsString::from("--emit=asm=");
+        emit.push(&assembly);
+        let mut command = self.cargo("rustc", &package.name, &target_dir, quiet);
         command
-            .arg("build")
+            .args(["--message-format", "json-render-diagnostics"])
+            .arg("--")
+            .arg(emit)
+            .env("CARGO_ENCODED_RUSTFLAGS", self.flags(&self.guest_script(), &GUEST_CODEGEN))
+            .stderr(Stdio::inherit());
+        let messages = run(&mut command, &package.name)?;
+        let libraries = self.toolchain_libraries()?;
+        let mut archives = archives(&messages, &target_dir.join(TARGET));
+        archives.extend(compiler_builtins(&libraries)?);
+        let script = self.guest_script();
+        let mut arguments: Vec<OsString> = LINK.iter().map(OsString::from).collect();
+        arguments.extend(["-m64".into(), "-Wl,--gc-sections".into(), "-Wl,-z,noexecstack".into()]);
+        arguments.extend(["-T".into(), script.clone().into_os_string()]);
+        arguments.extend(toolchain_linker(&libraries));
+        let compiler = (rustc_program(), self.root.clone());
+        Ok(Compiled { assembly, linker: Linker { compiler, target: TARGET, arguments, archives, script } })
+    }
+
+    fn guest_script(&self) -> PathBuf {
+        self.root.join("runtime/guest.ld")
+    }
+
+    /// Where the toolchain keeps its libraries for images.
+    fn toolchain_libraries(&self) -> Result<PathBuf, BuildError> {
+        let wrong = |what: String| BuildError::Workspace(format!("rustc does not say where its libraries are: {what}"));
+        let output = Command::new(rustc_program())
+            .args(["--print", "target-libdir", "--target", TARGET])
+            .current_dir(&self.root)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| wrong(error.to_string()))?;
+        if output.status.success() {
+            Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+        } else {
+            Err(wrong(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        }
+    }
+
+    /// A cargo invocation for one binary. Cargo keeps one build of a crate a folder, whatever the flags: in one folder
+    /// guests and shim, whose flags differ, would throw out each other's.
+    fn cargo(&self, command: &str, name: &str, target_dir: &Path, quiet: bool) -> Command {
+        let mut cargo = Command::new(cargo_program());
+        cargo
+            .arg(command)
             .args(["--package", name, "--bin", name, "--features", "image"])
             .args(["--profile", PROFILE, "--target", TARGET])
             .arg("--target-dir")
-            .arg(&target_dir)
+            .arg(target_dir)
+            .args(quiet.then_some("--quiet"))
             .current_dir(&self.root)
-            .env("CARGO_ENCODED_RUSTFLAGS", self.flags(script, codegen))
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_BUILD_RUSTFLAGS")
             .env_remove("CARGO_BUILD_TARGET")
             .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        if quiet {
-            command.arg("--quiet");
-        }
-        let what = format!("{name} (profile {PROFILE})");
-        let status = command
-            .status()
-            .map_err(|error| BuildError::Cargo { what: what.clone(), status: format!("it does not start: {error}") })?;
-        if !status.success() {
-            return Err(BuildError::Cargo { what, status: status.to_string() });
-        }
-        Ok(target_dir.join(TARGET).join(PROFILE).join(name))
+            .stderr(Stdio::inherit());
+        cargo
     }
 
     /// The flags go through the environment and together with `--target`, so that build scripts and procedural
@@ -206,8 +322,7 @@ impl Workspace {
         for option in ["relocation-model=static", "no-redzone=yes"].iter().chain(&FOR_AN_EMULATOR).chain(codegen) {
             flags.extend(["-C".into(), (*option).into()]);
         }
-        let link = ["-nostartfiles", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,-z,norelro"];
-        for argument in link.iter().chain(&["-Wl,-z,max-page-size=4096"]) {
+        for argument in LINK {
             flags.extend(["-C".into(), format!("link-arg={argument}").into()]);
         }
         let mut script_flag = OsString::from("link-arg=");
@@ -218,6 +333,67 @@ impl Workspace {
         flags.extend(cargo_home().map(|home| remap(&home, "/cargo")));
         flags.join(FLAG_SEPARATOR.as_ref())
     }
+}
+
+/// A guest as the compiler leaves it, if it is asked for assembly.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    /// The assembly of everything that was optimised together.
+    pub assembly: PathBuf,
+    /// How a guest is made of it.
+    pub linker: Linker,
+}
+
+/// Runs cargo and returns what it wrote to its standard output, if that is not led elsewhere.
+fn run(command: &mut Command, name: &str) -> Result<Vec<u8>, BuildError> {
+    let what = format!("{name} (profile {PROFILE})");
+    let output = command
+        .output()
+        .map_err(|error| BuildError::Cargo { what: what.clone(), status: format!("it does not start: {error}") })?;
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(BuildError::Cargo { what, status: output.status.to_string() })
+    }
+}
+
+/// The libraries below `folder` that cargo says it has built or found built.
+fn archives(messages: &[u8], folder: &Path) -> Vec<PathBuf> {
+    #[derive(Deserialize)]
+    struct Message {
+        #[serde(default)]
+        filenames: Vec<PathBuf>,
+    }
+    let messages = messages.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+    let files = messages.flat_map(|message: Message| message.filenames);
+    files.filter(|file| file.starts_with(folder) && file.extension().is_some_and(|name| name == "rlib")).collect()
+}
+
+/// The toolchain's own archives, which every guest is linked with.
+fn compiler_builtins(libraries: &Path) -> Result<Vec<PathBuf>, BuildError> {
+    let entries = std::fs::read_dir(libraries).map_err(|source| super::file_error(libraries, source))?;
+    let is_wanted = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("libcompiler_builtins-") && name.ends_with(".rlib")
+    };
+    let found: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(is_wanted).collect();
+    if found.is_empty() {
+        let folder = libraries.display();
+        return Err(BuildError::Workspace(format!("the toolchain has no libcompiler_builtins in {folder}")));
+    }
+    Ok(found)
+}
+
+/// Arguments by which the driver uses the toolchain's own linker, as rustc does: two machines build the same bits,
+/// whatever linker they have. A toolchain without one leaves it to the driver.
+fn toolchain_linker(libraries: &Path) -> Vec<OsString> {
+    let Some(folder) = libraries.parent().map(|parent| parent.join("bin/gcc-ld")).filter(|folder| folder.is_dir())
+    else {
+        return Vec::new();
+    };
+    let mut search = OsString::from("-B");
+    search.push(folder);
+    vec![search, "-fuse-ld=lld".into()]
 }
 
 fn remap(from: &Path, to: &str) -> OsString {
@@ -237,6 +413,10 @@ fn cargo_program() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
+fn rustc_program() -> OsString {
+    std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())
+}
+
 fn cargo_home() -> Option<PathBuf> {
     std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
@@ -247,9 +427,26 @@ fn cargo_home() -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn epoch(metadata: &str) -> Result<EpochSpec, BuildError> {
+    fn package(metadata: &str) -> Package {
         let metadata = serde_json::from_str(metadata).expect("metadata");
-        Package { name: "app".to_owned(), manifest_path: PathBuf::from("app/Cargo.toml"), metadata }.epoch()
+        Package { name: "app".to_owned(), manifest_path: PathBuf::from("app/Cargo.toml"), metadata }
+    }
+
+    fn epoch(metadata: &str) -> Result<EpochSpec, BuildError> {
+        package(metadata).epoch()
+    }
+
+    #[test]
+    fn the_manifest_names_disks() {
+        let disks = package(r#"{"pollux": {"disks": ["data", {"name": "log", "optional": true}]}}"#).disks();
+        let need = |name: &str, optional| DiskNeed { name: name.to_owned(), optional };
+        assert_eq!(disks.expect("two disks"), [need("data", false), need("log", true)]);
+        assert_eq!(package("null").disks().expect("none"), []);
+        for wrong in [r#""data""#, "[1]", r#"["Data"]"#, r#"[{"name": "a", "size": 5}]"#] {
+            let error =
+                package(&format!(r#"{{"pollux": {{"disks": {wrong}}}}}"#)).disks().expect_err(wrong).to_string();
+            assert!(error.starts_with("app/Cargo.toml: [package.metadata.pollux] disks:"), "{error}");
+        }
     }
 
     #[test]
@@ -259,9 +456,19 @@ mod tests {
             (r#"{"pollux": {}}"#, EpochSpec::Cooperative),
             (r#"{"pollux": {"epoch": {"source": "cooperative"}}}"#, EpochSpec::Cooperative),
             (r#"{"pollux": {"epoch": {"source": "exact", "length": 50000}}}"#, EpochSpec::Exact(50_000)),
+            (r#"{"pollux": {"epoch": {"source": "counted", "length": 10000}}}"#, EpochSpec::Counted(10_000)),
         ] {
             assert_eq!(epoch(metadata).expect("a source"), expected, "{metadata}");
         }
+    }
+
+    #[test]
+    fn archives_are_those_of_the_target() {
+        let messages = br#"{"reason":"compiler-artifact","filenames":["/t/x86/image/deps/libone-1.rlib","/t/x86/image/deps/libone-1.rmeta"]}
+{"reason":"compiler-artifact","filenames":["/t/image/deps/libforthehost-2.rlib"]}
+not json
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(archives(messages, Path::new("/t/x86")), [PathBuf::from("/t/x86/image/deps/libone-1.rlib")]);
     }
 
     #[test]

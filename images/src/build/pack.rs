@@ -13,7 +13,7 @@
 //! | 24..32 | bytes of the guest's ELF, u64 |
 //! | 32..64 | SHA-256 of the shim's ELF followed by the guest's ELF |
 
-use hypercall::layout::{GUEST_BASE, GuestNote};
+use hypercall::layout::{GUEST_BASE, GuestNote, TickNote};
 use hypercall::{ABI_FINGERPRINT, ABI_VERSION};
 use object::elf::PF_R;
 use sha2::{Digest, Sha256};
@@ -122,6 +122,8 @@ pub struct ImageInfo {
     pub image_id: [u8; 32],
     /// Bytes of the guest's ELF within the image.
     pub guest_bytes: u64,
+    /// Whether the guest says that it counts its ticks.
+    pub counts_ticks: bool,
 }
 
 /// Packs a shim and a guest, both as linked, with or without symbols.
@@ -179,8 +181,10 @@ pub fn inspect(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
         return Err(ImageError::Damaged { expected: hex(&expected), found: hex(&found) });
     }
     check_shim(&shim)?;
-    check_guest(&Executable::parse(guest)?)?;
-    Ok(ImageInfo { image_id: found, guest_bytes })
+    let guest = Executable::parse(guest)?;
+    check_guest(&guest)?;
+    let counts_ticks = guest.note(TickNote::OWNER, TickNote::KIND).is_some();
+    Ok(ImageInfo { image_id: found, guest_bytes, counts_ticks })
 }
 
 fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {

@@ -41,6 +41,11 @@ fn describe(status: &PairStatus) -> String {
     if let Some(pid) = status.net.pid {
         out.push_str(&format!("  by {}, process {pid}\n", status.net.uplink));
     }
+    for disk in &status.disks {
+        let stale =
+            disk.stale.map_or_else(String::new, |replica| format!("; the mirror of replica {replica} is stale"));
+        out.push_str(&format!("  disk {} at {} ({} bytes){stale}\n", disk.name, disk.file.display(), disk.size_bytes));
+    }
     for replica in &status.replicas {
         out.push_str(&describe_replica(replica));
     }

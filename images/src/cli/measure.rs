@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 
 use super::{print, print_json};
 use crate::bench::paper::plan::{Part, Plan};
-use crate::bench::paper::run::Images;
+use crate::bench::paper::run::{Images, ImagesOf};
 use crate::build::{self, Image, Workspace};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::setup::{self, Need};
 use crate::supervise::net::Net;
 use crate::{bench, demo, selftest};
@@ -61,6 +61,8 @@ enum Bench {
     },
     /// Take checkpoints of a loaded store, bring in replicas and restore: pauses, gaps that clients see, times, sizes.
     Checkpoint(MeasureArgs),
+    /// Measure what mirrored disks cost: streams and commits of a pair against --bare.
+    Disk(DiskBenchArgs),
     /// Redo the evaluation of Bressoud and Schneider's paper: what epochs cost by length, protocol and source; exactness;
     /// failovers of a guest that computes.
     Paper(PaperArgs),
@@ -98,6 +100,25 @@ struct PaperArgs {
 }
 
 #[derive(Args)]
+struct DiskBenchArgs {
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+    /// One round: a look, not a measurement.
+    #[arg(long)]
+    quick: bool,
+    /// Measure this image of the probe instead of building one.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Where the disks lie meanwhile; the folder for temporary files unless given. Some 150 MiB are needed.
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// Install what is missing, with sudo if need be.
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Args)]
 struct MeasureArgs {
     /// Print one JSON object instead of text.
     #[arg(long)]
@@ -128,7 +149,7 @@ impl MeasureArgs {
     fn image(&self) -> Result<Image> {
         match &self.image {
             Some(path) => build::open(path),
-            None => build::build(&Workspace::find()?, "kv", true),
+            None => build::build(&Workspace::find()?, "kv", Some(false), true),
         }
     }
 }
@@ -141,6 +162,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
             let folder = peer.as_ref().map(|script| peer_folder.clone().unwrap_or_else(|| bench::peer_folder(script)));
             bench_throughput(common, peer.as_deref().zip(folder.as_deref()))
         }
+        Bench::Disk(args) => bench_disk(args),
         Bench::Paper(args) => bench_paper(args),
     }
 }
@@ -177,9 +199,12 @@ fn bench_checkpoint(args: &MeasureArgs) -> Result<()> {
 
 fn bench_throughput(args: &MeasureArgs, peer: Option<(&std::path::Path, &std::path::Path)>) -> Result<()> {
     setup::ensure(Need::Test, args.yes)?;
-    let images = Images { store: args.image()?, dhrystone: build::build(&Workspace::find()?, "dhrystone", true)? };
+    let image = args.image()?;
+    let neighbour = build::build(&Workspace::find()?, "dhrystone", Some(false), true)?;
     let bar = demo::progress();
-    let report = bench::throughput(&images, &args.net, args.quick, peer, |text| bar.set_message(text.to_owned()));
+    let report = bench::throughput(&image, &neighbour, &args.net, args.quick, peer, |text| {
+        bar.set_message(text.to_owned());
+    });
     bar.finish_and_clear();
     let report = report?;
     if args.json {
@@ -190,14 +215,35 @@ fn bench_throughput(args: &MeasureArgs, peer: Option<(&std::path::Path, &std::pa
     bench::judge(&report.promises)
 }
 
+fn bench_disk(args: &DiskBenchArgs) -> Result<()> {
+    setup::ensure(Need::Run, args.yes)?;
+    let image = match &args.image {
+        Some(path) => build::open(path)?,
+        None => build::build(&Workspace::find()?, "probe", Some(false), true)?,
+    };
+    let folder = args.folder.clone().unwrap_or_else(std::env::temp_dir);
+    let folder = std::path::absolute(&folder).context(|| format!("cannot use {}", folder.display()))?;
+    let bar = demo::progress();
+    let report = bench::disk(&image, &folder, args.quick, |text| bar.set_message(text.to_owned()));
+    bar.finish_and_clear();
+    let report = report?;
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&bench::describe_disk(&report))?
+    }
+    bench::judge(&report.promises)
+}
+
 fn bench_paper(args: &PaperArgs) -> Result<()> {
     setup::ensure(Need::Test, args.yes)?;
     let workspace = Workspace::find()?;
-    let image = |app: &str| match &args.images {
-        Some(folder) => build::open(&folder.join(format!("{app}.img"))),
-        None => build::build(&workspace, app, true),
+    let image = |app: &str, counts: bool| match &args.images {
+        Some(folder) => build::open(&folder.join(build::image_name(app, counts))),
+        None => build::build(&workspace, app, Some(counts), true),
     };
-    let images = Images { dhrystone: image("dhrystone")?, store: image("kv")? };
+    let both = |app| Ok::<_, Error>(ImagesOf { plain: image(app, false)?, counting: image(app, true)? });
+    let images = Images { dhrystone: both("dhrystone")?, store: both("kv")? };
     let plan = Plan::new(args.quick, &args.only, args.rounds.map(usize::from), args.seed);
     let bar = demo::progress_of(plan.steps());
     let report = bench::paper::run(&images, &plan, |progress| {

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use hypercall::disk::MAX_DISKS;
 
 use super::{print, print_json};
-use crate::build::{self, Image, Workspace};
+use crate::build::{self, DiskNeed, Image, Workspace};
 use crate::ctl::{PairStatus, RoleName};
+use crate::disk::{DiskFault, DiskSpec};
 use crate::error::{Context, Error, Result};
 use crate::qemu::{Accelerator, MAX_GUEST_MEMORY_MIB, MIN_GUEST_MEMORY_MIB, Machine};
 use crate::running;
@@ -38,8 +40,9 @@ pub struct UpArgs {
     /// How primary and backup work together.
     #[arg(long, value_enum, default_value = "revised")]
     protocol: ProtocolName,
-    /// What ends an epoch besides a guest that waits: nothing ("cooperative"), or the machine after so many instructions
-    /// ("exact:50000"), which needs --accel tcg. Unless given, the manifest of an app that is built decides.
+    /// What ends an epoch besides a guest that waits: nothing ("cooperative"), the machine after so many instructions
+    /// ("exact:50000"), which needs --accel tcg, or the program itself after so many of its ticks ("counted:10000"), which
+    /// needs an image built with --counted. Unless given, the manifest of an app that is built decides.
     #[arg(long, value_name = "SOURCE")]
     epoch: Option<EpochSpec>,
     /// What is done when a replica is lost: bring in a new one at once ("auto"), or leave the survivor alone until
@@ -72,6 +75,11 @@ pub struct UpArgs {
     /// host, where the guest has an address of its own, by DHCP unless it is given. A tap needs CAP_NET_ADMIN.
     #[arg(long, default_value = "forward", value_name = "NET")]
     net: Net,
+    /// Give the guest a disk: NAME=FILE[,mirrored][,size=64M][,resync]. Each replica has a mirror of it, FILE.0 and FILE.1,
+    /// made when there are none and a size is given. A mirror that has missed writes is refused; with "resync" it is
+    /// overwritten with the other one's blocks first. May be repeated.
+    #[arg(long, value_name = "NAME=FILE")]
+    disk: Vec<DiskSpec>,
     /// Let the guest reach services of this host's loopback at 10.0.2.2.
     #[arg(long)]
     allow_host: bool,
@@ -93,6 +101,9 @@ pub struct UpArgs {
     /// A further argument for QEMU; may be repeated.
     #[arg(long, hide = true, allow_hyphen_values = true)]
     qemu_arg: Vec<String>,
+    /// Let a replica's disk fail: REPLICA:NAME:read|write|flush:BLOCK[:ERRNO], or REPLICA:NAME:slow:KIB-A-SECOND.
+    #[arg(long, hide = true)]
+    disk_fault: Vec<DiskFault>,
     /// Another image for the second replica: it must be refused.
     #[arg(long, hide = true)]
     backup_image: Option<PathBuf>,
@@ -133,10 +144,37 @@ impl UpArgs {
         )))
     }
 
+    /// Names are given once, there are not too many, and every disk that the app cannot do without is there.
+    fn check_disks(&self, needs: &[DiskNeed]) -> Result<()> {
+        if self.disk.len() > MAX_DISKS {
+            return Err(Error::Usage(format!("a guest has at most {MAX_DISKS} disks, not {}", self.disk.len())));
+        }
+        for (index, disk) in self.disk.iter().enumerate() {
+            if self.disk[..index].iter().any(|other| other.name == disk.name || other.stem == disk.stem) {
+                return Err(Error::Usage(format!("--disk {disk} shares its name or its file with another --disk")));
+            }
+        }
+        match needs.iter().find(|need| !need.optional && self.disk.iter().all(|disk| disk.name != need.name)) {
+            Some(need) => Err(Error::Usage(format!(
+                "the app needs a disk named {0}: add --disk {0}=FILE,size=64M, which makes FILE.0 and FILE.1, one for each replica",
+                need.name
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn disks(&self) -> Result<Vec<DiskSpec>> {
+        let absolute = |disk: &DiskSpec| {
+            let stem = std::path::absolute(&disk.stem).context(|| format!("cannot use {}", disk.stem.display()))?;
+            Ok(DiskSpec { stem, ..disk.clone() })
+        };
+        self.disk.iter().map(absolute).collect()
+    }
+
     /// Only the translator counts instructions.
     fn accelerator(&self, epoch: EpochSpec) -> Result<Accelerator> {
         match (epoch, self.accel) {
-            (EpochSpec::Cooperative, accel) => accel.resolve(),
+            (EpochSpec::Cooperative | EpochSpec::Counted(_), accel) => accel.resolve(),
             (EpochSpec::Exact(_), Accelerator::Kvm) => Err(Error::Usage(format!(
                 "epochs by {epoch} need --accel tcg: KVM cannot stop a guest after an exact number of instructions"
             ))),
@@ -144,9 +182,22 @@ impl UpArgs {
         }
     }
 
+    /// A guest counts its ticks only if it was built to.
+    fn check_ticks(image: &Image, epoch: EpochSpec) -> Result<()> {
+        if image.counts_ticks || !epoch.needs_ticks() {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "epochs by {epoch} need a program that counts its ticks, and the one in {} does not; build it with `pollux \
+             build APP --counted` (or name the app instead of an image), or use exact epochs, which cut any program",
+            image.image.display()
+        )))
+    }
+
     fn spec(&self, image: Image) -> Result<Spec> {
         let absolute = |path: &PathBuf| std::path::absolute(path).context(|| format!("cannot use {}", path.display()));
         let epoch = self.epoch.unwrap_or(image.epoch);
+        Self::check_ticks(&image, epoch)?;
         Ok(Spec {
             run: self.run_name(),
             rejoin: self.rejoin,
@@ -167,6 +218,8 @@ impl UpArgs {
                 ..Tuning::default()
             }
             .with_patience(self.check_determinism),
+            disks: self.disks()?,
+            disk_faults: self.disk_fault.clone(),
             qemu_args: self.qemu_arg.clone(),
             backup: BackupOverrides {
                 image: self.backup_image.as_ref().map(absolute).transpose()?,
@@ -185,11 +238,13 @@ pub(super) fn up(args: &UpArgs) -> Result<()> {
         return Err(Error::NameInUse { name: args.name.clone() });
     }
     args.check_net()?;
+    args.check_disks(&[])?;
     let image = match (&args.image, &args.app) {
         (Some(path), _) => build::open(path)?,
-        (None, Some(app)) => build::build(&Workspace::find()?, app, true)?,
+        (None, Some(app)) => build::build(&Workspace::find()?, app, args.epoch.map(EpochSpec::needs_ticks), true)?,
         (None, None) => return Err(Error::Usage("name an app or an --image".to_owned())),
     };
+    args.check_disks(&image.disks)?;
     let status = running::start(&args.spec(image)?)?;
     if args.json { print_json(&status) } else { print(&describe(&status)) }
 }

@@ -158,6 +158,9 @@ impl Supervisor {
         if self.spec.run == RunName::Bare {
             return Err("a bare machine has no epochs, at whose ends checkpoints are taken".to_owned());
         }
+        if !self.spec.disks.is_empty() {
+            return Err("the guest has disks, of which a checkpoint holds nothing yet".to_owned());
+        }
         if replica.is_none_or(|replica| replica.ending || !replica.is_running()) {
             return Err("no replica runs".to_owned());
         }

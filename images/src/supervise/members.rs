@@ -142,6 +142,7 @@ impl Supervisor {
         }
         let arguments = self.spec.arguments.clone();
         let config = ToShim::Config(self.config(id, &arguments));
+        self.configured = true;
         self.say(id, &config);
         self.feed_checkpoint(id, 0);
         let peer_ends = self.replicas[id.peer().index()].as_ref().is_none_or(|peer| peer.ending);
@@ -213,6 +214,13 @@ impl Supervisor {
                 record.mode
             ));
         }
+        if grant.granted && asked != Some(grant) && !self.raise_mirrors(id) {
+            // No answer: it asks again, and the grant stands.
+            if let Some(replica) = &mut self.replicas[id.index()] {
+                replica.asked = None;
+            }
+            return;
+        }
         if grant.granted {
             // What the old replica had reported as released may still lie in its socket: it goes out first.
             let before = self.wire.active();
@@ -252,6 +260,9 @@ impl Supervisor {
         self.happened(format!("replica {id} stopped ({}): {}", stopped.reason, stopped.text));
         if stopped.reason == StoppedReason::Refused {
             self.refusal = Some(stopped.text.to_owned());
+        }
+        if matches!(stopped.reason, StoppedReason::Shutdown | StoppedReason::GuestStopped) {
+            self.note_orderly_end(id);
         }
         if let Some(replica) = &mut self.replicas[id.index()] {
             replica.stopped = Some(format!("{}: {}", stopped.reason, stopped.text));

@@ -102,6 +102,8 @@ impl Supervisor {
             "the pair is complete"
         } else if self.link_cut {
             "the replication link was cut: it can be mended only by a new start of the pair"
+        } else if !self.spec.disks.is_empty() {
+            "the guest has disks, whose mirrors a new replica cannot be given yet"
         } else if self.guest_stopped.is_some() {
             "the guest has stopped"
         } else if !matches!(self.phase, Phase::Serving) {

@@ -14,8 +14,9 @@ use super::channel::{Channel, Inbox};
 use super::port::Port;
 use super::spec::Spec;
 use super::token;
+use crate::disk::{DiskSpec, mirror_path};
 use crate::error::{Context, Result};
-use crate::qemu::{NetBackend, Vm, VmConfig};
+use crate::qemu::{Drive, NetBackend, Vm, VmConfig};
 use crate::state::StateDir;
 
 /// Wanted size of a socket's buffer. The system caps it; a small one costs a wake-up for every few packets.
@@ -81,6 +82,7 @@ impl Replica {
             net: NetBackend::Hub(net_qemu),
             debug_log: dir.debug_log(id.index()),
             qemu_log: dir.qemu_log(id.index()),
+            disks: drives(spec, id),
             extra: &extra,
         }
         .spawn()?;
@@ -134,6 +136,20 @@ impl Replica {
         // The state follows the name, which is in parentheses and may hold anything.
         stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
     }
+}
+
+/// The disks of a replica.
+fn drives(spec: &Spec, id: ReplicaId) -> Vec<Drive> {
+    let faults = |name: &str| {
+        let faults = spec.disk_faults.iter().filter(|fault| fault.replica == id.get() && fault.name == name);
+        faults.cloned().collect()
+    };
+    let drive = |disk: &DiskSpec| Drive {
+        name: disk.name.clone(),
+        path: mirror_path(&disk.stem, id),
+        faults: faults(&disk.name),
+    };
+    spec.disks.iter().map(drive).collect()
 }
 
 /// A connected pair of sockets with large buffers.

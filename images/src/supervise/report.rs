@@ -33,8 +33,7 @@ impl Supervisor {
         match self.phase {
             Phase::Serving => Ok(false),
             Phase::Ending { deadline_ns } => {
-                let gone = self.replicas.iter().flatten().all(|replica| replica.stopped.is_some());
-                if gone || now_ns >= deadline_ns {
+                if self.all_have_stopped() || now_ns >= deadline_ns {
                     self.finish();
                     return Ok(true);
                 }
@@ -47,6 +46,7 @@ impl Supervisor {
     fn advance_start(&mut self, now_ns: u64) -> Result<bool> {
         if let Some(fault) = self.start_fault(now_ns) {
             self.happened(format!("the start has failed: {fault}"));
+            self.leave_unused_disks();
             let error = Error::Start(fault);
             self.dir.clear();
             return Err(error);
@@ -167,7 +167,8 @@ impl Supervisor {
 
     /// Asks the shims to stop.
     pub(super) fn begin_end(&mut self, now_ns: u64) {
-        self.phase = Phase::Ending { deadline_ns: now_ns + END_GRACE_NS };
+        let grace_ns = if self.disks.are_none() { END_GRACE_NS } else { super::disks::END_GRACE_NS };
+        self.phase = Phase::Ending { deadline_ns: now_ns + grace_ns };
         for id in [ReplicaId::ZERO, ReplicaId::ONE] {
             self.say(id, &protocol::control::ToShim::Shutdown);
         }
@@ -176,6 +177,7 @@ impl Supervisor {
     /// Ends the processes and removes what says that the pair is up.
     fn finish(&mut self) {
         self.replicas = [None, None];
+        self.leave_disks();
         self.uplink.end();
         self.happened("the pair was taken down".to_owned());
         self.dir.clear();
@@ -246,6 +248,7 @@ impl Supervisor {
             uptime_s: now_ns as f64 / 1e9,
             net: self.uplink.status(),
             publish: self.uplink.published(),
+            disks: self.disks.status(),
             replicas: replicas.collect(),
             ended: self.ended.clone(),
             guest_stopped: self.guest_stopped.clone(),

@@ -10,6 +10,7 @@ use protocol::{Discipline, EpochSource, RunMode};
 use serde::{Deserialize, Serialize};
 
 use super::net::Net;
+use crate::disk::{DiskFault, DiskSpec};
 use crate::qemu::{Accelerator, Machine};
 
 /// A published port as the command line names it: `[ADDRESS:]HOSTPORT:GUESTPORT`.
@@ -77,7 +78,7 @@ const MIN_EPOCH_INSTRUCTIONS: u64 = EpochSource::MIN_INSTRUCTIONS;
 /// The longest: a guest that never waits is not heard of for so long.
 const MAX_EPOCH_INSTRUCTIONS: u64 = 1_000_000_000;
 
-/// What ends an epoch, as the command line names it: `cooperative` or `exact:INSTRUCTIONS`.
+/// What ends an epoch, as the command line names it: `cooperative`, `exact:INSTRUCTIONS` or `counted:TICKS`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum EpochSpec {
@@ -86,6 +87,8 @@ pub enum EpochSpec {
     Cooperative,
     /// The machine, after so many instructions of the guest.
     Exact(u64),
+    /// The guest itself, after so many of its ticks: it must have been built to count them.
+    Counted(u64),
 }
 
 impl EpochSpec {
@@ -94,15 +97,21 @@ impl EpochSpec {
         match self {
             Self::Cooperative => EpochSource::Cooperative,
             Self::Exact(_) => EpochSource::Exact,
+            Self::Counted(_) => EpochSource::Counted,
         }
     }
 
-    /// Instructions of an epoch, or 0.
+    /// Instructions or ticks of an epoch, or 0.
     pub fn length(self) -> u64 {
         match self {
             Self::Cooperative => 0,
-            Self::Exact(length) => length,
+            Self::Exact(length) | Self::Counted(length) => length,
         }
+    }
+
+    /// Whether the guest must count its ticks.
+    pub fn needs_ticks(self) -> bool {
+        matches!(self, Self::Counted(_))
     }
 
     /// How the machine must count, if it must.
@@ -117,16 +126,21 @@ impl FromStr for EpochSpec {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "expected cooperative or exact:INSTRUCTIONS ({MIN_EPOCH_INSTRUCTIONS} to {MAX_EPOCH_INSTRUCTIONS}), such \
-                 as exact:50000, got {text:?}"
+                "expected cooperative, exact:INSTRUCTIONS or counted:TICKS ({MIN_EPOCH_INSTRUCTIONS} to \
+                 {MAX_EPOCH_INSTRUCTIONS}), such as exact:50000, got {text:?}"
             )
         };
         if text == "cooperative" {
             return Ok(Self::Cooperative);
         }
-        let length = text.strip_prefix("exact:").and_then(|length| length.parse().ok()).ok_or_else(wrong)?;
-        let allowed = (MIN_EPOCH_INSTRUCTIONS..=MAX_EPOCH_INSTRUCTIONS).contains(&length);
-        if allowed { Ok(Self::Exact(length)) } else { Err(wrong()) }
+        let (source, length) = text.split_once(':').ok_or_else(wrong)?;
+        let length =
+            length.parse().ok().filter(|length| (MIN_EPOCH_INSTRUCTIONS..=MAX_EPOCH_INSTRUCTIONS).contains(length));
+        match (source, length) {
+            ("exact", Some(length)) => Ok(Self::Exact(length)),
+            ("counted", Some(length)) => Ok(Self::Counted(length)),
+            _ => Err(wrong()),
+        }
     }
 }
 
@@ -149,6 +163,7 @@ impl fmt::Display for EpochSpec {
         match self {
             Self::Cooperative => f.write_str("cooperative"),
             Self::Exact(length) => write!(f, "exact:{length}"),
+            Self::Counted(length) => write!(f, "counted:{length}"),
         }
     }
 }
@@ -297,6 +312,12 @@ pub struct Spec {
     pub arguments: String,
     /// Times and bounds.
     pub tuning: Tuning,
+    /// Disks.
+    #[serde(default)]
+    pub disks: Vec<DiskSpec>,
+    /// Faults of disks, for tests.
+    #[serde(default)]
+    pub disk_faults: Vec<DiskFault>,
     /// Further QEMU arguments for both replicas.
     pub qemu_args: Vec<String>,
     /// How the second replica differs.
@@ -310,12 +331,25 @@ mod tests {
     #[test]
     fn epoch_sources_are_read() {
         let parse = |text: &str| text.parse::<EpochSpec>();
-        for spec in [EpochSpec::Cooperative, EpochSpec::Exact(100), EpochSpec::Exact(1_000_000)] {
+        for spec in
+            [EpochSpec::Cooperative, EpochSpec::Exact(100), EpochSpec::Exact(1_000_000), EpochSpec::Counted(5_000)]
+        {
             assert_eq!(parse(&spec.to_string()), Ok(spec));
         }
-        for wrong in
-            ["", "exact", "exact:", "exact:0", "exact:99", "exact:-5", "exact:1e6", "counted", "exact:99999999999"]
-        {
+        for wrong in [
+            "",
+            "exact",
+            "exact:",
+            "exact:0",
+            "exact:99",
+            "exact:-5",
+            "exact:1e6",
+            "counted",
+            "exact:99999999999",
+            "counted:99",
+            "counted:x",
+            "cooperative:1000",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong:?} passes");
         }
     }

@@ -21,10 +21,10 @@
 //!
 //! Tasks come first: a computation runs when none is ready, or when they have used up the epoch's budget of work.
 //!
-//! *With exact or counted epochs* (`pollux up --epoch exact:N`) it runs until an epoch begins that brings an event, or in
-//! whose time a timer is due, or in which other computations want their turn. There it is interrupted, between any two
-//! instructions, the same two in both replicas, and goes on when the tasks have nothing more to do. An epoch so is the
-//! longest time that a task has to wait.
+//! *With exact or counted epochs* (`pollux up --epoch exact:N` or `counted:N`) it runs until an epoch begins that brings an
+//! event, or in whose time a timer is due, or in which other computations want their turn. There it is interrupted, between
+//! any two instructions, the same two in both replicas, and goes on when the tasks have nothing more to do. An epoch so is
+//! the longest time that a task has to wait.
 //!
 //! *With cooperative epochs*, the default, and with `--bare`, nothing interrupts it: it runs to its end, or until it calls
 //! [`yield_now`], and no task does anything before then.
@@ -43,6 +43,7 @@
 //! There is no guard page below it. Words at its end are looked at whenever it gives way, and a stack that has grown over
 //! them ends the program with a panic that says so; what lay below has been overwritten by then. Give it room: a panic's
 //! report alone takes 10 KiB of the stack that it happens on, and [`MIN_STACK_BYTES`] is the least that one gets.
+//! Where epochs are counted, the end of one takes half a KiB of the stack that runs then.
 //!
 //! On a host, under [`crate::host`], nothing is interrupted; where the host is no Unix on x86-64, [`yield_now`] does not
 //! give way either.

@@ -6,7 +6,7 @@ use core::future::Future;
 
 use super::{EPOCH_BUDGET, EXECUTOR, spawn};
 use crate::compute::{self, Turn};
-use crate::{net, platform, time};
+use crate::{block, net, platform, time};
 
 /// Runs `main` and everything it spawns until `main` is done, and returns its result. Other tasks that still exist
 /// then do not run any further.
@@ -58,6 +58,7 @@ fn run_tasks() -> u64 {
             break sent;
         }
     };
+    block::send();
     let at_once = net::has_arrived() || sent.backlog || has_work();
     if at_once { 0 } else { sent.deadline_ns.min(next_timer_ns()) }
 }

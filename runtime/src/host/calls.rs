@@ -28,6 +28,7 @@ fn call(number: Number, first: u64, second: u64) -> i64 {
         match dispatch(shim, number as u64, arguments) {
             Outcome::Return(result) => Ok(result),
             Outcome::EndEpoch { deadline_ns } => shim.end_epoch(deadline_ns).map(|()| 0),
+            Outcome::CutEpoch => shim.end_epoch(0).map(|()| 0),
             Outcome::Stop => Err(Stopped::Exit(first as i32)),
         }
     });

@@ -5,7 +5,8 @@ use std::cell::UnsafeCell;
 use std::vec;
 
 use hypercall::ABI_VERSION;
-use hypercall::layout::{BootInfo, GUEST_BASE, MAX_ARGUMENT_BYTES, RING_BYTES, SharedPage};
+use hypercall::disk::{DiskInfo, MAX_DISKS};
+use hypercall::layout::{BootInfo, DISK_RING_BYTES, GUEST_BASE, MAX_ARGUMENT_BYTES, RING_BYTES, SharedPage};
 use hypercall::ring::{self, DATA_OFFSET};
 
 use super::Setup;
@@ -13,8 +14,8 @@ use super::Setup;
 /// Words, because rings are 8-aligned.
 type Ring = Box<[UnsafeCell<u64>]>;
 
-fn new_ring() -> Ring {
-    let words = (DATA_OFFSET + RING_BYTES as usize) / 8;
+fn new_ring(data_bytes: u32) -> Ring {
+    let words = (DATA_OFFSET + data_bytes as usize) / 8;
     vec![0u64; words].into_iter().map(UnsafeCell::new).collect()
 }
 
@@ -24,6 +25,8 @@ pub(super) struct Memory {
     arguments: UnsafeCell<[u8; MAX_ARGUMENT_BYTES]>,
     receive: Ring,
     transmit: Ring,
+    requests: Ring,
+    disks: UnsafeCell<[DiskInfo; MAX_DISKS]>,
 }
 
 impl Memory {
@@ -33,8 +36,10 @@ impl Memory {
             // SAFETY: the structure consists of integers, for which zero is a value.
             boot: UnsafeCell::new(unsafe { std::mem::zeroed() }),
             arguments: UnsafeCell::new([0; MAX_ARGUMENT_BYTES]),
-            receive: new_ring(),
-            transmit: new_ring(),
+            receive: new_ring(RING_BYTES),
+            transmit: new_ring(RING_BYTES),
+            requests: new_ring(DISK_RING_BYTES),
+            disks: UnsafeCell::new([DiskInfo { name: [0; 24], blocks: 0 }; MAX_DISKS]),
         }
     }
 
@@ -46,6 +51,10 @@ impl Memory {
         self.transmit.as_ptr().cast_mut().cast()
     }
 
+    pub(super) fn disk_ring(&self) -> *mut u8 {
+        self.requests.as_ptr().cast_mut().cast()
+    }
+
     /// Writes the clock of the next epoch.
     pub(super) fn set_clock(&self, epoch: u64, monotonic_ns: u64, realtime_ns: u64) {
         // SAFETY: the guest is not running, so nobody holds a borrow of the page: it reads it by volatile loads.
@@ -55,6 +64,7 @@ impl Memory {
     /// Puts everything into the state of a fresh boot. The caller has made sure that no machine runs on this thread.
     pub(super) fn initialise(&'static self, setup: &Setup) -> &'static BootInfo {
         assert!(setup.arguments.len() <= MAX_ARGUMENT_BYTES, "the argument text is too long");
+        assert!(setup.disks.len() <= MAX_DISKS, "a guest has at most {MAX_DISKS} disks");
         self.set_clock(0, 0, setup.realtime_ns);
         let boot = BootInfo {
             version: ABI_VERSION,
@@ -69,6 +79,9 @@ impl Memory {
             shared_page: self.shared.get() as u64,
             receive_ring: self.receive_ring() as u64,
             transmit_ring: self.transmit_ring() as u64,
+            disk_ring: self.disk_ring() as u64,
+            disks: self.disks.get() as u64,
+            disk_count: setup.disks.len() as u64,
             arguments: self.arguments.get() as u64,
             arguments_bytes: setup.arguments.len() as u64,
             net: setup.net,
@@ -78,6 +91,10 @@ impl Memory {
         unsafe {
             ring::initialise(self.receive_ring(), RING_BYTES);
             ring::initialise(self.transmit_ring(), RING_BYTES);
+            ring::initialise(self.disk_ring(), DISK_RING_BYTES);
+            for (place, disk) in (&mut *self.disks.get()).iter_mut().zip(&setup.disks) {
+                *place = disk.info();
+            }
             (&mut *self.arguments.get())[..setup.arguments.len()].copy_from_slice(setup.arguments.as_bytes());
             self.boot.get().write(boot);
             &*self.boot.get()

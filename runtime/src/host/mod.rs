@@ -36,6 +36,7 @@ use hypercall::layout::{BootInfo, NET_CHECKSUM_OFFLOAD, NetConfig};
 
 pub(crate) mod calls;
 pub mod dialogue;
+pub mod disk;
 pub mod heap;
 mod memory;
 pub mod peer;
@@ -64,6 +65,8 @@ pub struct Setup {
     pub arguments: String,
     /// The network interface.
     pub net: NetConfig,
+    /// The disks, sorted by name, at most [`hypercall::disk::MAX_DISKS`].
+    pub disks: Vec<disk::HostDisk>,
     /// Seeds the shim's random bytes.
     pub entropy_seed: u64,
     /// Wall clock at the start.
@@ -73,7 +76,7 @@ pub struct Setup {
 }
 
 impl Default for Setup {
-    /// 10.0.2.15/24 behind 10.0.2.2 without checksums, 12 MiB of heap.
+    /// 10.0.2.15/24 behind 10.0.2.2 without checksums, 12 MiB of heap, no disks.
     fn default() -> Self {
         Self {
             heap_bytes: 12 << 20,
@@ -87,6 +90,7 @@ impl Default for Setup {
                 mtu_bytes: 9000,
                 reserved: 0,
             },
+            disks: Vec::new(),
             entropy_seed: 1,
             realtime_ns: 1_700_000_000_000_000_000,
             idle_epochs: 1000,
@@ -138,6 +142,7 @@ impl Installed {
         SHIM.with(|shim| *shim.borrow_mut() = Some(Shim::new(memory, setup, world)));
         BOOT.set(Some(boot));
         crate::net::attach();
+        crate::block::attach();
         Self
     }
 }
@@ -146,6 +151,7 @@ impl Drop for Installed {
     fn drop(&mut self) {
         crate::executor::reset();
         crate::net::detach();
+        crate::block::detach();
         crate::console::reset();
         SHIM.with(|shim| shim.borrow_mut().take());
         BOOT.set(None);

@@ -6,13 +6,14 @@ use std::rc::Rc;
 use std::vec::Vec;
 
 use hypercall::errno::{E2BIG, EAGAIN, EPROTO};
-use hypercall::layout::{CONSOLE_EPOCH_BYTES, MAX_ENTROPY_BYTES, RING_BYTES};
+use hypercall::layout::{CONSOLE_EPOCH_BYTES, DISK_RING_BYTES, MAX_ENTROPY_BYTES, RING_BYTES};
 use hypercall::record::{KIND_CONSOLE_INPUT, KIND_FRAME};
 use hypercall::ring::{Consumer, Producer};
 use hypercall::table::{Hypercalls, Outcome};
 use hypercall::{ABI_FINGERPRINT, ABI_VERSION};
 
 use super::calls::Stopped;
+use super::disk::Disks;
 use super::memory::Memory;
 use super::{Setup, World};
 
@@ -99,6 +100,7 @@ pub(super) struct Shim {
     world: Rc<RefCell<dyn World>>,
     receive: Producer,
     transmit: Consumer,
+    disks: Disks,
     console: Vec<u8>,
     console_epoch_bytes: usize,
     entropy: u64,
@@ -120,11 +122,14 @@ impl Shim {
         let (receive, transmit) = unsafe {
             (Producer::new(memory.receive_ring(), RING_BYTES, 0), Consumer::new(memory.transmit_ring(), RING_BYTES, 0))
         };
+        // SAFETY: as above.
+        let requests = unsafe { Consumer::new(memory.disk_ring(), DISK_RING_BYTES, 0) };
         Self {
             memory,
             world,
             receive,
             transmit,
+            disks: Disks::new(setup.disks.clone(), requests),
             console: Vec::new(),
             console_epoch_bytes: 0,
             entropy: setup.entropy_seed,
@@ -152,6 +157,8 @@ impl Shim {
         if self.stopped {
             return Err(Stopped::World);
         }
+        let (disks, receive, digest) = (&mut self.disks, &mut self.receive, &mut self.digest);
+        self.progress |= disks.serve(receive, |bytes| digest.bytes(bytes));
         self.idle_epochs_left = if self.progress { self.idle_epochs } else { self.idle_epochs_left.saturating_sub(1) };
         if self.idle_epochs_left == 0 {
             return Err(Stopped::Stuck);
@@ -221,5 +228,9 @@ impl Hypercalls for Shim {
     fn preempt(&mut self, _block_address: u64, _handler_address: u64) -> Outcome {
         // Epochs are not cut here.
         Outcome::Return(0)
+    }
+
+    fn cut(&mut self) -> Outcome {
+        Outcome::CutEpoch
     }
 }

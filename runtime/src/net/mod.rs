@@ -175,6 +175,7 @@ pub(crate) fn receive(mut spend: impl FnMut(u32) -> bool) {
         state.dispatch();
     });
     wake_deferred();
+    crate::block::dispatch();
 }
 
 /// Whether something has arrived that was not taken in: an epoch that a task ended by itself (a console that was full)

@@ -3,7 +3,7 @@
 use alloc::vec;
 
 use hypercall::layout::{BootInfo, RING_BYTES};
-use hypercall::record::{KIND_CONSOLE_INPUT, KIND_FRAME};
+use hypercall::record::{KIND_CONSOLE_INPUT, KIND_DISK_DONE, KIND_FRAME};
 use hypercall::ring::{self, Consumer, Producer, RingError};
 use netstack::FrameSink;
 
@@ -57,6 +57,10 @@ impl ReceiveRing {
                 KIND_FRAME => take(record.payload),
                 KIND_CONSOLE_INPUT => {
                     crate::console::push_input(record.payload);
+                    true
+                }
+                KIND_DISK_DONE => {
+                    crate::block::complete(record.payload);
                     true
                 }
                 // Other kinds concern devices that this guest does not use.

@@ -172,6 +172,8 @@ pub struct Settings {
     pub copy_slices: u64,
     /// What goes wrong.
     pub faults: Vec<Planned>,
+    /// The least and the greatest time that a request to the disk takes, if the guest has one.
+    pub disk_delay_ns: Option<(u64, u64)>,
     /// The guests differ at the end of some epoch; no other fault is planned then.
     pub diverges: bool,
 }
@@ -191,6 +193,7 @@ impl Settings {
         let epoch_us = rng.pick(&[(10, 60), (30, 300), (100, 1000)]);
         let gap_us = rng.pick(&[(20, 100), (50, 500), (500, 3000)]);
         let faults = draw_faults(rng);
+        let disk_delay_ns = rng.chance(50).then(|| microseconds(rng.pick(&[(5, 50), (20, 1500), (500, 5000)])));
         let diverges = faults.iter().any(|planned| planned.fault == Fault::FlipBit);
         Self {
             discipline,
@@ -219,9 +222,11 @@ impl Settings {
             diverges,
             compares_first: rng.chance(15),
             // A guest that was tampered with is judged between the first two replicas only.
-            rejoins: if diverges { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },
+            // And mirrors of disks are not copied.
+            rejoins: if diverges || disk_delay_ns.is_some() { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },
             rejoin_delay_ns: microseconds(rng.pick(&[(50, 300), (200, 4000)])),
             copy_slices: rng.pick(&[0, 3, 30]),
+            disk_delay_ns,
         }
     }
 }

@@ -4,6 +4,7 @@ use protocol::Clocks;
 use protocol::digest::Digest64;
 use protocol::event::{Event, EventReader};
 
+use super::disk::{BLOCKS, Knowledge, Request};
 use super::rng::mix;
 
 /// First word of an output that answers no request.
@@ -18,6 +19,12 @@ pub struct EpochResult {
     pub digest: u64,
     /// The outputs, in order.
     pub outputs: Vec<Vec<u8>>,
+    /// What it asks its disk for, in order.
+    pub requests: Vec<Request>,
+    /// What the guest finds wrong with its disk.
+    pub complaint: Option<String>,
+    /// What flushes that it has heard of promise.
+    pub promises: Vec<[u64; BLOCKS]>,
     /// The guest has ended.
     pub stopped: bool,
 }
@@ -31,13 +38,16 @@ pub struct Guest {
     requests_taken: u64,
     exit_after_requests: Option<u64>,
     stopped: bool,
+    /// It has a disk, and knows this about it.
+    disk: Option<Knowledge>,
 }
 
 impl Guest {
     /// A guest that has not run. It exits after some requests if it is told so, and wakes itself at the period.
     #[must_use]
-    pub const fn new(exit_after_requests: Option<u64>, timer_period_ns: u64) -> Self {
-        Self { state: 1, timer_at_ns: 0, timer_period_ns, requests_taken: 0, exit_after_requests, stopped: false }
+    pub fn new(exit_after_requests: Option<u64>, timer_period_ns: u64, has_disk: bool) -> Self {
+        let disk = has_disk.then(Knowledge::default);
+        Self { state: 1, timer_at_ns: 0, timer_period_ns, requests_taken: 0, exit_after_requests, stopped: false, disk }
     }
 
     /// When the guest wants to run although nothing has happened, on its own monotonic clock.
@@ -77,7 +87,8 @@ impl Guest {
         let exit_after_requests = exit.checked_sub(1);
         let stopped = stopped != 0;
         Some((
-            Self { state, timer_at_ns, timer_period_ns, requests_taken, exit_after_requests, stopped },
+            // A guest with a disk is not copied.
+            Self { state, timer_at_ns, timer_period_ns, requests_taken, exit_after_requests, stopped, disk: None },
             frames_in_log,
         ))
     }
@@ -87,20 +98,30 @@ impl Guest {
         self.state ^= 1 << (bit % 64);
     }
 
-    /// Runs one epoch.
+    /// Runs one epoch. What its disk has done it learns from `complete`, by the number of the request.
     ///
     /// # Panics
     /// If the events are malformed: the codec has let something through.
-    pub fn run(&mut self, clocks: Clocks, events: &[u8]) -> EpochResult {
+    pub fn run(&mut self, clocks: Clocks, events: &[u8], mut complete: impl FnMut(u64) -> Option<u64>) -> EpochResult {
         let mut outputs = Vec::new();
+        let (mut requests, mut promises, mut complaint) = (Vec::new(), Vec::new(), None);
         self.absorb(clocks.monotonic_ns);
         self.absorb(clocks.realtime_ns);
         for event in EventReader::new(events) {
             match event.expect("events were validated when they were read") {
-                Event::Frame(frame) => self.request(frame, &mut outputs),
+                Event::Frame(frame) => {
+                    self.request(frame, &mut outputs);
+                    self.use_disk(&mut requests);
+                }
                 Event::ConsoleInput(bytes) => self.absorb(bytes.len() as u64),
                 Event::Reseed(seed) => self.absorb(u64::from(seed[0])),
                 Event::Uncertain(uncertain) => self.absorb(uncertain.operation),
+                Event::DiskDone(completion) => {
+                    match self.hear_of_disk(completion.number, complete(completion.number)) {
+                        Ok(promise) => promises.extend(promise),
+                        Err(text) => complaint = Some(text),
+                    }
+                }
             }
         }
         if !self.stopped && clocks.monotonic_ns >= self.timer_at_ns {
@@ -109,7 +130,7 @@ impl Guest {
         }
         let mut digest = Digest64::new(self.state);
         outputs.iter().for_each(|output| digest.write_bytes(output));
-        EpochResult { digest: digest.finish(), outputs, stopped: self.stopped }
+        EpochResult { digest: digest.finish(), outputs, requests, complaint, promises, stopped: self.stopped }
     }
 
     fn request(&mut self, frame: &[u8], outputs: &mut Vec<Vec<u8>>) {
@@ -124,6 +145,31 @@ impl Guest {
             outputs.push(self.output(EXIT_OUTPUT));
             self.stopped = true;
         }
+    }
+
+    /// Asks the disk for up to three things after each request of the client.
+    fn use_disk(&mut self, requests: &mut Vec<Request>) {
+        let Some(knowledge) = &mut self.disk else { return };
+        let chance = mix(self.state);
+        for index in 0..chance % 4 {
+            let draw = mix(chance.wrapping_add(index));
+            let block = (draw >> 8) as usize % BLOCKS;
+            let request = match draw % 4 {
+                0 => Request::Read(block),
+                1 => Request::Flush,
+                // Values grow, so that older and newer can be told.
+                _ => Request::Write(block, 4 * self.requests_taken + index + 1),
+            };
+            knowledge.ask(request);
+            requests.push(request);
+        }
+    }
+
+    fn hear_of_disk(&mut self, number: u64, value: Option<u64>) -> Result<Option<[u64; BLOCKS]>, String> {
+        let value = value.ok_or_else(|| format!("the guest hears of disk request {number}, which is not done"))?;
+        self.absorb(number);
+        self.absorb(value);
+        self.disk.as_mut().map_or(Ok(None), |knowledge| knowledge.told(number, value))
     }
 
     fn absorb(&mut self, word: u64) {

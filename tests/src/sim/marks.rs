@@ -99,6 +99,16 @@ marks! {
     NewcomerPromoted;
     /// A newcomer was promoted before it was told that the record is paired.
     NewcomerPromotedUntold;
+    /// A flush that the primary's disk had done waited for the backup's.
+    FlushWaited;
+    /// A backup waited for its own disk.
+    BackupAwaitedDisk;
+    /// A backup was promoted with requests to its disk under way.
+    PromotedWithDiskBusy;
+    /// A flush was told to the guest of a pair.
+    FlushTold;
+    /// Mirrors of a pair at rest were compared.
+    MirrorsCompared;
     /// A pair in which nobody was paused served everything and stayed a pair.
     PairKept;
 }

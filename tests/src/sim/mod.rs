@@ -2,8 +2,9 @@
 //!
 //! One seed decides everything: two replicas with clocks of their own that drift, a toy guest that is a function of its
 //! log, a link that delays, loses its tail when it breaks, repeats and corrupts (all bytes go through the real codec), a
-//! supervisor with the arbiter whose answers are late, lost and repeated, and who starts new machines for those that died, a hub that hands frames over, and a client
-//! that records what it sees. Faults strike between any two steps, and between any two commands of one step.
+//! supervisor with the arbiter whose answers are late, lost and repeated, and who starts new machines for those that died,
+//! a hub that hands frames over, and a client that records what it sees. In half of the runs the guest also uses a disk,
+//! mirrored at both. Faults strike between any two steps, and between any two commands of one step.
 //!
 //! | judge | what it asks |
 //! |---|---|
@@ -11,17 +12,20 @@
 //! | one active replica | each generation has one, and it is the arbiter's |
 //! | equal states | the guests' digests are equal epoch by epoch |
 //! | one history | the client saw the outputs of one linear history, in order, none missing, and sent no request twice |
+//! | disks | a read brings what was written last; a flush is told when both disks, or the only one, keep what it promises; mirrors of a pair at rest are equal |
 //! | lag | the primary never begins an epoch against its bounds, measured by what the backup has truly run |
 //! | liveness | when nothing goes wrong any more and a replica is left, every request is answered and the loser stops |
 //!
 //! A failing seed is replayed, with its trace, by `POLLUX_SEED=… cargo test -p pollux-tests simulation`.
 
 mod checker;
+mod disk;
 mod faults;
 mod guest;
 mod hub;
 mod inject;
 mod marks;
+mod mirror;
 mod node;
 mod pipe;
 mod rejoin;
@@ -45,6 +49,10 @@ pub enum Canary {
     ForgetHeldOutputs,
     /// A newcomer's shim does not put the state that it was sent in place.
     ForgetState,
+    /// The primary's shim tells the guest of a flush that only its own disk has done.
+    FlushAlone,
+    /// The backup's shim takes no notice of what its disk has not done yet.
+    OvertakeDisk,
 }
 
 /// What came of a run.

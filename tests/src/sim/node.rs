@@ -8,8 +8,10 @@ use protocol::link::Identity;
 use protocol::replica::{Command, Config, Replica, StopReason};
 use protocol::{Clocks, Epoch, Generation, Mode, ReplicaId, Role};
 
+use super::disk::Disk;
 use super::faults::Settings;
 use super::guest::Guest;
+use super::rng::Rng;
 
 /// The session of the pair.
 const LINK_SESSION: u64 = 0x5345_5353;
@@ -103,6 +105,10 @@ pub struct Node {
     pub replica: Replica,
     /// What it runs.
     pub guest: Guest,
+    /// Its mirror of the guest's disk.
+    pub disk: Disk,
+    /// The epoch that the replica was told to run and that waits for the disk, and how long it takes then.
+    pub awaits_disk: Option<(Epoch, u64)>,
     /// Its clock.
     pub clock: Clock,
     /// The machine exists.
@@ -168,7 +174,7 @@ pub struct Node {
 impl Node {
     /// A machine that has just booted.
     #[must_use]
-    pub fn new(id: ReplicaId, settings: &Settings) -> Self {
+    pub fn new(id: ReplicaId, settings: &Settings, disk_rng: Rng) -> Self {
         let clock =
             Clock { offset_ns: settings.clock_offset_ns[id.index()], skew_ppm: settings.clock_skew_ppm[id.index()] };
         let local_ns = clock.local_ns(0);
@@ -176,7 +182,9 @@ impl Node {
         Self {
             id,
             replica,
-            guest: Guest::new(settings.exit_after_requests, settings.timer_period_ns),
+            guest: Guest::new(settings.exit_after_requests, settings.timer_period_ns, settings.disk_delay_ns.is_some()),
+            disk: Disk::new(settings.disk_delay_ns.unwrap_or_default(), disk_rng),
+            awaits_disk: None,
             clock,
             alive: true,
             paused: false,
@@ -213,7 +221,8 @@ impl Node {
     /// A machine that has just booted to be taken in by a solo primary.
     #[must_use]
     pub fn newcomer(id: ReplicaId, settings: &Settings, generation: Generation, session: u64, now_ns: u64) -> Self {
-        let mut node = Self::new(id, settings);
+        // Without a disk, of which nothing is drawn.
+        let mut node = Self::new(id, settings, Rng::new(0));
         let local_ns = node.clock.local_ns(now_ns);
         let config = Config { role: Role::Backup, generation, joins: true, ..config(id, settings) };
         node.replica = Replica::new(config, local_ns).expect("the configuration is right");
@@ -252,7 +261,17 @@ impl Node {
     /// There is something for the guest to do.
     #[must_use]
     pub fn has_work(&self, local_ns: u64) -> bool {
-        !self.inputs.is_empty() || self.monotonic_ns(local_ns) >= self.guest.timer_at_ns()
+        !self.inputs.is_empty()
+            || self.monotonic_ns(local_ns) >= self.guest.timer_at_ns()
+            || self.tellable().next().is_some()
+    }
+
+    /// Requests to the disk of which the guest may be told, by the rule of the replica.
+    pub fn tellable(&self) -> impl Iterator<Item = u64> + '_ {
+        let paired = self.replica.mode() == Mode::Paired;
+        let peer_done_below = self.replica.peer_disks_done_below();
+        let may = move |&(number, flush): &(u64, bool)| !flush || !paired || number < peer_done_below;
+        self.disk.done().filter(may).map(|(number, _)| number)
     }
 
     /// When the guest wants to run by itself, by the local clock.

@@ -172,6 +172,7 @@ impl World {
             Event::Wake(id)
             | Event::EpochDone(id, _)
             | Event::LinkArrival(id)
+            | Event::DiskDone(id, _)
             | Event::DeviceFlush(id)
             | Event::Resume(id)
             | Event::HubRead(id) => *id != gone,

@@ -1,5 +1,6 @@
 //! What a shim does: rounds of reading and deciding, and carrying out the commands of its replica.
 
+use hypercall::disk::Completion;
 use protocol::event::{Event as GuestEvent, EventReader, record_bytes};
 use protocol::hubwire::{self, Envelope, Packet};
 use protocol::link::{GoodbyeReason, Message};
@@ -60,6 +61,7 @@ impl World {
             self.take_guest_end(id);
         }
         self.confirm(id);
+        self.note_disk(id);
         if self.nodes[id.index()].runs() && self.nodes[id.index()].replica.next_deadline_ns() <= self.local_ns(id) {
             self.tick(id);
         }
@@ -270,7 +272,12 @@ impl World {
             return;
         }
         let Some(Running { epoch, clocks, events }) = node.running.take() else { return };
-        let result = node.guest.run(clocks, &events);
+        let (guest, disk) = (&mut node.guest, &mut node.disk);
+        let result = guest.run(clocks, &events, |number| disk.complete(number));
+        disk.take(&result.requests);
+        self.judge_disk(id, &result);
+        self.start_disk(id);
+        let node = self.node(id);
         let has_outputs = !result.outputs.is_empty();
         for bytes in result.outputs {
             let sequence = node.produced.len() as u64;
@@ -310,6 +317,17 @@ impl World {
     fn begin_epoch(&mut self, id: ReplicaId, local_ns: u64) {
         let node = self.node(id);
         let mut events = node.replica.take_buffer();
+        let mut tellable: Vec<_> = node.tellable().collect();
+        if self.canary == Some(Canary::FlushAlone) {
+            tellable = self.nodes[id.index()].disk.done().map(|(number, _)| number).collect();
+        }
+        let node = self.node(id);
+        let completion = |number| GuestEvent::DiskDone(Completion { number, status: 0, reserved: 0 });
+        for event in tellable.into_iter().map(completion) {
+            if events.len() + event.encoded_bytes() <= MAX_EPOCH_EVENTS_BYTES as usize / 2 {
+                event.append_to(&mut events).expect("completions are small");
+            }
+        }
         while let Some(frame) = node.inputs.front()
             && events.len() + record_bytes(frame.len()) <= MAX_EPOCH_EVENTS_BYTES as usize
         {
@@ -464,7 +482,11 @@ impl World {
         if self.rng.chance(percent) {
             takes_ns = self.rng.between(takes_ns, LONG_EPOCH_NS);
         }
-        self.at(self.now_ns + takes_ns, Event::EpochDone(id, epoch));
+        self.node(id).awaits_disk = Some((epoch, takes_ns));
+        self.run_if_disk_done(id);
+        if self.nodes[id.index()].awaits_disk.is_some() {
+            self.marks.set(Mark::BackupAwaitedDisk);
+        }
         self.moment(id, Moment::RunEpoch);
     }
 
@@ -531,6 +553,9 @@ impl World {
     }
 
     fn promote(&mut self, id: ReplicaId, promotion: protocol::replica::Promotion) {
+        if !self.nodes[id.index()].disk.is_idle() {
+            self.marks.set(Mark::PromotedWithDiskBusy);
+        }
         let in_pairing = promotion.first_own_epoch == 1;
         self.marks.set(if in_pairing { Mark::PromotedInPairing } else { Mark::Promoted });
         let verdict = self

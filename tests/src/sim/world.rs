@@ -40,6 +40,8 @@ pub enum Event {
     Packets(ToReplica),
     /// The hub looks at what the replica has written.
     HubRead(ReplicaId),
+    /// The disk of the replica does a request.
+    DiskDone(ReplicaId, u64),
     /// The device of the replica lets its queue go.
     DeviceFlush(ReplicaId),
     /// The client sends its next request.
@@ -88,10 +90,13 @@ impl World {
     pub(super) fn new(seed: u64, canary: Option<Canary>, traced: bool) -> Self {
         let mut rng = Rng::new(seed);
         let settings = Settings::draw(&mut rng.fork());
+        // Of their own, so that runs without disks are what they were.
+        let disk_rng = Rng::new(seed ^ 0x6469_736b);
         let arbiter = ArbiterRecord::new_pair(ReplicaId::ZERO);
         let faults = settings.faults.len();
         Self {
-            nodes: [ReplicaId::ZERO, ReplicaId::ONE].map(|id| Node::new(id, &settings)),
+            nodes: [ReplicaId::ZERO, ReplicaId::ONE]
+                .map(|id| Node::new(id, &settings, Rng::new(disk_rng.clone().next_u64() ^ u64::from(id.get())))),
             pipes: Default::default(),
             canary,
             rng,
@@ -168,6 +173,7 @@ impl World {
                 self.attend(to, true);
             }
             Event::HubRead(from) => self.hub_reads(from),
+            Event::DiskDone(id, number) => self.disk_done(id, number),
             Event::DeviceFlush(id) => self.device_flush(id),
             Event::ClientSend => self.client_sends(),
             Event::Fault(index) => self.strike(index, None),
@@ -369,6 +375,7 @@ impl World {
             Checker::client_saw(&self.hub.seen, &witness.produced)?;
         }
         self.judge_order_of_answers()?;
+        self.judge_mirrors()?;
         if self.settings.diverges {
             self.judge_divergence()?;
         } else if let Some(node) = self.nodes.iter().find(|node| matches!(node.stopped, Some(StopReason::Diverged(_))))
@@ -387,6 +394,22 @@ impl World {
         }
         if self.hub.handed_over > 0 {
             self.marks.set(Mark::FramesHandedOver);
+        }
+        Ok(())
+    }
+
+    /// Mirrors of replicas that have the same past and nothing under way are equal.
+    fn judge_mirrors(&mut self) -> Verdict {
+        let [zero, one] = &self.nodes;
+        let at_rest = zero.disk.is_idle() && one.disk.is_idle() && zero.disk.taken() == one.disk.taken();
+        if self.arbiter.mode == Mode::Solo || self.checker.tainted().is_some() || !at_rest {
+            return Ok(());
+        }
+        if zero.disk.blocks() != one.disk.blocks() {
+            return Err(format!("mirrors differ: {:?} and {:?}", zero.disk.blocks(), one.disk.blocks()));
+        }
+        if zero.disk.taken() > 0 {
+            self.marks.set(Mark::MirrorsCompared);
         }
         Ok(())
     }

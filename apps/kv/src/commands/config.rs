@@ -5,6 +5,8 @@ use super::error::Error;
 use super::introspect::help;
 use super::subcommands;
 use crate::base::{Digits, glob_match, same_ignoring_case, write_u64};
+use crate::persist::Fsync;
+use crate::server::Server;
 use alloc::vec::Vec;
 
 /// How a server is set up. Everything that could differ between runs comes in here.
@@ -31,6 +33,12 @@ pub struct Config {
     pub port: u16,
     /// Whether clients may keep the processor busy by DEBUG COMPUTE.
     pub debug: bool,
+    /// When writes are made stable, if there is a device for them.
+    pub append_fsync: Fsync,
+    /// By how many percent the log must have grown to be replaced; 0: only when the device demands it.
+    pub rewrite_percentage: u64,
+    /// How many bytes it must have for that.
+    pub rewrite_min_bytes: u64,
 }
 
 impl Config {
@@ -50,15 +58,16 @@ impl Config {
             random_seed,
             port: 6379,
             debug: false,
+            append_fsync: Fsync::EverySec,
+            rewrite_percentage: 100,
+            rewrite_min_bytes: 1 << 20,
         }
     }
 }
 
 /// Parameters that have one value here; clients and tools ask for some of them.
-const FIXED: [(&str, &str); 22] = [
+const FIXED: [(&str, &str); 20] = [
     ("activedefrag", "no"),
-    ("appendfsync", "everysec"),
-    ("appendonly", "no"),
     ("bind", "*"),
     ("cluster-enabled", "no"),
     ("databases", "16"),
@@ -81,10 +90,31 @@ const FIXED: [(&str, &str); 22] = [
 ];
 
 /// Parameters that have a number in [`Config`].
-const NUMBERS: [&str; 5] = ["maxclients", "maxmemory", "port", "proto-max-bulk-len", "client-query-buffer-limit"];
+const NUMBERS: [&str; 7] = [
+    "auto-aof-rewrite-min-size",
+    "auto-aof-rewrite-percentage",
+    "maxclients",
+    "maxmemory",
+    "port",
+    "proto-max-bulk-len",
+    "client-query-buffer-limit",
+];
+
+/// Parameters that have a word of their own.
+const WORDS: [&str; 2] = ["appendfsync", "appendonly"];
+
+fn word(server: &Server, name: &str) -> &'static str {
+    match name {
+        "appendfsync" => server.config.append_fsync.name(),
+        _ if server.journal.is_on() => "yes",
+        _ => "no",
+    }
+}
 
 fn number(config: &Config, name: &str) -> u64 {
     match name {
+        "auto-aof-rewrite-min-size" => config.rewrite_min_bytes,
+        "auto-aof-rewrite-percentage" => config.rewrite_percentage,
         "maxclients" => config.max_clients as u64,
         "maxmemory" => config.max_memory_bytes as u64,
         "port" => u64::from(config.port),
@@ -136,6 +166,11 @@ fn get(ctx: &mut Ctx<'_>) {
         ctx.out.bulk(value.as_bytes());
         count += 2;
     }
+    for name in WORDS.iter().filter(|name| wanted(name)) {
+        ctx.out.bulk(name.as_bytes());
+        ctx.out.bulk(word(ctx.server, name).as_bytes());
+        count += 2;
+    }
     for name in NUMBERS.iter().filter(|name| wanted(name)) {
         let mut digits: Digits = [0; 20];
         ctx.out.bulk(name.as_bytes());
@@ -170,10 +205,11 @@ fn set(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let mut config = ctx.server.config;
     for at in (0..pairs.len()).step_by(2) {
         let (name, value) = (pairs.at(at), pairs.at(at + 1));
-        if let Err(problem) = set_one(&mut config, name, value) {
+        if let Err(problem) = set_one(&mut config, ctx.server.journal.is_on(), name, value) {
             let (before, after) = match problem {
                 Problem::Unknown => ("ERR Unknown option or number of arguments for CONFIG SET - '", "'"),
                 Problem::Invalid => (FAILED, "') - argument couldn't be parsed into an integer or memory value"),
+                Problem::Word => (FAILED, "') - argument must be one of the following: always, everysec, no"),
                 Problem::Fixed => (FAILED, "') - can't be changed on this server"),
             };
             ctx.out.error(&[before.as_bytes(), name, after.as_bytes()]);
@@ -190,10 +226,11 @@ const FAILED: &str = "ERR CONFIG SET failed (possibly related to argument '";
 enum Problem {
     Unknown,
     Invalid,
+    Word,
     Fixed,
 }
 
-fn set_one(config: &mut Config, name: &[u8], value: &[u8]) -> Result<(), Problem> {
+fn set_one(config: &mut Config, persistent: bool, name: &[u8], value: &[u8]) -> Result<(), Problem> {
     if same_ignoring_case(name, "maxmemory") {
         config.max_memory_bytes = memory(value).ok_or(Problem::Invalid)?;
     } else if same_ignoring_case(name, "maxclients") {
@@ -202,6 +239,19 @@ fn set_one(config: &mut Config, name: &[u8], value: &[u8]) -> Result<(), Problem
         let bytes = memory(value).ok_or(Problem::Invalid)?;
         // Lengths are kept in 32 bits.
         config.bulk_bytes = Some(bytes).filter(|bytes| (1 << 20..=1 << 30).contains(bytes)).ok_or(Problem::Invalid)?;
+    } else if same_ignoring_case(name, "appendfsync") {
+        let known = Fsync::NAMES.iter().find(|(known, _)| same_ignoring_case(value, known));
+        config.append_fsync = known.ok_or(Problem::Word)?.1;
+    } else if same_ignoring_case(name, "auto-aof-rewrite-percentage") {
+        config.rewrite_percentage = memory(value).ok_or(Problem::Invalid)? as u64;
+    } else if same_ignoring_case(name, "auto-aof-rewrite-min-size") {
+        config.rewrite_min_bytes = memory(value).ok_or(Problem::Invalid)? as u64;
+    } else if same_ignoring_case(name, "appendonly") {
+        // There is a device for it from the start, or never.
+        let wanted = if persistent { "yes" } else { "no" };
+        if !same_ignoring_case(value, wanted) {
+            return Err(Problem::Fixed);
+        }
     } else if let Some((_, fixed)) = FIXED.iter().find(|(known, _)| same_ignoring_case(name, known)) {
         // Setting what already holds is no harm, and tools do it.
         if value != fixed.as_bytes() {

@@ -39,6 +39,8 @@ pub struct Multi {
     pub queued_bytes: usize,
     /// A queued command may need memory.
     pub deny_oom: bool,
+    /// A queued command may write.
+    pub writes: bool,
 }
 
 /// The state of a connection that commands change.
@@ -66,6 +68,29 @@ pub struct Ctx<'a> {
     pub args: Args<'a>,
     pub out: &'a mut Output,
     pub now_ms: i64,
+}
+
+impl Peer {
+    /// The connection with this number and place in the register, as it begins.
+    pub fn new(id: u64, slot: usize) -> Self {
+        Self {
+            id,
+            slot,
+            db: 0,
+            closing: false,
+            last_command: "NULL",
+            reply: ReplyMode::On,
+            multi: None,
+            watched: Vec::new(),
+            in_exec: false,
+            work: None,
+        }
+    }
+
+    /// A connection that is in no register, for commands that no client has sent.
+    pub fn nobody() -> Self {
+        Self::new(0, usize::MAX)
+    }
 }
 
 impl<'a> Ctx<'a> {

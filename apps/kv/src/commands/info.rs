@@ -83,8 +83,30 @@ fn memory(server: &mut Server, _now_ms: i64, text: &mut String) -> core::fmt::Re
 fn persistence(server: &mut Server, _now_ms: i64, text: &mut String) -> core::fmt::Result {
     write!(
         text,
-        "# Persistence\r\nloading:0\r\nrdb_changes_since_last_save:{}\r\nrdb_bgsave_in_progress:0\r\naof_enabled:0\r\n",
+        "# Persistence\r\nloading:0\r\nrdb_changes_since_last_save:{}\r\nrdb_bgsave_in_progress:0\r\naof_enabled:{}\r\n\
+         aof_rewrite_in_progress:{}\r\naof_rewrite_scheduled:{}\r\naof_last_bgrewrite_status:{}\r\n\
+         aof_last_write_status:{}\r\n",
         server.stats.changes,
+        u8::from(server.journal.is_on()),
+        u8::from(server.journal.is_rewriting()),
+        u8::from(server.journal.rewrite_wanted),
+        if server.journal.status.rewrite_failed { "err" } else { "ok" },
+        if server.journal.failure().is_some() { "err" } else { "ok" },
+    )?;
+    if !server.journal.is_on() {
+        return Ok(());
+    }
+    let status = server.journal.status;
+    write!(
+        text,
+        "aof_current_size:{}\r\naof_base_size:{}\r\naof_buffer_length:{}\r\naof_rewrites:{}\r\n\
+         aof_replayed_records:{}\r\naof_replay_torn:{}\r\n",
+        status.log_bytes,
+        status.base_bytes,
+        server.journal.pending_bytes(),
+        status.rewrites,
+        status.replayed,
+        u8::from(status.torn),
     )
 }
 

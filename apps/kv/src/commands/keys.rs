@@ -170,6 +170,7 @@ pub fn swapdb(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let first = database(ctx, 1, Error::Text("ERR invalid first DB index"))?;
     let second = database(ctx, 2, Error::Text("ERR invalid second DB index"))?;
     ctx.server.swap_dbs(first, second);
+    ctx.server.stats.changes += 1;
     ctx.out.ok();
     Ok(())
 }

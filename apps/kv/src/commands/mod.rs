@@ -15,6 +15,7 @@ mod introspect;
 mod keys;
 mod lists;
 mod lists_move;
+mod persistence;
 mod random;
 mod run;
 mod scan;
@@ -31,8 +32,8 @@ mod zsets;
 
 pub use compute::Work;
 pub use config::Config;
-pub(crate) use context::{Peer, ReplyMode};
+pub(crate) use context::{Ctx, Peer};
 pub use error::Error;
-pub(crate) use run::execute;
+pub(crate) use run::{call, execute};
 pub use table::{COMMANDS, Command, lookup};
 pub(crate) use transactions::end_watches;

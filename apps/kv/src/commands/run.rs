@@ -3,7 +3,7 @@
 use super::context::{Ctx, Peer, ReplyMode};
 use super::error::{Error, OUT_OF_MEMORY, shown};
 use super::table::{Command, command_of};
-use super::transactions;
+use super::{persistence, transactions};
 use crate::base::same_ignoring_case;
 use crate::resp::{Args, Output};
 use crate::server::Server;
@@ -69,9 +69,26 @@ fn reject(ctx: &mut Ctx<'_>, command: &Command, error: Error) {
     ctx.server.stats.errors += 1;
 }
 
-/// Runs the handler and keeps the account of memory.
+/// Runs the handler and keeps the account of memory; with persistence, keeps the command's effect too.
 #[inline]
 pub fn call(ctx: &mut Ctx<'_>, command: &'static Command) {
+    // All that persistence costs where there is none.
+    if ctx.server.journal.is_on() { call_and_note(ctx, command) } else { run(ctx, command) }
+}
+
+#[inline(never)]
+fn call_and_note(ctx: &mut Ctx<'_>, command: &'static Command) {
+    if command.is_write() && !ctx.peer.in_exec && ctx.server.journal.failure().is_some() {
+        return persistence::refuse(ctx, command);
+    }
+    let (db, changes) = (ctx.peer.db, ctx.server.stats.changes);
+    run(ctx, command);
+    let changed = command.is_write() && ctx.server.stats.changes != changes;
+    crate::persist::note(ctx, command, db, changed);
+}
+
+#[inline(always)]
+fn run(ctx: &mut Ctx<'_>, command: &'static Command) {
     let db = ctx.peer.db;
     ctx.peer.last_command = command.name;
     if let Err(error) = (command.handler)(ctx) {

@@ -80,7 +80,7 @@ pub fn spop(ctx: &mut Ctx<'_>) -> Result<(), Error> {
         _ => return Err(super::error::SYNTAX),
     };
     let Ctx { server, peer, out, .. } = ctx;
-    let (db, rng) = server.db_and_rng(peer.db);
+    let (db, rng, journal) = server.db_rng_journal(peer.db);
     let change = |set: &mut Set| {
         let wanted = count.unwrap_or(1).min(set.len());
         if count.is_some() {
@@ -89,6 +89,7 @@ pub fn spop(ctx: &mut Ctx<'_>) -> Result<(), Error> {
         for _ in 0..wanted {
             if let Some(member) = set.remove_at(rng.below(set.len())) {
                 out.bulk(member.as_slice());
+                journal.removed(member.as_slice());
             }
         }
         wanted

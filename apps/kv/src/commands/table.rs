@@ -4,8 +4,8 @@ use super::context::Ctx;
 use super::error::Error;
 use super::subcommands::{self, Subcommand};
 use super::{
-    bits, client, config, connection, expire, hashes, info, introspect, keys, lists, lists_move, scan, set_algebra,
-    sets, strings, strings_multi, transactions, zset_algebra, zset_range, zsets,
+    bits, client, config, connection, expire, hashes, info, introspect, keys, lists, lists_move, persistence, scan,
+    set_algebra, sets, strings, strings_multi, transactions, zset_algebra, zset_range, zsets,
 };
 use crate::resp::Args;
 
@@ -124,7 +124,7 @@ const fn family(mut command: Command, subcommands: &'static [Subcommand]) -> Com
 
 /// All commands.
 #[rustfmt::skip]
-pub static COMMANDS: [Command; 147] = [
+pub static COMMANDS: [Command; 148] = [
     row("ping", -1, FAST, NONE, "connection", connection::ping),
     row("echo", 2, FAST, NONE, "connection", connection::echo),
     row("select", 2, FAST, NONE, "connection", connection::select),
@@ -139,6 +139,7 @@ pub static COMMANDS: [Command; 147] = [
     row("dbsize", 1, READ | FAST, NONE, "server", keys::dbsize),
     row("flushdb", -1, WRITE, NONE, "server", keys::flushdb),
     row("flushall", -1, WRITE | GLOBAL, NONE, "server", keys::flushall),
+    row("bgrewriteaof", 1, ADMIN, NONE, "server", persistence::bgrewriteaof),
     row("time", 1, FAST, NONE, "server", info::time),
     row("debug", -2, ADMIN, NONE, "server", info::debug),
     row("swapdb", 3, WRITE | FAST | GLOBAL, NONE, "server", keys::swapdb),

@@ -11,6 +11,9 @@ use alloc::vec::Vec;
 
 /// Keeps a command for EXEC.
 pub fn queue(ctx: &mut Ctx<'_>, command: &'static Command) {
+    if command.is_write() && ctx.server.journal.failure().is_some() {
+        return super::persistence::refuse(ctx, command);
+    }
     let Ctx { server, peer, args, out, .. } = ctx;
     let Some(multi) = &mut peer.multi else { return };
     let args_bytes: usize = args.iter().map(<[u8]>::len).sum();
@@ -28,6 +31,7 @@ pub fn queue(ctx: &mut Ctx<'_>, command: &'static Command) {
     }
     multi.queued_bytes += bytes;
     multi.deny_oom |= command.denies_oom();
+    multi.writes |= command.is_write();
     multi.queue.push(queued);
     out.raw(b"+QUEUED\r\n");
 }
@@ -75,6 +79,12 @@ pub fn exec(ctx: &mut Ctx<'_>) -> Result<(), Error> {
         return Err(Error::Text(
             "EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'.",
         ));
+    }
+    if multi.writes
+        && let Some(failure) = ctx.server.journal.failure()
+    {
+        super::persistence::refuse_exec(ctx, failure);
+        return Ok(());
     }
     ctx.out.array(multi.queue.len());
     ctx.peer.in_exec = true;

@@ -270,14 +270,17 @@ pub fn zlexcount(ctx: &mut Ctx<'_>) -> Result<(), Error> {
 fn remove_in(ctx: &mut Ctx<'_>, by: By) -> Result<(), Error> {
     let (now_ms, key) = (ctx.now_ms, ctx.key());
     let range = Range::parse(by, ctx.args.at(2), ctx.args.at(3), false)?;
+    let (db, _, journal) = ctx.server.db_rng_journal(ctx.peer.db);
     let change = |zset: &mut Zset| {
         let (from, to) = range.ranks(zset, false);
         for _ in from..to {
-            zset.take_rank(from);
+            if let Some(member) = zset.take_rank(from) {
+                journal.removed(member.name());
+            }
         }
         to - from
     };
-    let removed = ctx.db().update(now_ms, key, false, change)?.unwrap_or(0);
+    let removed = db.update(now_ms, key, false, change)?.unwrap_or(0);
     if removed > 0 {
         ctx.modified(key);
     }

@@ -200,7 +200,8 @@ fn pop(ctx: &mut Ctx<'_>, largest: bool) -> Result<(), Error> {
         3 => ctx.positive(2)?,
         _ => return Err(SYNTAX),
     };
-    let (db, out) = ctx.parts();
+    let Ctx { server, peer, out, .. } = ctx;
+    let (db, _, journal) = server.db_rng_journal(peer.db);
     let change = |zset: &mut Zset| {
         let wanted = count.min(zset.len());
         out.array(wanted * 2);
@@ -209,6 +210,7 @@ fn pop(ctx: &mut Ctx<'_>, largest: bool) -> Result<(), Error> {
             if let Some(member) = zset.take_rank(rank) {
                 out.bulk(member.name());
                 out.bulk_double(member.score());
+                journal.removed(member.name());
             }
         }
         wanted

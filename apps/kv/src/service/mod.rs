@@ -5,17 +5,21 @@
 
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use core::cell::RefCell;
 use core::fmt;
 
+use runtime::block::Errno;
 use runtime::net::{self, StartError, TcpListener, TcpStream};
 use runtime::time::{Duration, SystemTime, sleep, timeout};
 use runtime::{JoinHandle, env, println, random, spawn, yield_now};
 
+use crate::persist::EngineError;
 use crate::{Server, Session, TooManyClients, Work};
 
+mod disk;
 pub(crate) mod memory;
+mod persistence;
 mod settings;
 
 pub use settings::{Settings, SettingsError};
@@ -46,6 +50,13 @@ pub enum Error {
         /// Why.
         error: net::Error,
     },
+    /// What the disk holds could not be brought back.
+    Persistence {
+        /// The disk's name.
+        disk: String,
+        /// Why.
+        error: EngineError<Errno>,
+    },
     /// Connections cannot be accepted any more.
     Accept(net::Error),
 }
@@ -57,6 +68,7 @@ impl fmt::Display for Error {
             Self::Random(error) => error.fmt(f),
             Self::Start(error) => error.fmt(f),
             Self::Listen { port, error } => write!(f, "cannot listen on port {port}: {error}"),
+            Self::Persistence { disk, error } => write!(f, "disk {disk}: {error}"),
             Self::Accept(error) => write!(f, "cannot accept connections any more: {error}"),
         }
     }
@@ -69,12 +81,16 @@ struct Shared {
     server: RefCell<Server>,
     /// The tasks of connections, by the connections' numbers, for CLIENT KILL.
     tasks: RefCell<BTreeMap<u64, JoinHandle<()>>>,
+    /// Where replies wait for the disk.
+    gate: persistence::Gate,
 }
 
 /// Serves the store until the machine stops.
 ///
 /// Arguments (see [`runtime::env`]): `port=6379`, `maxmemory=BYTES`, `maxclients=N`, `rx=BYTES` `tx=BYTES` (the
-/// buffers of a connection) and `debug=yes|no` (DEBUG COMPUTE); sizes may end in `kb`, `mb` or `gb`.
+/// buffers of a connection) and `debug=yes|no` (DEBUG COMPUTE); sizes may end in `kb`, `mb` or `gb`. With `appendonly=yes`
+/// the data is kept on the disk `data`, or the one that `disk=NAME` names; `appendfsync=always|everysec|no` says when a
+/// write is made stable.
 ///
 /// # Errors
 /// When it cannot start; see [`Error`].
@@ -85,13 +101,26 @@ pub async fn main() -> Result<(), Error> {
     options.max_connections = Some(most_connections);
     net::start(&options).map_err(Error::Start)?;
     let config = settings.config(random::number().map_err(Error::Random)?, random::number().map_err(Error::Random)?);
-    let shared =
-        Rc::new(Shared { server: RefCell::new(Server::new(config, now_ms())), tasks: RefCell::new(BTreeMap::new()) });
     let port = settings.port;
     // With a backlog as large as the limit of connections, whoever comes beyond it is refused at once; with a smaller
     // one a burst would wait for its SYNs to be repeated.
     let listener = TcpListener::bind_with_backlog(port, most_connections);
     let listener = listener.map_err(|error| Error::Listen { port, error })?;
+    // Who comes while the disk is being read waits for it.
+    let mut server = Server::new(config, now_ms());
+    let engine = match &settings.disk {
+        Some(disk) => {
+            let new_key = random::number().map_err(Error::Random)?;
+            let started = persistence::start(&mut server, disk, new_key).await;
+            Some(started.map_err(|error| Error::Persistence { disk: disk.clone(), error })?)
+        }
+        None => None,
+    };
+    let shared =
+        Rc::new(Shared { server: RefCell::new(server), tasks: RefCell::default(), gate: persistence::Gate::default() });
+    if let Some(engine) = engine {
+        spawn(persistence::keep(Rc::clone(&shared), engine));
+    }
     spawn(keep_house(Rc::clone(&shared)));
     println!("kv: ready on port {port}");
     loop {
@@ -180,13 +209,21 @@ async fn converse(shared: &Shared, session: &mut Session, stream: &TcpStream) ->
     loop {
         let fed = stream.read_with(|input| {
             let mut server = shared.server.borrow_mut();
-            (session.feed(&mut server, now_ms(), input), ())
+            let taken = session.feed(&mut server, now_ms(), input);
+            (taken, persistence::ticket(&server))
         });
-        let peer_has_finished = fed.await?.is_none();
+        let fed = fed.await?;
+        let peer_has_finished = fed.is_none();
         shared.end_killed(session.id());
         if let Some(work) = session.take_work() {
             let result = compute(work).await;
             session.finish_work(result);
+        }
+        if let Some(Some(ticket)) = fed
+            && shared.settle(ticket).await.is_err()
+        {
+            // Whether what the replies speak of will last nobody knows, so they are not sent.
+            return Ok(());
         }
         while !session.output().is_empty() {
             let written = stream.write(session.output()).await?;

@@ -6,9 +6,12 @@ use core::fmt;
 use runtime::net::Options;
 
 use crate::Config;
+use crate::persist::Fsync;
 
 /// Heap that tasks, tables and the code's own needs may take, in bytes.
 const FIXED_BYTES: usize = 256 * 1024;
+/// Heap that persistence takes beside: effects that wait, those being written, and a chunk of the log.
+const PERSISTENCE_BYTES: usize = 1024 * 1024;
 /// Smallest memory for the store, in bytes: below it nothing useful fits.
 const LEAST_STORE_BYTES: usize = 512 * 1024;
 /// Part of the heap that connections may take unless `maxclients` says otherwise: one in this.
@@ -31,6 +34,10 @@ pub struct Settings {
     pub tx_bytes: usize,
     /// Whether clients may keep the processor busy by DEBUG COMPUTE.
     pub debug: bool,
+    /// The disk that keeps the data, if one does.
+    pub disk: Option<String>,
+    /// When writes are made stable on it.
+    pub append_fsync: Fsync,
     /// Heap that is left to the store when all connections are open, in bytes.
     pub store_bytes: usize,
 }
@@ -60,7 +67,11 @@ impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(word) => {
-                write!(f, "unknown argument `{word}`: expected port=, maxmemory=, maxclients=, rx=, tx= or debug=")
+                write!(
+                    f,
+                    "unknown argument `{word}`: expected port=, maxmemory=, maxclients=, rx=, tx=, debug=, appendonly=, \
+                     appendfsync= or disk="
+                )
             }
             Self::Value { word, expected } => write!(f, "`{word}`: expected {expected}"),
             Self::Memory { heap_bytes, needed_bytes } => write!(
@@ -88,6 +99,23 @@ fn bytes(text: &str) -> Option<usize> {
     number.parse::<usize>().ok()?.checked_mul(factor)
 }
 
+/// The disk that keeps the data unless `disk` names another.
+const DEFAULT_DISK: &str = "data";
+
+/// What the arguments have said of persistence so far.
+struct Persistence<'a> {
+    wanted: bool,
+    disk: &'a str,
+}
+
+fn yes_or_no(value: &str) -> Option<bool> {
+    match value {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    }
+}
+
 impl Settings {
     /// Reads the arguments for a heap of this size.
     ///
@@ -101,16 +129,20 @@ impl Settings {
             rx_bytes: 4 * 1024,
             tx_bytes: 8 * 1024,
             debug: false,
+            disk: None,
+            append_fsync: Fsync::EverySec,
             store_bytes: 0,
         };
+        let mut persistence = Persistence { wanted: false, disk: DEFAULT_DISK };
         for word in words {
-            settings.apply(word)?;
+            settings.apply(word, &mut persistence)?;
         }
+        settings.disk = persistence.wanted.then(|| persistence.disk.into());
         settings.divide(heap_bytes)?;
         Ok(settings)
     }
 
-    fn apply(&mut self, word: &str) -> Result<(), SettingsError> {
+    fn apply<'a>(&mut self, word: &'a str, persistence: &mut Persistence<'a>) -> Result<(), SettingsError> {
         let unknown = || SettingsError::Unknown(word.into());
         let (name, value) = word.split_once('=').ok_or_else(unknown)?;
         let wrong = |expected| move || SettingsError::Value { word: word.into(), expected };
@@ -133,13 +165,13 @@ impl Settings {
             }
             "rx" => self.rx_bytes = buffer(value)?,
             "tx" => self.tx_bytes = buffer(value)?,
-            "debug" => {
-                self.debug = match value {
-                    "yes" => true,
-                    "no" => false,
-                    _ => return Err(wrong("yes or no")()),
-                }
+            "debug" => self.debug = yes_or_no(value).ok_or_else(wrong("yes or no"))?,
+            "appendonly" => persistence.wanted = yes_or_no(value).ok_or_else(wrong("yes or no"))?,
+            "appendfsync" => {
+                self.append_fsync = Fsync::from_name(value).ok_or_else(wrong("always, everysec or no"))?;
             }
+            "disk" if value.is_empty() => return Err(wrong("the name of a disk")()),
+            "disk" => persistence.disk = value,
             _ => return Err(unknown()),
         }
         Ok(())
@@ -151,7 +183,8 @@ impl Settings {
         if self.max_clients == 0 {
             self.max_clients = (heap_bytes / CONNECTIONS_FRACTION / connection_bytes).clamp(1, MOST_CLIENTS);
         }
-        let taken_bytes = FIXED_BYTES + self.max_clients * connection_bytes;
+        let persistence_bytes = if self.disk.is_some() { PERSISTENCE_BYTES } else { 0 };
+        let taken_bytes = FIXED_BYTES + persistence_bytes + self.max_clients * connection_bytes;
         let least_bytes = self.max_memory_bytes.unwrap_or(0).max(LEAST_STORE_BYTES);
         let needed_bytes = taken_bytes + least_bytes;
         if needed_bytes > heap_bytes {
@@ -172,6 +205,7 @@ impl Settings {
         config.max_clients = self.max_clients;
         config.port = self.port;
         config.debug = self.debug;
+        config.append_fsync = self.append_fsync;
         if let Some(limit) = self.max_memory_bytes {
             config.max_memory_bytes = limit;
         }
@@ -208,6 +242,14 @@ mod tests {
     }
 
     #[test]
+    fn persistence_is_off_unless_asked_for() {
+        assert_eq!(parse("disk=log appendfsync=always").expect("all good").disk, None);
+        let settings = parse("appendonly=yes appendfsync=always").expect("all good");
+        assert_eq!((settings.disk.as_deref(), settings.append_fsync), (Some("data"), Fsync::Always));
+        assert_eq!(parse("disk=log appendonly=yes").expect("all good").disk.as_deref(), Some("log"));
+    }
+
+    #[test]
     fn wrong_arguments_are_named() {
         for (text, said) in [
             ("ports=1", "unknown argument `ports=1`"),
@@ -218,6 +260,9 @@ mod tests {
             ("maxmemory=lots", "`maxmemory=lots`"),
             ("maxmemory=99999999999999999gb", "expected a size"),
             ("debug=maybe", "`debug=maybe`: expected yes or no"),
+            ("appendonly=1", "`appendonly=1`: expected yes or no"),
+            ("appendfsync=never", "expected always, everysec or no"),
+            ("disk=", "expected the name of a disk"),
             ("rx=1", "`rx=1`: expected a buffer"),
             ("maxmemory=20mb", "the settings need"),
             ("maxclients=5000", "give the machine more memory"),

@@ -4,6 +4,7 @@ use super::value::{Kind, Value, WrongType};
 use super::{Str, Watches};
 use crate::base::{Entry, Seed, SmallBytes, Table};
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 /// The expiry of a key that has none.
 pub const NEVER_MS: i64 = i64::MAX;
@@ -67,6 +68,8 @@ pub struct Db {
     pub expired_keys: u64,
     /// Who watches keys here.
     pub watches: Watches,
+    /// Keys that have expired since this was asked for, if it is.
+    expired: Option<Vec<SmallBytes>>,
 }
 
 impl Db {
@@ -78,6 +81,7 @@ impl Db {
             expiring: 0,
             expired_keys: 0,
             watches: Watches::default(),
+            expired: None,
         }
     }
 
@@ -128,7 +132,27 @@ impl Db {
         if let Some(record) = self.remove(at) {
             self.expired_keys += 1;
             self.watches.touch(record.key());
+            if let Some(expired) = &mut self.expired {
+                expired.push(record.key);
+            }
         }
+    }
+
+    /// From now on, notes which keys expire.
+    pub fn keep_expired(&mut self) {
+        self.expired = Some(Vec::new());
+    }
+
+    /// The keys that have expired since the last call; nothing if there are none.
+    pub fn take_expired(&mut self) -> Option<Vec<SmallBytes>> {
+        let expired = self.expired.as_mut().filter(|expired| !expired.is_empty())?;
+        Some(core::mem::take(expired))
+    }
+
+    /// The value and expiry of `key`, expired or not.
+    pub fn peek_record(&self, key: &[u8]) -> Option<(&Value, i64)> {
+        let record = self.records.find(key).and_then(|at| self.records.get(at))?;
+        Some((&record.value, record.expire_at_ms))
     }
 
     /// The record at an index.
@@ -322,7 +346,7 @@ impl Db {
         self.expiring = 0;
     }
 
-    /// Exchanges the contents with another database; watches stay.
+    /// Exchanges the contents with another database; watches, and what has expired, stay.
     pub fn swap(&mut self, other: &mut Self) {
         let (a, b) = (&self.records, &other.records);
         let exists = |key: &[u8]| a.find(key).is_some() || b.find(key).is_some();
@@ -330,6 +354,8 @@ impl Db {
         other.watches.touch_where(exists);
         core::mem::swap(self, other);
         core::mem::swap(&mut self.watches, &mut other.watches);
+        // What has expired did so before, here.
+        core::mem::swap(&mut self.expired, &mut other.expired);
     }
 
     /// The record at a dense index `0..len`, for random choices.

@@ -25,7 +25,7 @@ pub struct Config<'a> {
     pub pair_id: u64,
     /// What ends an epoch: the number of the epoch source.
     pub epoch_source: u32,
-    /// Guest instructions an epoch, for sources that count them; otherwise 0.
+    /// Guest instructions an epoch, for the source that counts them, or ticks, for the one that counts those; otherwise 0.
     pub epoch_length_instructions: u64,
     /// The wall clock now, in nanoseconds since 1970-01-01 00:00 UTC.
     pub realtime_ns: u64,

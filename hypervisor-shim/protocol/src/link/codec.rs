@@ -74,6 +74,7 @@ bodies! {
     AckBody {
         received_through: U64,
         executed_through: U64,
+        disks_done_below: U64,
         echo_ns: U64,
     }
     HeartbeatBody {
@@ -301,6 +302,7 @@ impl From<&Ack> for AckBody {
             prefix: Prefix::of::<Self>(),
             received_through: U64::new(ack.received_through),
             executed_through: U64::new(ack.executed_through),
+            disks_done_below: U64::new(ack.disks_done_below),
             echo_ns: U64::new(ack.echo_ns),
         }
     }
@@ -310,6 +312,7 @@ fn ack(body: &AckBody) -> Ack {
     Ack {
         received_through: body.received_through.get(),
         executed_through: body.executed_through.get(),
+        disks_done_below: body.disks_done_below.get(),
         echo_ns: body.echo_ns.get(),
     }
 }

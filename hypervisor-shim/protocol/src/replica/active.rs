@@ -18,6 +18,7 @@ impl Active {
             window: Window::default(),
             received_through: 0,
             executed_through: 0,
+            disks_done_below: 0,
             released_through: 0,
             commanded_through: 0,
             confirmed_through: 0,
@@ -245,7 +246,7 @@ impl Replica {
         if self.role != Role::Primary {
             return self.fault(now_ns, ProtocolFault::WrongRole, out);
         }
-        let Ack { received_through, executed_through, echo_ns } = *ack;
+        let Ack { received_through, executed_through, disks_done_below, echo_ns } = *ack;
         if self.ack_of_newcomer(now_ns, received_through, out) {
             return;
         }
@@ -254,13 +255,19 @@ impl Replica {
             || executed_through < active.executed_through
             || executed_through > received_through
             || received_through > self.record.epoch
+            || disks_done_below < active.disks_done_below
         {
-            return self.fault(now_ns, ProtocolFault::BadAck { received_through, executed_through }, out);
+            return self.fault(
+                now_ns,
+                ProtocolFault::BadAck { received_through, executed_through, disks_done_below },
+                out,
+            );
         }
         self.peer.agreed = true;
         active.window.pop(executed_through - active.executed_through);
         active.received_through = received_through;
         active.executed_through = executed_through;
+        active.disks_done_below = disks_done_below;
         if echo_ns != 0 && echo_ns <= now_ns {
             active.rtt_ns = now_ns - echo_ns;
         }

@@ -179,6 +179,8 @@ pub enum ProtocolFault {
         received_through: Epoch,
         /// What it claims to have run.
         executed_through: Epoch,
+        /// What it claims that its disks have done.
+        disks_done_below: u64,
     },
     /// The primary claims to have released outputs of an epoch that it cannot have ended, or takes back a claim.
     BadRelease {
@@ -204,9 +206,9 @@ impl fmt::Display for ProtocolFault {
                 f,
                 "the peer sent more than was agreed: {queued_epochs} epochs, {queued_bytes} bytes are waiting"
             ),
-            Self::BadAck { received_through, executed_through } => write!(
+            Self::BadAck { received_through, executed_through, disks_done_below } => write!(
                 f,
-                "the peer acknowledges epoch {received_through} as received and {executed_through} as run, which cannot be"
+                "the peer acknowledges epoch {received_through} as received, {executed_through} as run and disk requests below {disks_done_below} as done, which cannot be"
             ),
             Self::BadRelease { released_through } => {
                 write!(f, "the peer claims to have released the outputs of epoch {released_through}, which cannot be")

@@ -17,6 +17,7 @@ impl Backup {
             unreported_since_ns: None,
             ack_due: false,
             echo_ns: 0,
+            disks_done_below: 0,
             last_ack_ns: 0,
             released_claim: 0,
             discard_due: false,
@@ -131,6 +132,7 @@ impl Replica {
         let ack = Ack {
             received_through: self.backup.received_through,
             executed_through: self.reported_through(),
+            disks_done_below: self.backup.disks_done_below,
             echo_ns: core::mem::take(&mut self.backup.echo_ns),
         };
         self.backup.ack_due = false;

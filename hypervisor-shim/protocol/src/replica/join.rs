@@ -133,6 +133,7 @@ impl Replica {
         self.active.window.clear();
         self.active.received_through = epoch;
         self.active.executed_through = epoch;
+        self.active.disks_done_below = 0;
         self.active.divergence = None;
         self.timers.last_sent_ns = now_ns;
         self.timers.heard(now_ns);
@@ -148,7 +149,8 @@ impl Replica {
             }
             Join::Greeting | Join::Copying => {
                 let executed_through = received_through;
-                self.fault(now_ns, ProtocolFault::BadAck { received_through, executed_through }, out);
+                let fault = ProtocolFault::BadAck { received_through, executed_through, disks_done_below: 0 };
+                self.fault(now_ns, fault, out);
                 true
             }
             // It was sent before the state came.

@@ -20,8 +20,8 @@
 //!
 //! # The rules
 //! P1 and P2 are [`Replica::begin`] and [`Input::EpochEnded`] (`active.rs`), P3 to P5 `backup.rs`, P6 and P7
-//! `failover.rs`; the handshake, silence, newcomers (`join.rs`) and planned changes of roles (`handover.rs`) have files
-//! of their own.
+//! `failover.rs`; the handshake, disks, silence, newcomers (`join.rs`) and planned changes of roles (`handover.rs`) have
+//! files of their own.
 
 use alloc::vec::Vec;
 
@@ -31,6 +31,7 @@ use crate::{Discipline, Epoch, Generation, Mode, Role};
 mod active;
 mod api;
 mod backup;
+mod disks;
 mod failover;
 mod handover;
 mod handshake;
@@ -91,6 +92,8 @@ struct Active {
     window: Window,
     received_through: Epoch,
     executed_through: Epoch,
+    /// What the backup's disks have done, as it says.
+    disks_done_below: u64,
     /// Commanded to be released, or free of outputs.
     released_through: Epoch,
     /// The last [`Command::Release`].
@@ -117,6 +120,8 @@ struct Backup {
     /// Something came that an acknowledgement must answer at the end of this round.
     ack_due: bool,
     echo_ns: u64,
+    /// What this replica's disks have done.
+    disks_done_below: u64,
     last_ack_ns: u64,
     /// What the primary claims to have released.
     released_claim: Epoch,

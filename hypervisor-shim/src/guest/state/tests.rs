@@ -127,6 +127,7 @@ fn what_no_guest_could_have_is_refused_and_changes_nothing() {
         text
     };
     assert!(refused(|state| state.receive_position += 1).contains("receive ring"));
+    assert!(refused(|state| state.disk_position += 1).contains("disk ring"));
     assert!(refused(|state| state.transmit_position += 4).contains("transmit ring"));
     assert!(refused(|state| state.preemption = Some((GUEST_BASE, GUEST_BASE))).contains("upcalls"));
     assert!(refused(|state| state.preemption = Some((u64::MAX - 7, GUEST_BASE))).contains("upcalls"));

@@ -17,12 +17,19 @@ const QUICK_STORE_LENGTHS: [u64; 2] = [PROMISED_SHORT, PROMISED_LONG];
 pub const PROMISED_SHORT: u64 = 10_000;
 /// The long one.
 pub const PROMISED_LONG: u64 = 1_000_000;
+/// Lengths of counted epochs, in ticks.
+const COUNTED_LENGTHS: [u64; 4] = [100, 300, COUNTED_MIDDLE, 10_000];
+const QUICK_COUNTED_LENGTHS: [u64; 1] = [COUNTED_MIDDLE];
+/// One that both plans have.
+const COUNTED_MIDDLE: u64 = 1_000;
 /// Lengths that are also run with epochs but without a peer.
 const SOLO_LENGTHS: [u64; 3] = [4_000, PROMISED_SHORT, 100_000];
 /// Runs of Dhrystone after which it gives way, where it does.
 pub const YIELD_AFTER: u32 = 1_000;
 /// Instructions of a run of Dhrystone, roughly: it only decides how many runs are asked for.
 const INSTRUCTIONS_A_RUN: u64 = 384;
+/// Ticks of a run of Dhrystone, roughly.
+const TICKS_A_RUN: u64 = 4;
 
 /// How the machine runs the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -189,7 +196,14 @@ fn dhrystone(quick: bool) -> Vec<Group> {
             _ => &[],
         }),
     });
-    cooperative.into_iter().chain(exact).collect()
+    let lengths = if quick { &QUICK_COUNTED_LENGTHS[..] } else { &COUNTED_LENGTHS[..] };
+    let counted = lengths.iter().map(|&length| Group {
+        workload: Workload::COMPUTES,
+        epoch: EpochSpec::Counted(length),
+        size: (runs * 2).min(most_epochs * length / TICKS_A_RUN),
+        systems: systems(if length == COUNTED_MIDDLE { &[System::Solo] } else { &[] }),
+    });
+    cooperative.into_iter().chain(exact).chain(counted).collect()
 }
 
 fn store(quick: bool) -> Vec<Group> {
@@ -197,7 +211,8 @@ fn store(quick: bool) -> Vec<Group> {
     let group = |epoch, size| Group { workload: Workload::Store, epoch, size, systems: systems(&[]) };
     let lengths = if quick { &QUICK_STORE_LENGTHS[..] } else { &LENGTHS[..] };
     let exact = lengths.iter().map(|&length| group(EpochSpec::Exact(length), requests.min((length * 2).max(3_000))));
-    std::iter::once(group(EpochSpec::Cooperative, requests * 2)).chain(exact).collect()
+    let counted = group(EpochSpec::Counted(COUNTED_MIDDLE), requests * 2);
+    std::iter::once(group(EpochSpec::Cooperative, requests * 2)).chain(exact).chain([counted]).collect()
 }
 
 #[cfg(test)]
@@ -220,6 +235,10 @@ mod tests {
                 assert!(plan.groups.iter().any(|group| group.epoch == EpochSpec::Exact(length)));
             }
             assert!(plan.groups.iter().any(|group| solo(group) && group.epoch == EpochSpec::Exact(PROMISED_SHORT)));
+            for workload in [Workload::COMPUTES, Workload::Store] {
+                let counted = |group: &Group| group.workload == workload && group.epoch.needs_ticks();
+                assert!(plan.groups.iter().any(counted));
+            }
         }
     }
 

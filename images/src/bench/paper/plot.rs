@@ -62,7 +62,7 @@ fn series(rows: &[Row], workload: Workload, system: System, measure: Measure) ->
     let own = |row: &&Row| row.configuration.workload == workload && row.configuration.system == system;
     let at = |row: &Row| match row.configuration.epoch {
         EpochSpec::Exact(length) => Some((length as f64, measure.of(row)?)),
-        EpochSpec::Cooperative => None,
+        EpochSpec::Cooperative | EpochSpec::Counted(_) => None,
     };
     rows.iter().filter(own).filter_map(at).filter(|(_, value)| value.median > 0.0).collect()
 }

@@ -6,7 +6,7 @@ use super::plan::{PROMISED_LONG, PROMISED_SHORT, System};
 use super::plot::short;
 use super::run::computing;
 use super::stats::Spread;
-use super::table::{Model, Row};
+use super::table::{Counter, Model, Row};
 use super::workload::Workload;
 use super::{Failure, PaperReport};
 use crate::bench::Promise;
@@ -103,7 +103,9 @@ fn introduction(report: &PaperReport) -> String {
 /// What the columns mean.
 const LEGEND: &str = "\
 NP is the normalised performance of the paper: time of a system by time of the baseline. The baseline is the same image \
-without epochs (`--bare`), under `-icount` where the epochs are exact. *solo* has epochs and no peer. *Boundary* is the \
+without epochs (`--bare`), under `-icount` where the epochs are exact, and made to count its ticks where they are counted. \
+The length of an exact epoch is in instructions, that of a counted one in ticks: entries of functions that may call \
+themselves, jumps backwards, and jumps through a register or a table. *solo* has epochs and no peer. *Boundary* is the \
 time beyond the baseline's, by the number of epochs. Link figures count both directions, heartbeats included. *Waiting* \
 is how long the primary waited for its backup, by its machine's clock, which follows the host's, as a share of the time. \
 *Bare, beside another* is the same as the baseline while a second machine, which has nothing to \
@@ -121,7 +123,6 @@ fn tables(rows: &[Row]) -> String {
         let needed = workload.needs().unwrap_or_default();
         out.push_str(&format!("| {workload} | all | all | needs {needed} | | | | | | | | |\n"));
     }
-    out.push_str("| all | counted | all | this source of epochs does not exist yet | | | | | | | | |\n");
     out
 }
 
@@ -157,7 +158,11 @@ fn epochs_name(epoch: EpochSpec, system: System) -> String {
         (EpochSpec::Exact(length), system) if !system.has_epochs() => {
             format!("none, icount (for {})", short(length as f64))
         }
+        (EpochSpec::Counted(length), system) if !system.has_epochs() => {
+            format!("none, ticks (for {})", short(length as f64))
+        }
         (EpochSpec::Cooperative, _) => "cooperative".to_owned(),
+        (EpochSpec::Counted(length), _) => format!("counted, {}", short(length as f64)),
         (EpochSpec::Exact(length), _) => format!("exact, {}", short(length as f64)),
     }
 }
@@ -185,8 +190,9 @@ fn promises(all: &[Promise]) -> String {
 fn counting(report: &PaperReport) -> String {
     let line = |counting: &super::table::Counting| {
         format!(
-            "- {}: time without epochs under `-icount`, by time without epochs and without it: {}\n",
+            "- {}: time without epochs {}, by time without epochs and without that: {}\n",
             counting.workload,
+            if counting.counter == Counter::Machine { "under `-icount`" } else { "of a program that counts its ticks" },
             spread(counting.np)
         )
     };
@@ -297,7 +303,7 @@ fn waiting(model: &Model, rows: &[Row]) -> Option<String> {
     let own = |row: &&Row| row.configuration.workload == model.workload && row.configuration.system == model.system;
     let mut shares = rows.iter().filter(own).filter_map(|row| match row.configuration.epoch {
         EpochSpec::Exact(length) => Some((length as f64, row.wait_share)),
-        EpochSpec::Cooperative => None,
+        EpochSpec::Cooperative | EpochSpec::Counted(_) => None,
     });
     let first = shares.next()?;
     let last = shares.next_back()?;
@@ -409,7 +415,6 @@ fn missing(failures: &[Failure]) -> String {
     for workload in Workload::TO_COME {
         out.push_str(&format!("- {workload}: needs {}.\n", workload.needs().unwrap_or_default()));
     }
-    out.push_str("- Epochs by counters of the processor (`counted`): they do not exist yet.\n");
     for failure in failures {
         out.push_str(&format!(
             "- {}, round {}, failed: {}\n",
@@ -434,12 +439,11 @@ mod tests {
             "| processor | Some Processor |",
             "| disk, reads | all | all | needs block I/O |",
             "| disk, writes | all | all | needs block I/O |",
-            "counted | all | this source of epochs does not exist yet",
             "![np-dhrystone.svg](evaluation/np-dhrystone.svg)",
             "| Dhrystone, yield=0 | exact, 10K | pair, revised | 0.600 (0.600 to 1.200) | 3.000 | 40.000 (40.000 to 80.000) |",
             "published, not measured here",
             "about a factor of 2",
-            "under `-icount`, by time without epochs and without it: 1.250",
+            "under `-icount`, by time without epochs and without that: 1.250",
             "### Dhrystone, yield=0, pair, revised: h_epoch = ",
             "2 of 3 answers",
             "- kill 3: no answer",

@@ -20,18 +20,28 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(5);
 /// Statuses come ten times a second of the machine's clock.
 const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The images of a program.
+#[derive(Debug, Clone)]
+pub struct ImagesOf {
+    /// As it is.
+    pub plain: Image,
+    /// Made to count its ticks.
+    pub counting: Image,
+}
+
 /// The images that are measured.
 #[derive(Debug, Clone)]
 pub struct Images {
     /// Of the benchmark that computes.
-    pub dhrystone: Image,
+    pub dhrystone: ImagesOf,
     /// Of the store.
-    pub store: Image,
+    pub store: ImagesOf,
 }
 
 impl Images {
-    fn of(&self, workload: Workload) -> &Image {
-        if workload == Workload::Store { &self.store } else { &self.dhrystone }
+    fn of(&self, workload: Workload, epoch: EpochSpec) -> &Image {
+        let images = if workload == Workload::Store { &self.store } else { &self.dhrystone };
+        if epoch.needs_ticks() { &images.counting } else { &images.plain }
     }
 
     /// How a configuration is started. Always translated: only then can all of them be compared.
@@ -48,7 +58,7 @@ impl Images {
             memory_mib: workload.memory_mib(),
             accelerator: Accelerator::Tcg,
             arguments: workload.arguments(),
-            ..Spec::new(name, self.of(workload).clone())?.publishing(workload.port())
+            ..Spec::new(name, self.of(workload, epoch).clone())?.publishing(workload.port())
         })
     }
 }

@@ -1,5 +1,6 @@
 //! What the measurements of all rounds come to.
 
+use protocol::EpochSource;
 use serde::Serialize;
 
 use super::model::{self, Fit, Point};
@@ -39,11 +40,32 @@ pub struct Row {
     pub wait_share: f64,
 }
 
-/// What counting instructions costs: the baseline that counts by the baseline that does not.
+/// Who counts, for which epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Counter {
+    /// The machine its instructions, for exact epochs.
+    Machine,
+    /// The guest its ticks, for counted epochs.
+    Guest,
+}
+
+impl Counter {
+    fn source(self) -> EpochSource {
+        match self {
+            Self::Machine => EpochSource::Exact,
+            Self::Guest => EpochSource::Counted,
+        }
+    }
+}
+
+/// What counting costs: the baseline that counts by the baseline that does not.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Counting {
     /// What the guest does.
     pub workload: Workload,
+    /// Who counts.
+    pub counter: Counter,
     /// Time for the same work, by the time without counting.
     pub np: Spread,
 }
@@ -72,7 +94,7 @@ pub fn rows(samples: &[Sample]) -> Vec<Row> {
 }
 
 /// Where a configuration stands in the table.
-fn rank(configuration: Configuration) -> (u8, u32, u64, u8) {
+fn rank(configuration: Configuration) -> (u8, u32, u8, u64, u8) {
     let (workload, yield_after) = match configuration.workload {
         Workload::Dhrystone { yield_after } => (0, yield_after),
         Workload::DiskRead => (1, 0),
@@ -86,7 +108,7 @@ fn rank(configuration: Configuration) -> (u8, u32, u64, u8) {
         System::Pair(ProtocolName::Revised) => 3,
         System::Pair(ProtocolName::Original) => 4,
     };
-    (workload, yield_after, configuration.epoch.length(), system)
+    (workload, yield_after, configuration.epoch.source().code(), configuration.epoch.length(), system)
 }
 
 fn row(samples: &[Sample], configuration: Configuration) -> Option<Row> {
@@ -130,20 +152,24 @@ fn boundary_us(samples: &[Sample], sample: &Sample) -> Option<f64> {
 
 /// What counting costs each workload. The longest measurement that counts is compared.
 pub fn counting(samples: &[Sample]) -> Vec<Counting> {
-    let of = |workload| {
-        let bare = move |sample: &&Sample| {
-            sample.configuration.workload == workload && sample.configuration.system == System::Bare
+    let of = |(workload, counter): (Workload, Counter)| {
+        let bare = |source: EpochSource| {
+            samples.iter().filter(move |sample| {
+                let what = sample.configuration;
+                (what.workload, what.system, what.epoch.source()) == (workload, System::Bare, source)
+            })
         };
-        let counts = |sample: &&Sample| sample.configuration.epoch.icount_shift().is_some();
-        let longest = samples.iter().filter(bare).filter(counts).map(|sample| sample.size).max()?;
-        let ratios =
-            samples.iter().filter(bare).filter(counts).filter(|sample| sample.size == longest).filter_map(|counted| {
-                let plain = samples.iter().filter(bare).find(|s| !counts(s) && s.round == counted.round)?;
-                Some((counted.elapsed_s / counted.size as f64) / (plain.elapsed_s / plain.size as f64))
-            });
-        Some(Counting { workload, np: Spread::of(&ratios.collect::<Vec<f64>>())? })
+        let source = counter.source();
+        let longest = bare(source).map(|sample| sample.size).max()?;
+        let ratios = bare(source).filter(|sample| sample.size == longest).filter_map(|counting| {
+            let plain = bare(EpochSource::Cooperative).find(|plain| plain.round == counting.round)?;
+            Some((counting.elapsed_s / counting.size as f64) / (plain.elapsed_s / plain.size as f64))
+        });
+        Some(Counting { workload, counter, np: Spread::of(&ratios.collect::<Vec<f64>>())? })
     };
-    [Workload::COMPUTES, Workload::Store].into_iter().filter_map(of).collect()
+    let workloads = [Workload::COMPUTES, Workload::Store].into_iter();
+    let all = workloads.flat_map(|workload| [Counter::Machine, Counter::Guest].map(|counter| (workload, counter)));
+    all.filter_map(of).collect()
 }
 
 /// The model for every workload and system that ran under exact epochs of several lengths.
@@ -260,9 +286,18 @@ pub(super) mod tests {
 
     #[test]
     fn counting_is_compared_for_the_same_work() {
-        let counting = counting(&samples());
-        assert_eq!(counting.len(), 1);
-        assert!((counting[0].np.median - 1.25).abs() < 1e-9);
+        let mut samples = samples();
+        let only = counting(&samples);
+        assert_eq!((only.len(), only[0].counter), (1, Counter::Machine));
+        assert!((only[0].np.median - 1.25).abs() < 1e-9);
+        // Those of a guest that counts are neither the machine's nor a baseline for it.
+        for (round, bare_s) in [(1, 0.2), (2, 0.4), (3, 0.2)] {
+            samples.insert(0, sample(EpochSpec::Counted(1_000), System::Bare, round, bare_s * 1.6));
+        }
+        let both = counting(&samples);
+        assert_eq!(both.len(), 2);
+        assert_eq!((both[0].clone(), both[1].counter), (only[0].clone(), Counter::Guest));
+        assert!((both[1].np.median - 2.0).abs() < 1e-9);
     }
 
     #[test]

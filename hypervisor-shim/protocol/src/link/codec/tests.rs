@@ -116,7 +116,7 @@ impl Raw {
                 sent_ns: f,
                 events: &self.events,
             }),
-            3 => Message::Ack(Ack { received_through: a, executed_through: b, echo_ns: c }),
+            3 => Message::Ack(Ack { received_through: a, executed_through: b, disks_done_below: d, echo_ns: c }),
             4 => Message::Heartbeat(Heartbeat { ended_epoch: a, ended_digest: b, released_through: c, sent_ns: d }),
             5 => Message::Diverged(Divergence { epoch: a, ours: b, theirs: c }),
             6 => Message::Goodbye(Goodbye {

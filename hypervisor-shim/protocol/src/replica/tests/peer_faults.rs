@@ -103,7 +103,7 @@ fn impossible_messages_to_a_backup_fail_the_link() {
         &backup_given(start(2, 1, &[0; 2049])),
         ProtocolFault::Overflow { queued_epochs: 0, queued_bytes: 2049 },
     );
-    let ack = Ack { received_through: 0, executed_through: 0, echo_ns: 0 };
+    let ack = Ack { received_through: 0, executed_through: 0, disks_done_below: 0, echo_ns: 0 };
     assert_fault(&backup_given(Message::Ack(ack)), ProtocolFault::WrongRole);
     let heartbeat = Heartbeat { ended_epoch: 2, ended_digest: 0, released_through: 0, sent_ns: 0 };
     assert_fault(&backup_given(Message::Heartbeat(heartbeat)), ProtocolFault::BadHeartbeat { ended_epoch: 2 });
@@ -116,8 +116,8 @@ fn impossible_messages_to_a_backup_fail_the_link() {
 #[test]
 fn impossible_messages_to_a_primary_fail_the_link() {
     for (received_through, executed_through) in [(2, 1), (1, 2), (0, 0), (u64::MAX, u64::MAX), (1, u64::MAX)] {
-        let ack = Ack { received_through, executed_through, echo_ns: u64::MAX };
-        let fault = ProtocolFault::BadAck { received_through, executed_through };
+        let ack = Ack { received_through, executed_through, disks_done_below: 7, echo_ns: u64::MAX };
+        let fault = ProtocolFault::BadAck { received_through, executed_through, disks_done_below: 7 };
         assert_fault(&primary_given(Message::Ack(ack)), fault);
     }
     assert_fault(&primary_given(start(2, 0, b"")), ProtocolFault::WrongRole);
@@ -132,7 +132,7 @@ fn only_an_echo_of_what_was_sent_measures_the_round_trip() {
     for (echo_ns, rtt_ns) in [(START_NS - 7, 7), (START_NS, 0), (START_NS + 1, 99), (u64::MAX, 99), (0, 99)] {
         let mut pair = Pair::revised();
         pair.primary.now_ns = START_NS;
-        let ack = |echo_ns| Ack { received_through: 0, executed_through: 0, echo_ns };
+        let ack = |echo_ns| Ack { received_through: 0, executed_through: 0, disks_done_below: 0, echo_ns };
         pair.primary.take(&[Owned::Small(Message::Ack(ack(START_NS - 99)))]);
         pair.primary.take(&[Owned::Small(Message::Ack(ack(echo_ns)))]);
         assert_eq!(pair.primary.replica.status(START_NS).link_rtt_ns, rtt_ns, "echo {echo_ns}");

@@ -51,9 +51,10 @@ fn message() -> impl Strategy<Value = Owned> {
             |(epoch, prev_digest, released_through, events)| Owned::Start(crate::replica::Record {
                 epoch, prev_digest, released_through, events, clocks: Clocks::default(), sent_ns: 5,
             })),
-        8 => (number(), number(), number()).prop_map(move |(received_through, executed_through, echo_ns)| {
-            small(Message::Ack(Ack { received_through, executed_through, echo_ns }))
-        }),
+        8 => (number(), number(), number(), number()).prop_map(
+            move |(received_through, executed_through, disks_done_below, echo_ns)| {
+                small(Message::Ack(Ack { received_through, executed_through, disks_done_below, echo_ns }))
+            }),
         6 => (number(), number(), number(), number()).prop_map(
             move |(ended_epoch, ended_digest, released_through, sent_ns)| {
                 small(Message::Heartbeat(Heartbeat { ended_epoch, ended_digest, released_through, sent_ns }))

@@ -1,0 +1,74 @@
+//! What the replicas say of their disks.
+
+use super::harness::*;
+use crate::link::{Ack, Message};
+use crate::replica::ProtocolFault;
+
+fn ack(disks_done_below: u64) -> Owned {
+    Owned::Small(Message::Ack(Ack { received_through: 0, executed_through: 0, disks_done_below, echo_ns: 0 }))
+}
+
+#[test]
+fn a_flush_is_told_at_once_and_everything_else_with_the_next_acknowledgement() {
+    let mut pair = Pair::revised();
+    pair.backup.replica.note_disks(5, false);
+    pair.backup.flush();
+    assert_eq!(pair.backup.sent.len(), 0);
+    pair.backup.replica.note_disks(6, true);
+    pair.backup.flush();
+    pair.backup.flush();
+    assert_eq!(pair.backup.sent_kinds(), ["ack"], "once");
+    pair.deliver_to_primary();
+    assert_eq!(pair.primary.replica.peer_disks_done_below(), 6);
+    pair.backup.replica.note_disks(9, false);
+    pair.epoch(b"");
+    pair.exchange();
+    assert_eq!(pair.primary.replica.peer_disks_done_below(), 9);
+}
+
+#[test]
+fn a_primary_tells_nobody() {
+    let mut pair = Pair::revised();
+    pair.primary.replica.note_disks(5, true);
+    pair.primary.flush();
+    assert_eq!(pair.primary.sent.len(), 0);
+    assert_eq!(pair.backup.replica.peer_disks_done_below(), 0);
+}
+
+#[test]
+fn disks_that_undo_what_they_have_done_fail_the_link() {
+    let mut pair = Pair::revised();
+    pair.primary.take(&[ack(7), ack(7)]);
+    assert_eq!(pair.primary.replica.status(pair.primary.now_ns).link_fault, None);
+    pair.primary.take(&[ack(6)]);
+    let fault = ProtocolFault::BadAck { received_through: 0, executed_through: 0, disks_done_below: 6 };
+    let status = pair.primary.replica.status(pair.primary.now_ns);
+    assert_eq!(status.link_fault, Some(crate::replica::LinkFault::Protocol(fault)));
+}
+
+#[test]
+fn a_backup_is_not_missed_as_long_as_its_primary_goes_on() {
+    let mut pair = Pair::revised();
+    assert!(pair.backup.replica.follows_peer());
+    assert!(!pair.primary.replica.follows_peer());
+    pair.backup.peer_dead();
+    assert!(!pair.backup.replica.follows_peer());
+    let mut pair = Pair::revised();
+    pair.backup.close_link();
+    assert!(!pair.backup.replica.follows_peer(), "it may have to take over");
+}
+
+#[test]
+fn the_primary_knows_when_the_backup_has_run_everything() {
+    let mut pair = Pair::revised();
+    assert!(pair.primary.replica.peer_has_run_everything());
+    pair.primary.begin(b"");
+    assert!(!pair.primary.replica.peer_has_run_everything());
+    pair.primary.end();
+    assert!(!pair.primary.replica.peer_has_run_everything());
+    pair.deliver_to_backup();
+    pair.backup.catch_up();
+    pair.backup.idle_ns(FAILURE_NS / 2);
+    pair.deliver_to_primary();
+    assert!(pair.primary.replica.peer_has_run_everything());
+}

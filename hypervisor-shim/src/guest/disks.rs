@@ -1,0 +1,369 @@
+//! The guest's disks: requests taken from its ring, carried out, and completed by the events of a record.
+//!
+//! What a guest can see of it, the numbers of requests and which of them are outstanding, is a function of its ring and of
+//! the records. When a device has finished something is not: that becomes visible only by an event.
+//!
+//! Copies: what a write writes is copied once, from guest memory to the buffer that the device reads, when the request is
+//! taken; what a read reads is copied once, from the device's buffer to guest memory, when its completion is delivered.
+//! Neither can be left out: the guest may change its memory after the one, and must not see when the device wrote to it
+//! before the other.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use hypercall::disk::{
+    BLOCK_BYTES, Completion, DiskInfo, MAX_OUTSTANDING, MAX_PLAIN_BLOCKS, MAX_TRANSFER_BYTES, Operation, Request,
+};
+use hypercall::errno::{EFAULT, EINVAL, EIO, ENOENT, ENXIO};
+use hypercall::record::KIND_DISK_REQUEST;
+use hypercall::ring::{Consumer, RingError};
+use protocol::digest::Digest64;
+
+use super::schedule::Schedule;
+use super::{DeliverError, GuestMemory};
+use crate::machine::{Disk, DiskJob};
+
+/// How a request ended here.
+#[derive(Debug)]
+enum End {
+    /// It makes no sense, with an error number; the same at both replicas.
+    Rejected(i64),
+    /// The device has done it. The buffer holds what a read has read.
+    Done(Vec<u8>),
+    /// The device has failed to do it.
+    Failed,
+}
+
+/// A request that was taken and not completed.
+#[derive(Debug)]
+struct Outstanding {
+    number: u64,
+    operation: Operation,
+    disk: usize,
+    first_block: u64,
+    /// Where in guest memory a read's data goes, if it is still wanted.
+    place: Option<usize>,
+    end: Option<End>,
+}
+
+/// What must have happened elsewhere before a guest may be told of a completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// Nothing: there is no other replica.
+    Alone,
+    /// A flush is complete when the other replica's disks have done it too; a failure here is not the guest's business.
+    Mirrored {
+        /// All requests with numbers below this are done there.
+        done_below: u64,
+    },
+}
+
+impl Commit {
+    /// The status that the guest is told, if it may be told.
+    fn status(self, outstanding: &Outstanding) -> Option<i64> {
+        let end = outstanding.end.as_ref()?;
+        match (end, self) {
+            (End::Rejected(error), _) => Some(*error),
+            (End::Failed, Self::Mirrored { .. }) => None,
+            (End::Failed, Self::Alone) => Some(EIO),
+            (End::Done(_), Self::Mirrored { done_below }) if outstanding.operation == Operation::Flush => {
+                (outstanding.number < done_below).then_some(0)
+            }
+            (End::Done(_), _) => Some(0),
+        }
+    }
+}
+
+/// A request that a device has failed to carry out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure<'a> {
+    /// The disk's name.
+    pub disk: &'a str,
+    /// The request's number.
+    pub number: u64,
+    /// What it asked for.
+    pub operation: Operation,
+    /// From which block on.
+    pub first_block: u64,
+}
+
+/// The disks of a guest.
+#[derive(Debug)]
+pub struct Disks {
+    table: Vec<DiskInfo>,
+    ring: Consumer,
+    next_number: u64,
+    /// By ascending number.
+    outstanding: VecDeque<Outstanding>,
+    /// One for each disk.
+    schedules: Vec<Schedule>,
+    /// Flushes that [`Disks::passes_flush`] has not passed, by ascending number.
+    flushes: VecDeque<u64>,
+    /// Buffers for reuse, each with room for the longest transfer: at most as many as there may be requests.
+    pool: Vec<Vec<u8>>,
+}
+
+/// Whether the guest may write to a range of its addresses, and at which offset that range lies.
+pub(super) type Writable<'a> = &'a dyn Fn(u64, u64) -> Option<usize>;
+
+impl Disks {
+    /// The disks of a guest that has yet to start.
+    pub(super) fn new(table: Vec<DiskInfo>, ring: Consumer) -> Self {
+        let schedules = table.iter().map(|_| Schedule::default()).collect();
+        Self {
+            table,
+            ring,
+            next_number: 0,
+            outstanding: VecDeque::new(),
+            schedules,
+            flushes: VecDeque::new(),
+            pool: Vec::new(),
+        }
+    }
+
+    /// Our position in the ring, and the number of the next request, of a guest for which nothing is outstanding.
+    pub(super) fn saved(&self) -> (u32, u64) {
+        (self.ring.position(), self.next_number)
+    }
+
+    /// What [`Disks::saved`] gave, with a ring at that position.
+    pub(super) fn restored(&mut self, ring: Consumer, next_number: u64) {
+        self.ring = ring;
+        self.next_number = next_number;
+    }
+
+    /// Whether a copy of the guest lacks nothing of its disks: there are none, and no request to what does not exist waits
+    /// for its answer.
+    pub(super) fn can_be_copied(&self) -> bool {
+        self.table.is_empty() && self.outstanding.is_empty()
+    }
+
+    /// Takes what the guest asks for, in its order, as long as there may be more requests. Each is added to the digest,
+    /// with all that it writes.
+    pub(super) fn take_requests(
+        &mut self,
+        memory: &GuestMemory,
+        writable: Writable<'_>,
+        mut digest: Option<&mut Digest64>,
+    ) -> Result<(), RingError> {
+        if self.table.is_empty() && self.ring.is_empty() {
+            return Ok(());
+        }
+        while self.outstanding.len() < MAX_OUTSTANDING {
+            let request = self.ring.pop_with(|record| {
+                let request = Request::decode(record.payload).filter(|_| record.kind == KIND_DISK_REQUEST);
+                if let Some(digest) = digest.as_deref_mut() {
+                    digest.write_bytes(record.payload);
+                }
+                request
+            })?;
+            let Some(request) = request else { break };
+            let number = self.next_number;
+            self.next_number += 1;
+            match request.and_then(|request| Some((request, Operation::from_code(request.operation)?))) {
+                Some((request, Operation::Forget)) => self.forget(request.first_block),
+                Some((request, operation)) => {
+                    self.take(number, &request, operation, memory, writable, digest.as_deref_mut());
+                }
+                None => self.note(number, Operation::Flush, &NOTHING, None, Some(End::Rejected(EINVAL))),
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, number: u64, operation: Operation, request: &Request, place: Option<usize>, end: Option<End>) {
+        let (disk, first_block) = (request.disk as usize, request.first_block);
+        self.outstanding.push_back(Outstanding { number, operation, disk, first_block, place, end });
+    }
+
+    fn forget(&mut self, number: u64) {
+        if let Some(outstanding) = self.find(number).and_then(|index| self.outstanding.get_mut(index)) {
+            outstanding.place = None;
+        }
+    }
+
+    fn find(&self, number: u64) -> Option<usize> {
+        self.outstanding.binary_search_by_key(&number, |outstanding| outstanding.number).ok()
+    }
+
+    fn take(
+        &mut self,
+        number: u64,
+        request: &Request,
+        operation: Operation,
+        memory: &GuestMemory,
+        writable: Writable<'_>,
+        digest: Option<&mut Digest64>,
+    ) {
+        let bytes = match self.check(request, operation) {
+            Ok(bytes) => bytes,
+            Err(error) => return self.note(number, operation, request, None, Some(End::Rejected(error))),
+        };
+        let mut buffer = if bytes == 0 { Vec::new() } else { self.buffer(bytes) };
+        let mut place = None;
+        let reachable = match operation {
+            Operation::Read => {
+                place = writable(request.address, bytes as u64);
+                place.is_some()
+            }
+            Operation::Write => memory.copy_to(request.address, &mut buffer, digest),
+            _ => true,
+        };
+        if !reachable {
+            self.put_back(buffer);
+            return self.note(number, operation, request, None, Some(End::Rejected(EFAULT)));
+        }
+        if operation == Operation::Flush {
+            self.flushes.push_back(number);
+        }
+        self.note(number, operation, request, place, None);
+        let (first_block, blocks) = (request.first_block, request.blocks);
+        self.schedules[request.disk as usize].push(DiskJob { number, operation, first_block, blocks, buffer });
+    }
+
+    /// The bytes of data that go with a request, or what is wrong with it.
+    fn check(&self, request: &Request, operation: Operation) -> Result<usize, i64> {
+        let disk = self.table.get(request.disk as usize).ok_or(ENOENT)?;
+        if operation == Operation::Flush {
+            return Ok(0);
+        }
+        let end = request.first_block.checked_add(request.blocks).ok_or(ENXIO)?;
+        if end > disk.blocks {
+            return Err(ENXIO);
+        }
+        let has_data = matches!(operation, Operation::Read | Operation::Write);
+        let limit = if has_data { (MAX_TRANSFER_BYTES / BLOCK_BYTES) as u64 } else { MAX_PLAIN_BLOCKS };
+        if request.blocks == 0 || request.blocks > limit {
+            return Err(EINVAL);
+        }
+        Ok(if has_data { request.blocks as usize * BLOCK_BYTES } else { 0 })
+    }
+
+    /// A buffer of this length. What is in it is of no meaning: guest or device write to all of it, or nobody reads it.
+    fn buffer(&mut self, bytes: usize) -> Vec<u8> {
+        let mut buffer = self.pool.pop().unwrap_or_else(|| Vec::with_capacity(MAX_TRANSFER_BYTES));
+        buffer.resize(bytes, 0);
+        buffer
+    }
+
+    fn put_back(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() >= MAX_TRANSFER_BYTES {
+            self.pool.push(buffer);
+        }
+    }
+
+    /// Lets the devices, in the order of the table, do what they may do, and takes what they have done.
+    pub fn serve(&mut self, devices: &mut [impl Disk]) {
+        for (disk, device) in devices.iter_mut().enumerate().take(self.table.len()) {
+            if self.schedules[disk].is_idle() {
+                continue;
+            }
+            while let Some((job, done)) = device.take_done() {
+                self.schedules[disk].finish(job.number);
+                self.note_end(job, done);
+            }
+            self.schedules[disk].start(device);
+        }
+    }
+
+    fn note_end(&mut self, job: DiskJob, done: bool) {
+        let end = match (done, job.operation) {
+            (true, Operation::Read) => End::Done(job.buffer),
+            (done, _) => {
+                self.put_back(job.buffer);
+                if done { End::Done(Vec::new()) } else { End::Failed }
+            }
+        };
+        if let Some(outstanding) = self.find(job.number).and_then(|index| self.outstanding.get_mut(index)) {
+            outstanding.end = Some(end);
+        }
+    }
+
+    /// Whether this request, if it is outstanding, has ended here: done, failed or rejected.
+    pub fn has_ended(&self, number: u64) -> bool {
+        self.find(number).is_none_or(|index| self.outstanding[index].end.is_some())
+    }
+
+    /// The name of the disk that an outstanding request is for; empty when there is no such request.
+    pub fn name_of(&self, number: u64) -> &str {
+        let disk = self.find(number).and_then(|index| self.table.get(self.outstanding[index].disk));
+        disk.map_or("", DiskInfo::name)
+    }
+
+    /// All requests with numbers below this are done here, those included that make no sense.
+    pub fn done_below(&self) -> u64 {
+        let not_done = |outstanding: &&Outstanding| matches!(outstanding.end, None | Some(End::Failed));
+        self.outstanding.iter().find(not_done).map_or(self.next_number, |outstanding| outstanding.number)
+    }
+
+    /// How many requests were taken in all.
+    pub fn taken(&self) -> u64 {
+        self.next_number
+    }
+
+    /// Whether a flush has a number below this and had none at the last call: somebody may wait for it.
+    pub fn passes_flush(&mut self, done_below: u64) -> bool {
+        let passed = self.flushes.partition_point(|&number| number < done_below);
+        self.flushes.drain(..passed);
+        passed > 0
+    }
+
+    /// Whether every device is idle.
+    pub fn are_idle(&self) -> bool {
+        self.schedules.iter().all(Schedule::is_idle)
+    }
+
+    /// Whether there are no disks.
+    pub fn are_none(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// The first request that a device has failed to carry out and that is not completed.
+    pub fn failure(&self) -> Option<Failure<'_>> {
+        let failed = |outstanding: &&Outstanding| matches!(outstanding.end, Some(End::Failed));
+        self.outstanding.iter().find(failed).map(|outstanding| Failure {
+            disk: self.table.get(outstanding.disk).map_or("", DiskInfo::name),
+            number: outstanding.number,
+            operation: outstanding.operation,
+            first_block: outstanding.first_block,
+        })
+    }
+
+    /// Completions that the guest may be told of now, oldest request first.
+    pub fn completions(&self, commit: Commit) -> impl Iterator<Item = Completion> + '_ {
+        self.outstanding.iter().filter_map(move |outstanding| {
+            let status = commit.status(outstanding)? as u32;
+            Some(Completion { number: outstanding.number, status, reserved: 0 })
+        })
+    }
+
+    /// Ends a request as the record says: what a read has read goes to guest memory now.
+    pub(super) fn complete(
+        &mut self,
+        completion: &Completion,
+        memory: &GuestMemory,
+        digest: Option<&mut Digest64>,
+    ) -> Result<(), DeliverError> {
+        let index = self.find(completion.number).ok_or(DeliverError::Malformed)?;
+        let outstanding = self.outstanding.remove(index).ok_or(DeliverError::Malformed)?;
+        match outstanding.end {
+            Some(End::Done(buffer)) => {
+                if let (0, Some(place)) = (completion.status, outstanding.place) {
+                    // By the digest mirrors that differ are found out, before anything leaves that hangs on it.
+                    memory.copy_from(place, &buffer, digest);
+                }
+                self.put_back(buffer);
+                Ok(())
+            }
+            Some(End::Rejected(_) | End::Failed) if completion.status != 0 => Ok(()),
+            // It succeeded elsewhere and not here, or it runs still: whoever asked for this did not wait.
+            Some(End::Rejected(_) | End::Failed) | None => Err(DeliverError::Unfinished { number: completion.number }),
+        }
+    }
+}
+
+/// In place of a request that cannot be read.
+const NOTHING: Request = Request { operation: 0, disk: u32::MAX, first_block: 0, blocks: 0, address: 0 };
+
+#[cfg(test)]
+mod tests;

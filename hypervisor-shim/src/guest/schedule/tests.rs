@@ -1,0 +1,100 @@
+use std::vec;
+use std::vec::Vec;
+
+use super::*;
+
+/// A device with room for so many jobs, which ends them when told to.
+struct Bench {
+    room: usize,
+    at_work: Vec<DiskJob>,
+    started: Vec<u64>,
+    kicks: usize,
+}
+
+impl Disk for Bench {
+    fn name(&self) -> &str {
+        "bench"
+    }
+    fn blocks(&self) -> u64 {
+        1000
+    }
+    fn start(&mut self, job: DiskJob) -> Result<(), DiskJob> {
+        if self.at_work.len() == self.room {
+            return Err(job);
+        }
+        self.started.push(job.number);
+        self.at_work.push(job);
+        Ok(())
+    }
+    fn kick(&mut self) {
+        self.kicks += 1;
+    }
+    fn has_done(&self) -> bool {
+        false
+    }
+    fn take_done(&mut self) -> Option<(DiskJob, bool)> {
+        None
+    }
+    fn set_interrupts(&mut self, _enabled: bool) {}
+    fn acknowledge(&mut self) {}
+}
+
+fn job(number: u64, operation: Operation, first_block: u64, blocks: u64) -> DiskJob {
+    DiskJob { number, operation, first_block, blocks, buffer: vec![] }
+}
+
+/// Which jobs start at once, and which when the first of all has ended.
+fn run(room: usize, jobs: Vec<DiskJob>) -> (Vec<u64>, Vec<u64>) {
+    let mut bench = Bench { room, at_work: vec![], started: vec![], kicks: 0 };
+    let mut schedule = Schedule::default();
+    let first = jobs[0].number;
+    jobs.into_iter().for_each(|job| schedule.push(job));
+    schedule.start(&mut bench);
+    let at_once = std::mem::take(&mut bench.started);
+    assert_eq!(bench.kicks, 1, "one kick for all");
+    bench.at_work.retain(|job| job.number != first);
+    schedule.finish(first);
+    schedule.start(&mut bench);
+    assert!(!schedule.is_idle());
+    (at_once, bench.started)
+}
+
+#[test]
+fn only_what_overlaps_and_changes_waits() {
+    use Operation::{Discard, Flush, Read, Write, WriteZeroes};
+    let (at_once, later) = run(
+        64,
+        vec![
+            job(0, Write, 10, 5),
+            job(1, Read, 14, 1),
+            job(2, Read, 15, 1),
+            job(3, Flush, 12, 1),
+            job(4, WriteZeroes, 0, 11),
+            job(5, Discard, 15, 1),
+            job(6, Read, 20, 5),
+            job(7, Read, 20, 5),
+            job(8, Write, 24, 1),
+        ],
+    );
+    assert_eq!(at_once, [0, 2, 3, 6, 7]);
+    assert_eq!(later, [1, 4], "the others wait for reads that have not ended");
+}
+
+#[test]
+fn a_job_waits_for_one_that_itself_waits() {
+    use Operation::{Read, Write};
+    let jobs = vec![job(0, Write, 0, 4), job(1, Write, 3, 4), job(2, Read, 6, 1), job(3, Read, 7, 1)];
+    assert_eq!(run(64, jobs), (vec![0, 3], vec![1]), "2 does not overtake 1");
+}
+
+#[test]
+fn what_the_device_has_no_room_for_waits_and_keeps_its_place() {
+    let jobs = (0..4).map(|number| job(number, Operation::Write, number * 10, 10)).collect();
+    assert_eq!(run(2, jobs), (vec![0, 1], vec![2]));
+}
+
+#[test]
+fn ends_of_the_number_line_do_not_wrap() {
+    let jobs = vec![job(0, Operation::Write, u64::MAX, u64::MAX), job(1, Operation::Write, 0, 1)];
+    assert_eq!(run(2, jobs).0, [0, 1]);
+}

@@ -1,0 +1,189 @@
+//! Disks: carried out here by each replica on its own, told to the guest by the active one's records.
+//!
+//! The active replica puts completions into the record of an epoch when its own disk has done the request, and for a flush
+//! when the backup has said that its own has too. The backup delivers them from the record, with the data that its own disk
+//! has read, and waits for its disk where that is behind.
+//!
+//! A disk that fails ends its replica, as a machine that fails would, so that a pair hides it: a backup leaves at once, the
+//! active replica as soon as the backup has done the same request without fault. So both do not leave for a fault that both
+//! have, a full file system say: then the backup leaves, and the guest of the other is told the error, as it is where there is no
+//! other.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use hypercall::disk::{COMPLETION_BYTES, Completion};
+use hypercall::record::{KIND_DISK_DONE, total_bytes};
+use protocol::control::StoppedReason;
+use protocol::event::{self, RecordReader};
+use protocol::{Mode, Role};
+
+use super::Vmm;
+use crate::guest::Commit;
+use crate::machine::{Disk, Machine};
+
+/// A backup whose disk has not done so long what the active replica's has done leaves the pair. Meanwhile clients wait:
+/// the active replica does not run further ahead than its bound.
+const PATIENCE_NS: u64 = 5_000_000_000;
+/// A replica that ends waits so long for its disks.
+const DRAIN_NS: u64 = 2_000_000_000;
+
+impl<M: Machine> Vmm<M> {
+    /// Lets the disks go on, and tells and does what follows from that.
+    pub(super) fn serve_disks(&mut self) {
+        if self.guest.disks().are_none() {
+            return;
+        }
+        self.guest.disks_mut().serve(self.machine.disks());
+        let Some(replica) = &mut self.replica else { return };
+        let done_below = self.guest.disks().done_below();
+        let passes_flush = self.guest.disks_mut().passes_flush(done_below);
+        replica.note_disks(done_below, passes_flush);
+        if self.guest.disks().failure().is_some() {
+            self.judge_failure();
+        }
+    }
+
+    /// What the active replica must know before it tells the guest of a completion.
+    fn commit(&self) -> Commit {
+        match &self.replica {
+            Some(replica) if replica.mode() == Mode::Paired => {
+                Commit::Mirrored { done_below: replica.peer_disks_done_below() }
+            }
+            _ => Commit::Alone,
+        }
+    }
+
+    /// Whether a completion waits to be told to the guest.
+    pub(super) fn has_completions(&self) -> bool {
+        self.guest.disks().completions(self.commit()).next().is_some()
+    }
+
+    /// Appends completions to the events of an epoch, as many as have room.
+    pub(super) fn gather_completions(&mut self, room: usize, events: &mut Vec<u8>) {
+        for completion in self.guest.disks().completions(self.commit()) {
+            if events.len() + total_bytes(COMPLETION_BYTES) > room {
+                break;
+            }
+            // Refused only beyond a length that is far above that of a completion.
+            let _ = event::append_record(events, KIND_DISK_DONE, &completion.encode());
+        }
+    }
+
+    /// A disk has failed: this replica leaves if the other can go on.
+    fn judge_failure(&mut self) {
+        let Some(replica) = &self.replica else { return };
+        let Some(failure) = self.guest.disks().failure() else { return };
+        let leaves = match (replica.mode(), replica.role()) {
+            (Mode::Solo, _) => false,
+            (Mode::Paired, Role::Primary) => failure.number < replica.peer_disks_done_below(),
+            // One that may have to take over keeps its fault for the guest.
+            (Mode::Paired, Role::Backup) => replica.follows_peer(),
+        };
+        if leaves {
+            let text = self.describe_failure();
+            self.stop(StoppedReason::DiskFailed, &text);
+        }
+    }
+
+    fn describe_failure(&self) -> String {
+        match self.guest.disks().failure() {
+            Some(failure) => {
+                format!("disk {} failed: {:?} at block {}", failure.disk, failure.operation, failure.first_block)
+            }
+            None => String::from("a disk failed"),
+        }
+    }
+
+    /// Waits until this replica's disks have done all that the record of the next epoch says is done. Returns the time.
+    pub(super) fn await_completions(&mut self, mut now_ns: u64, epoch: u64) -> u64 {
+        if self.guest.disks().are_none() {
+            return now_ns;
+        }
+        let until_ns = now_ns + PATIENCE_NS;
+        while let Some(number) = self.unfinished(epoch) {
+            let follows = self.replica.as_ref().is_some_and(|replica| replica.follows_peer());
+            if now_ns >= until_ns && follows {
+                let text = format!(
+                    "disk {} failed: request {number} is done at the other replica, and here not after {} s",
+                    self.guest.disks().name_of(number),
+                    PATIENCE_NS / 1_000_000_000
+                );
+                self.stop(StoppedReason::DiskFailed, &text);
+            }
+            let tick_ns = self.replica.as_ref().map_or(u64::MAX, |replica| replica.next_deadline_ns());
+            self.sleep(now_ns, Some(tick_ns.min(now_ns + super::SERVICE_INTERVAL_NS)));
+            now_ns = self.now_ns();
+            now_ns = self.round(now_ns);
+        }
+        // What the old primary told its guest was let out: a replica that cannot tell its own the same cannot go on, not even
+        // as the last one.
+        if self.contradicts(epoch) {
+            let text = self.describe_failure();
+            self.stop(StoppedReason::DiskFailed, &text);
+        }
+        now_ns
+    }
+
+    /// The completions of an epoch's record.
+    fn recorded(&self, epoch: u64) -> impl Iterator<Item = Completion> + '_ {
+        let events = self.replica.as_ref().and_then(|replica| replica.record(epoch)).map_or(&[][..], |r| &r.events);
+        RecordReader::new(events)
+            .filter_map(Result::ok)
+            .filter(|record| record.kind == KIND_DISK_DONE)
+            .filter_map(|record| Completion::decode(record.payload))
+    }
+
+    fn unfinished(&self, epoch: u64) -> Option<u64> {
+        let disks = self.guest.disks();
+        self.recorded(epoch).map(|completion| completion.number).find(|&number| !disks.has_ended(number))
+    }
+
+    /// Whether the record says that something was done which has failed here.
+    fn contradicts(&self, epoch: u64) -> bool {
+        let Some(failure) = self.guest.disks().failure() else { return false };
+        self.recorded(epoch).any(|completion| completion.status == 0 && completion.number == failure.number)
+    }
+
+    /// Whether a shutdown may go on to its end: nothing is under way at any disk of the pair. Mirrors are equal then.
+    pub(super) fn is_quiet(&self) -> bool {
+        let disks = self.guest.disks();
+        let same_past = self.replica.as_ref().is_none_or(|replica| {
+            replica.mode() == Mode::Solo
+                || (replica.peer_has_run_everything()
+                    && replica.peer_disks_done_below() == disks.taken()
+                    && disks.done_below() == disks.taken())
+        });
+        disks.are_idle() && same_past
+    }
+
+    /// Waits for this replica's own disks before it ends in good order. One whose disks have not done everything ends as
+    /// failed: its mirror may differ from the other one's.
+    pub(super) fn drain_disks(&mut self) {
+        let until_ns = self.now_ns() + DRAIN_NS;
+        loop {
+            self.guest.disks_mut().serve(self.machine.disks());
+            let now_ns = self.now_ns();
+            if self.guest.disks().are_idle() && self.guest.disks().failure().is_none() {
+                return;
+            }
+            if now_ns >= until_ns || self.guest.disks().are_idle() {
+                self.stop(StoppedReason::DiskFailed, "the disks have not done all that was asked of them");
+            }
+            self.sleep(now_ns, Some(now_ns + super::SERVICE_INTERVAL_NS));
+        }
+    }
+
+    /// Whether a disk has something to be looked at.
+    pub(super) fn disks_have_done(&mut self) -> bool {
+        self.machine.disks().iter().any(Disk::has_done)
+    }
+
+    /// Whether disks shall interrupt.
+    pub(super) fn set_disk_interrupts(&mut self, enabled: bool) {
+        for disk in self.machine.disks() {
+            disk.set_interrupts(enabled);
+        }
+    }
+}

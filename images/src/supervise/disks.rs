@@ -1,0 +1,135 @@
+//! The pair's disks as its supervisor sees them: whose mirror is how fresh.
+
+use protocol::ReplicaId;
+
+use super::replica::Replica;
+use super::spec::Spec;
+use super::{Supervisor, random_bytes};
+use crate::ctl::DiskStatus;
+use crate::disk::DiskError;
+use crate::disk::mirror::{self, Mirrors};
+use crate::error::Result;
+
+/// What was asked to stop is ended after this time when it has disks: what is under way goes to both mirrors first.
+pub const END_GRACE_NS: u64 = 5_000 * super::NS_PER_MS;
+
+/// All disks of the pair, locked.
+#[derive(Debug, Default)]
+pub struct Disks(Vec<Mirrors>);
+
+impl Disks {
+    /// Takes all disks that the pair is to have, for itself alone.
+    ///
+    /// # Errors
+    /// Why one of them cannot be had.
+    pub fn claim(spec: &Spec) -> Result<Self> {
+        let mut disks = Vec::with_capacity(spec.disks.len());
+        for disk in &spec.disks {
+            disks.push(mirror::claim(disk, &spec.name, spec.run.replicas(), random_bytes()?)?);
+        }
+        Ok(Self(disks))
+    }
+
+    /// Whether there are none.
+    pub fn are_none(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// As `status` shows them.
+    pub fn status(&self) -> Vec<DiskStatus> {
+        let one = |disk: &Mirrors| {
+            let freshest = disk.freshest().and_then(|id| disk.each[id.index()].as_ref());
+            let stale = |id: &ReplicaId| disk.fault(*id, false).is_some_and(|_| disk.each[id.index()].is_some());
+            DiskStatus {
+                name: freshest.map_or_else(String::new, |mirror| mirror.identity.disk.clone()),
+                file: disk.stem.clone(),
+                size_bytes: freshest.map_or(0, |mirror| mirror.identity.size_bytes),
+                stale: [ReplicaId::ZERO, ReplicaId::ONE].iter().find(|id| stale(id)).map(|id| id.get()),
+            }
+        };
+        self.0.iter().map(one).collect()
+    }
+
+    /// A replica goes on alone from here: its mirrors have what the others' will miss.
+    fn raise(&mut self, survivor: ReplicaId, epoch: u64) -> Result<(), DiskError> {
+        for mirror in self.0.iter_mut().filter_map(|disk| disk.each[survivor.index()].as_mut()) {
+            mirror.identity.generation += 1;
+            mirror.identity.last_epoch = epoch;
+            mirror.note_identity()?;
+        }
+        Ok(())
+    }
+
+    /// These replicas have ended in good order; their mirrors are equal.
+    fn leave(&mut self, epochs: [Option<u64>; 2]) -> Result<(), DiskError> {
+        for disk in &mut self.0 {
+            for (mirror, epoch) in disk.each.iter_mut().zip(epochs) {
+                let (Some(mirror), Some(epoch)) = (mirror, epoch) else { continue };
+                mirror.identity.clean = true;
+                mirror.identity.last_epoch = epoch;
+                mirror.write_identity()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Supervisor {
+    /// Before a replica hears that it goes on alone, its mirrors say so. That is not flushed, because clients wait meanwhile
+    /// and a flush was seen to take 0.6 s. It need not be: what a guest flushes afterwards goes to the same file, by the
+    /// same page cache, and takes the identity along. Returns whether the replica may be told.
+    pub(super) fn raise_mirrors(&mut self, survivor: ReplicaId) -> bool {
+        let epoch = self.epoch_of(survivor).unwrap_or(0);
+        match self.disks.raise(survivor, epoch) {
+            Ok(()) => true,
+            Err(error) => {
+                self.happened(format!("a disk cannot be marked: {error}"));
+                false
+            }
+        }
+    }
+
+    fn epoch_of(&self, id: ReplicaId) -> Option<u64> {
+        Some(self.replicas[id.index()].as_ref()?.status.map_or(0, |status| status.epoch))
+    }
+
+    /// Notes that a replica ended in good order, with nothing under way at its disks.
+    pub(super) fn note_orderly_end(&mut self, id: ReplicaId) {
+        self.orderly_ends[id.index()] = self.epoch_of(id);
+    }
+
+    /// The pair has ended. If all who had a part in it at the end did so in good order, their mirrors are clean.
+    pub(super) fn leave_disks(&mut self) {
+        if self.disks.are_none() {
+            return;
+        }
+        let record = self.arbiter.record();
+        let mut wanted = vec![record.active];
+        if record.mode == protocol::Mode::Paired {
+            wanted.push(record.active.peer());
+        }
+        if wanted.iter().any(|id| self.orderly_ends[id.index()].is_none()) {
+            return self.happened("the disks were not left in good order: their mirrors may differ".to_owned());
+        }
+        let mut epochs = [None, None];
+        for id in wanted {
+            epochs[id.index()] = self.orderly_ends[id.index()];
+        }
+        if let Err(error) = self.disks.leave(epochs) {
+            self.happened(format!("a disk cannot be marked: {error}"));
+        }
+    }
+
+    /// The start has failed. If no guest has begun to run, the mirrors are as they were.
+    pub(super) fn leave_unused_disks(&mut self) {
+        let epochs = [(!self.configured).then_some(0); 2];
+        if let Err(error) = self.disks.leave(epochs) {
+            self.happened(format!("a disk cannot be marked: {error}"));
+        }
+    }
+
+    /// Whether every replica has said that it has stopped, or has ended.
+    pub(super) fn all_have_stopped(&self) -> bool {
+        self.replicas.iter().flatten().all(|replica: &Replica| replica.stopped.is_some())
+    }
+}

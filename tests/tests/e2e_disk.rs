@@ -1,0 +1,432 @@
+//! Disks of pairs: mirrors stay equal, nothing that was promised is lost, and a disk that fails takes its replica with it
+//! and nothing else.
+//!
+//! Run with `cargo test -p pollux-tests --test e2e_disk`. `POLLUX_E2E_MOMENTS=50` tries that many moments of each kind of
+//! kill, `POLLUX_SEED` repeats a run.
+
+use std::path::{Path, PathBuf};
+
+use pollux_tests::blocks::{Ledger, Mirror, Promise, Writers};
+use pollux_tests::client::Client;
+use pollux_tests::pair::{DEADLINE, Options, Pair};
+use pollux_tests::sim::Rng;
+use pollux_tests::status::Role;
+use pollux_tests::workbench::{command_path, moments, seed, send_signal, wait_for_end};
+use rustix::process::Signal;
+
+/// Exit code of a command about a disk that cannot be used.
+const DISK_CODE: i32 = 15;
+/// Blocks that are written to.
+const BLOCKS: u64 = 400;
+const WRITERS: u64 = 8;
+
+/// A folder for a disk's files, removed when dropped.
+struct Files(PathBuf);
+
+impl Files {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("pollux-e2e-disk-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a folder");
+        Self(path)
+    }
+
+    fn stem(&self) -> PathBuf {
+        self.0.join("disk")
+    }
+
+    fn disk(&self, options: &str) -> String {
+        format!("data={}{options}", self.stem().display())
+    }
+
+    /// A probe with the disk, and further arguments. Silence is no failure here, or a busy machine would be one: what fails
+    /// are processes and disks.
+    fn options(&self, options: &str, arguments: &[&str]) -> Options {
+        let patient = ["--failure-timeout-ms", "10000"];
+        Options::new("probe").with(&["--disk", &self.disk(options)]).with(&patient).with(arguments)
+    }
+
+    fn up(&self, options: &str) -> Pair {
+        Pair::up(&self.options(options, &[]))
+    }
+
+    /// Runs `pollux disk`; returns its exit code and what it wrote.
+    fn command(&self, command: &str, arguments: &[&str]) -> (i32, String) {
+        let mut disk = std::process::Command::new(command_path());
+        let output =
+            disk.args(["disk", command]).arg(self.stem()).args(arguments).output().expect("the command starts");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn assert_equal(&self) {
+        let (code, text) = self.command("check", &[]);
+        assert_eq!(code, 0, "{text}");
+    }
+
+    fn mirror(&self, replica: u8) -> Mirror {
+        Mirror::open(&self.stem(), replica).expect("it is there")
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn connect(pair: &mut Pair) -> Client {
+    Client::connect(pair.address(7000)).expect("a published port takes connections")
+}
+
+fn ask(client: &mut Client, command: &str) -> String {
+    client.send(format!("{command}\n").as_bytes()).expect("the connection stands");
+    client.line().unwrap_or_else(|error| panic!("{command}: {error}"))
+}
+
+/// A disk of 1 MiB has 2048 blocks; reads, writes, zeros and the order of what overlaps, on every kind of machine.
+fn work(client: &mut Client) {
+    assert_eq!(ask(client, "disk data size"), "blocks 2048");
+    assert_eq!(ask(client, "disk nope size"), "ENOENT");
+    // 150 KiB, in three pieces.
+    assert_eq!(ask(client, "disk data write 10 300 5 1"), "done");
+    assert_eq!(ask(client, "disk data verify 10 300 5 1"), "same");
+    assert_eq!(ask(client, "disk data zero 11 2"), "done");
+    assert_eq!(ask(client, "disk data discard 14 1"), "done");
+    for (block, version) in [(10, 1), (11, 0), (12, 0), (13, 1), (14, 0), (15, 1), (400, 0)] {
+        assert_eq!(ask(client, &format!("disk data version {block}")), format!("version {version}"), "block {block}");
+    }
+    assert_eq!(ask(client, "disk data flush"), "done");
+    assert_eq!(ask(client, "disk data overlap 1000 100"), "in order 200 of 200");
+    assert_eq!(ask(client, "disk data stream 1 4194304 16").split(' ').next(), Some("took"));
+    assert_eq!(ask(client, "disk data write 2047 2 1 1"), "ENXIO");
+    assert_eq!(ask(client, "disk data write 18446744073709551615 1 1 1"), "ENXIO");
+}
+
+#[test]
+fn a_disk_works_on_every_machine_and_its_mirrors_are_equal_in_the_end() {
+    let machines: [&[&str]; 6] = [
+        &[],
+        &["--bare"],
+        &["--solo", "--machine", "pc"],
+        &["--machine", "q35"],
+        &["--epoch", "exact:50000"],
+        &["--protocol", "original"],
+    ];
+    for (index, arguments) in machines.into_iter().enumerate() {
+        println!("{arguments:?}");
+        let files = Files::new(&format!("works-{index}"));
+        let mut pair = Pair::up(&files.options(",size=1M", arguments));
+        work(&mut connect(&mut pair));
+        pair.down();
+        if index != 1 && index != 2 {
+            files.assert_equal();
+        }
+        // What was written is there the next time.
+        let mut pair = Pair::up(&files.options("", arguments));
+        assert_eq!(ask(&mut connect(&mut pair), "disk data version 13").split(' ').next(), Some("version"));
+        pair.down();
+    }
+}
+
+#[test]
+fn four_disks_are_told_apart_by_their_names() {
+    let files = Files::new("four");
+    let mut options = Options::new("probe");
+    for (index, name) in ["zeta", "data", "alpha", "mid_1"].into_iter().enumerate() {
+        let disk = format!("{name}={}/{name},size={}K", files.0.display(), 64 * (index + 1));
+        options = options.with(&["--disk", &disk]);
+    }
+    let mut pair = Pair::up(&options);
+    let mut client = connect(&mut pair);
+    for (name, blocks) in [("zeta", 128), ("data", 256), ("alpha", 384), ("mid_1", 512)] {
+        assert_eq!(ask(&mut client, &format!("disk {name} size")), format!("blocks {blocks}"));
+        assert_eq!(ask(&mut client, &format!("disk {name} write 3 1 {blocks} {blocks}")), "done");
+    }
+    pair.down();
+    for (name, blocks) in [("zeta", 128), ("data", 256), ("alpha", 384), ("mid_1", 512)] {
+        for replica in 0..2 {
+            let mirror = Mirror::open(&files.0.join(name), replica).expect("it is there");
+            assert_eq!(mirror.version(blocks, 3), Ok(blocks), "{name}.{replica}");
+        }
+    }
+    let fifth = options.with(&["--disk", "five=/nowhere/five,size=64K"]);
+    assert_eq!(Pair::refused(&fifth).code, 2);
+}
+
+/// Reads every block of the ledger through the guest.
+fn check_through_guest(pair: &mut Pair, ledger: &mut Ledger, promise: Promise) {
+    let client = std::cell::RefCell::new(connect(pair));
+    let read = |seed: u64, block: u64| {
+        let mut client = client.borrow_mut();
+        let answer = ask(&mut client, &format!("disk data version {block}"));
+        let version = answer.strip_prefix("version ").and_then(|version| version.parse().ok());
+        let version: u64 = version.ok_or_else(|| format!("block {block}: {answer}"))?;
+        let whole = version == 0 || ask(&mut client, &format!("disk data verify {block} 1 {seed} {version}")) == "same";
+        if whole { Ok(version) } else { Err(format!("block {block} is torn")) }
+    };
+    ledger.check(promise, read).expect("what was promised is there");
+}
+
+/// What lies in a mirror's file.
+fn check_file(files: &Files, replica: u8, ledger: &mut Ledger, promise: Promise) {
+    let mirror = files.mirror(replica);
+    ledger.check(promise, |seed, block| mirror.version(seed, block)).expect("what was promised is there");
+}
+
+fn is_stale(files: &Files, replica: u8) {
+    let failure = Pair::refused(&files.options("", &[]));
+    assert_eq!(failure.code, DISK_CODE, "{}", failure.text);
+    assert!(failure.text.contains(&format!("disk.{replica} is stale")), "{}", failure.text);
+}
+
+/// A replica is killed while clients write and flush. The survivor has everything that was said to be written; the other
+/// mirror is stale until it was made anew.
+fn kill_under_writes(role: Role, seed: u64) {
+    println!("{role:?} at the moment of seed {seed}");
+    let mut rng = Rng::new(seed);
+    let files = Files::new(&format!("kill-{role:?}"));
+    let mut pair = files.up(",size=1M");
+    let writers = Writers::start(pair.address(7000), WRITERS, seed, Ledger::new(seed, BLOCKS));
+    writers.wait_for_answers(rng.between(1, 300));
+    assert_eq!(pair.status().disks[0].stale, None);
+    pair.kill(role, "KILL");
+    let disk = pair.wait_for_solo(2).disks[0].clone();
+    assert_eq!((disk.name.as_str(), disk.size_bytes), ("data", 1 << 20));
+    assert_eq!(disk.stale, Some(u8::from(role == Role::Backup)));
+    writers.wait_for_answers(100);
+    let mut ledger = writers.finish(false);
+    check_through_guest(&mut pair, &mut ledger, Promise::Written);
+    pair.down();
+    let (survivor, left) = if role == Role::Primary { (1, 0) } else { (0, 1) };
+    check_file(&files, survivor, &mut ledger, Promise::Written);
+    is_stale(&files, left);
+    // A stale mirror is not read even by the command that would make it anew from itself.
+    let (code, text) = files.command("resync", &[]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains(&format!("disk.{left} holds what")), "{text}");
+    files.assert_equal();
+    let mut pair = files.up("");
+    check_through_guest(&mut pair, &mut ledger, Promise::Written);
+    pair.down();
+    check_file(&files, left, &mut ledger, Promise::Written);
+    files.assert_equal();
+}
+
+#[test]
+fn the_primary_is_killed_while_clients_write() {
+    let first = seed("primary killed under writes");
+    for seed in first..first + moments(6) {
+        kill_under_writes(Role::Primary, seed);
+    }
+}
+
+#[test]
+fn the_backup_is_killed_while_clients_write() {
+    let first = seed("backup killed under writes");
+    for seed in first..first + moments(3) {
+        kill_under_writes(Role::Backup, seed);
+    }
+}
+
+#[test]
+fn both_are_killed_while_clients_write_and_what_was_flushed_is_there() {
+    let first = seed("both killed under writes");
+    let files = Files::new("both");
+    let mut ledger = Ledger::new(first, BLOCKS);
+    let mut options = ",size=1M";
+    for seed in first..first + moments(4) {
+        println!("moment of seed {seed}");
+        let mut rng = Rng::new(seed);
+        let mut pair = files.up(options);
+        let writers = Writers::start(pair.address(7000), WRITERS, seed, ledger);
+        writers.wait_for_answers(rng.between(50, 300));
+        let pids: Vec<_> = pair.status().replicas.iter().map(|replica| replica.pid).collect();
+        for &pid in &pids {
+            send_signal(pid, Signal::KILL);
+        }
+        for pid in pids {
+            assert!(wait_for_end(pid, DEADLINE));
+        }
+        ledger = writers.finish(true);
+        pair.down();
+        assert!(ledger.stable_blocks() > 0, "flushes were acknowledged");
+        // Nobody knows whether the mirrors are equal; what was flushed is in both.
+        let newest = newest_mirror(&files);
+        let mut of_other = ledger.clone();
+        if newest.1 {
+            check_file(&files, 1 - newest.0, &mut of_other, Promise::Stable);
+        }
+        check_file(&files, newest.0, &mut ledger, Promise::Stable);
+        let failure = Pair::refused(&files.options("", &[]));
+        assert_eq!(failure.code, DISK_CODE, "{}", failure.text);
+        options = ",resync";
+    }
+    let mut pair = files.up(options);
+    check_through_guest(&mut pair, &mut ledger, Promise::Stable);
+    pair.down();
+    files.assert_equal();
+}
+
+/// Which mirror a restart goes on from, and whether both are of one generation: killed a moment apart, one of the replicas
+/// may have gone on alone in between.
+fn newest_mirror(files: &Files) -> (u8, bool) {
+    let (code, text) = files.command("inspect", &["--json"]);
+    assert_eq!(code, 0, "{text}");
+    let shown: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let generation = |replica: usize| shown[replica]["generation"].as_u64().expect("a generation");
+    (u8::from(generation(1) > generation(0)), generation(0) == generation(1))
+}
+
+/// Why a replica has ended, once it has: the other one goes on before its process is gone.
+fn reason_of_end(pair: &mut Pair, replica: u8) -> String {
+    pair.wait_until(&format!("the end of replica {replica}"), |status| {
+        status.ended.iter().find(|ended| ended.replica == replica).map(|ended| ended.reason.clone())
+    })
+}
+
+/// A replica whose disk fails at one block leaves the pair, and no client notices.
+fn one_disk_fails(replica: u8, kind: &str) {
+    println!("{kind} at replica {replica}");
+    let files = Files::new(&format!("fails-{replica}-{kind}"));
+    let fault = format!("{replica}:data:{kind}:100");
+    let mut pair = Pair::up(&files.options(",size=1M", &["--disk-fault", &fault]));
+    let mut client = connect(&mut pair);
+    assert_eq!(ask(&mut client, "disk data write 0 64 1 1"), "done", "other blocks are well");
+    assert_eq!(ask(&mut client, "disk data write 96 8 1 2"), "done");
+    assert_eq!(ask(&mut client, "disk data verify 96 8 1 2"), "same");
+    assert_eq!(ask(&mut client, "disk data flush"), "done");
+    let status = pair.wait_for_solo(2);
+    assert_eq!(status.replicas[0].replica, 1 - replica, "the other one goes on");
+    let reason = reason_of_end(&mut pair, replica);
+    assert!(reason.starts_with("disk-failed: disk data failed"), "{reason}");
+    assert_eq!(ask(&mut client, "hello"), "hello", "the same connection goes on");
+    pair.down();
+    is_stale(&files, replica);
+}
+
+#[test]
+fn a_backup_whose_disk_fails_leaves() {
+    for kind in ["write", "read", "flush"] {
+        one_disk_fails(1, kind);
+    }
+}
+
+#[test]
+fn a_primary_whose_disk_fails_leaves_and_the_backup_takes_over() {
+    for kind in ["write", "read", "flush"] {
+        one_disk_fails(0, kind);
+    }
+}
+
+#[test]
+fn a_slow_disk_of_the_primary_is_waited_for_and_one_of_the_backup_only_so_long() {
+    // So many writes of 64 KiB at once, at one a second; QEMU lets them through and makes what comes next wait for them. A
+    // backup is waited for five seconds, for what one record says is done.
+    for (replica, rounds, leaves) in [(0, 8, false), (1, 3, false), (1, 14, true)] {
+        println!("replica {replica}, {rounds} rounds");
+        let files = Files::new(&format!("slow-{replica}-{rounds}"));
+        let fault = format!("{replica}:data:slow:64");
+        let mut pair = Pair::up(&files.options(",size=1M", &["--disk-fault", &fault]));
+        let mut client = connect(&mut pair);
+        let answer = ask(&mut client, &format!("disk data stream 1 {} {rounds}", rounds * 65536));
+        assert!(answer.starts_with("took"), "{answer}");
+        assert!(ask(&mut client, "disk data version 1").starts_with("version"));
+        if leaves {
+            let status = pair.wait_for_solo(2);
+            assert_eq!(status.replicas[0].replica, 0);
+            let reason = reason_of_end(&mut pair, 1);
+            assert!(reason.starts_with("disk-failed: disk data failed: request"), "{reason}");
+        }
+        assert_eq!(ask(&mut client, "disk data flush"), "done");
+        assert_eq!(pair.status().mode, if leaves { "solo" } else { "paired" });
+        pair.down();
+        if !leaves {
+            files.assert_equal();
+        }
+    }
+}
+
+#[test]
+fn a_fault_that_both_disks_have_is_told_to_the_guest_by_the_one_that_is_left() {
+    let files = Files::new("both-fail");
+    // 28: the host's file system is full.
+    let faults = ["--disk-fault", "0:data:write:100:28", "--disk-fault", "1:data:write:100:28"];
+    let mut pair = Pair::up(&files.options(",size=1M", &faults));
+    let mut client = connect(&mut pair);
+    assert_eq!(ask(&mut client, "disk data write 96 8 1 2"), "EIO");
+    let status = pair.wait_for_solo(2);
+    assert_eq!(status.replicas.len(), 1, "one is left");
+    assert_eq!(ask(&mut client, "disk data write 0 8 1 2"), "done", "and its guest goes on");
+    pair.down();
+}
+
+#[test]
+fn a_fault_is_told_to_a_guest_without_a_pair() {
+    for run in ["--bare", "--solo"] {
+        let files = Files::new(&format!("alone{run}"));
+        let arguments = [run, "--disk-fault", "0:data:write:100", "--disk-fault", "0:data:flush:0"];
+        let mut pair = Pair::up(&files.options(",size=1M", &arguments));
+        let mut client = connect(&mut pair);
+        assert_eq!(ask(&mut client, "disk data write 96 8 1 2"), "EIO", "{run}");
+        assert_eq!(ask(&mut client, "disk data flush"), "EIO", "{run}");
+        assert_eq!(ask(&mut client, "disk data write 104 8 1 2"), "done", "{run}");
+        pair.down();
+    }
+}
+
+/// Changes one byte of a block in a mirror's file.
+fn corrupt(files: &Files, replica: u8, block: u64) {
+    use std::os::unix::fs::FileExt;
+    let mut path = files.stem().into_os_string();
+    path.push(format!(".{replica}"));
+    let file = std::fs::File::options().write(true).open(Path::new(&path)).expect("it is there");
+    file.write_all_at(&[0xff], 4096 + block * 512 + 77).expect("written");
+}
+
+#[test]
+fn a_block_that_one_mirror_holds_wrongly_is_found_out_when_it_is_read() {
+    let files = Files::new("corrupt");
+    let mut pair = files.up(",size=1M");
+    assert_eq!(ask(&mut connect(&mut pair), "disk data write 0 64 1 1"), "done");
+    pair.down();
+    corrupt(&files, 1, 7);
+    let (code, text) = files.command("check", &[]);
+    assert_eq!(code, 13, "{text}");
+    assert!(text.contains("in 1 blocks, the first of them 7"), "{text}");
+    let mut pair = files.up("");
+    let mut client = connect(&mut pair);
+    assert_eq!(ask(&mut client, "disk data verify 0 7 1 1"), "same");
+    // The primary's block is good, so its answer stays; the backup has read something else and leaves.
+    assert_eq!(ask(&mut client, "disk data verify 0 64 1 1"), "same");
+    pair.wait_for_solo(2);
+    let reason = reason_of_end(&mut pair, 1);
+    assert!(reason.starts_with("diverged"), "{reason}");
+    pair.down();
+    is_stale(&files, 1);
+}
+
+#[test]
+fn disks_that_do_not_belong_are_refused_by_the_command_that_starts_the_pair() {
+    let files = Files::new("refused");
+    let refused = |options: &str, code: i32, text: &str| {
+        let failure = Pair::refused(&files.options(options, &[]));
+        assert_eq!(failure.code, code, "{}", failure.text);
+        assert!(failure.text.contains(text), "{options:?}: {}", failure.text);
+    };
+    refused("", DISK_CODE, "add size=64M");
+    refused(",size=1", 2, "a size is a multiple of 512");
+    refused(",shared", 2, "is not known");
+    let pair = files.up(",size=1M");
+    refused("", DISK_CODE, "in use");
+    pair.down();
+    refused(",size=2M", DISK_CODE, "not of 2097152");
+    let path = |end: &str| files.0.join(format!("disk.{end}"));
+    let rename = |from: &str, to: &str| std::fs::rename(path(from), path(to)).expect("renamed");
+    rename("0", "x");
+    rename("1", "0");
+    rename("x", "1");
+    refused("", DISK_CODE, "swapped");
+    std::fs::write(path("0"), "precious").expect("written");
+    refused(",size=1M", DISK_CODE, "somebody else's file");
+    assert_eq!(std::fs::read(path("0")).expect("it is there"), b"precious");
+}
