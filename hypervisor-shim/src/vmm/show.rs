@@ -19,7 +19,13 @@ impl<M: Machine> Vmm<M> {
         touched.begin(epoch);
         // Alone there is nobody to compare with.
         if self.replica.as_ref().is_some_and(|replica| replica.mode() == Mode::Paired) {
-            self.machine.touched_pages(|offset| touched.note(offset));
+            let (covered, copies) = (&mut self.covered, self.copier.is_some());
+            self.machine.touched_pages(|offset| {
+                touched.note(offset);
+                if copies {
+                    covered.insert_range(offset, 1);
+                }
+            });
         }
         self.guest.cover_memory(touched)
     }
@@ -90,6 +96,12 @@ impl<M: Machine> Vmm<M> {
             | ToShim::ArbiterReply(_)
             | ToShim::PeerDead
             | ToShim::LinkCut
+            | ToShim::PeerJoins { .. }
+            | ToShim::HandOver
+            | ToShim::Capture
+            | ToShim::PagesHeld { .. }
+            | ToShim::Pages(_)
+            | ToShim::State(_)
             | ToShim::Superseded { .. } => {}
         }
     }

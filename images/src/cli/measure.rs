@@ -59,6 +59,8 @@ enum Bench {
         #[arg(long, value_name = "FOLDER", requires = "peer")]
         peer_folder: Option<PathBuf>,
     },
+    /// Take checkpoints of a loaded store, bring in replicas and restore: pauses, gaps that clients see, times, sizes.
+    Checkpoint(MeasureArgs),
     /// Measure what mirrored disks cost: streams and commits of a pair against --bare.
     Disk(DiskBenchArgs),
     /// Redo the evaluation of Bressoud and Schneider's paper: what epochs cost by length, protocol and source; exactness;
@@ -155,6 +157,7 @@ impl MeasureArgs {
 pub(super) fn bench(args: &BenchArgs) -> Result<()> {
     match &args.what {
         Bench::Failover(common) => bench_failover(common),
+        Bench::Checkpoint(common) => bench_checkpoint(common),
         Bench::Throughput { common, peer, peer_folder } => {
             let folder = peer.as_ref().map(|script| peer_folder.clone().unwrap_or_else(|| bench::peer_folder(script)));
             bench_throughput(common, peer.as_deref().zip(folder.as_deref()))
@@ -175,6 +178,21 @@ fn bench_failover(args: &MeasureArgs) -> Result<()> {
         print_json(&report)?
     } else {
         print(&bench::describe_failover(&report))?
+    }
+    bench::judge(&report.promises)
+}
+
+fn bench_checkpoint(args: &MeasureArgs) -> Result<()> {
+    setup::ensure(Need::Run, args.yes)?;
+    let image = args.image()?;
+    let bar = demo::progress();
+    let report = bench::checkpoint(&image, &args.net, args.quick, |text| bar.set_message(text.to_owned()));
+    bar.finish_and_clear();
+    let report = report?;
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&bench::describe_checkpoint(&report))?
     }
     bench::judge(&report.promises)
 }

@@ -8,13 +8,14 @@ use zerocopy::little_endian::{I64, U16, U32, U64};
 
 use self::config::config;
 use super::{
-    ArbiterReply, ArbiterRequest, Console, Counter, Counters, GuestStopped, Level, Log, Promoted, Ready, State, Status,
-    StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
+    ArbiterReply, ArbiterRequest, Console, Copied, Counter, Counters, GuestStopped, Level, Log, Promoted, Ready, State,
+    Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
 };
 use crate::arbiter::ArbiterRecord;
 use crate::frame::body::{self, Prefix, bodies};
 use crate::frame::{EncodeError, FrameWriter, MessageError};
-use crate::{Mode, ReplicaId, Role};
+use crate::link::{JoinState, Pages};
+use crate::{Clocks, Mode, ReplicaId, Role};
 
 macro_rules! kinds {
     ($($name:ident = $value:literal for $message:ident :: $variant:ident;)+) => {
@@ -36,6 +37,14 @@ kinds! {
     KIND_STOPPED = 0x0208 for ToSupervisor::Stopped;
     KIND_TOUCHED = 0x0209 for ToSupervisor::Touched;
     KIND_TOUCHED_END = 0x020a for ToSupervisor::TouchedEnd;
+    KIND_LINK_FRESH = 0x020b for ToSupervisor::LinkFresh;
+    KIND_PAIRING_REQUEST = 0x020c for ToSupervisor::PairingRequest;
+    KIND_JOIN_FAILED = 0x020d for ToSupervisor::JoinFailed;
+    KIND_COPIED = 0x020e for ToSupervisor::Copied;
+    KIND_CAPTURED_PAGES = 0x020f for ToSupervisor::Pages;
+    KIND_CAPTURED_STATE = 0x0210 for ToSupervisor::State;
+    KIND_RESTORED_PAGES_HELD = 0x0211 for ToSupervisor::PagesHeld;
+    KIND_CAPTURE_FAILED = 0x0212 for ToSupervisor::CaptureFailed;
     KIND_CONFIG = 0x0301 for ToShim::Config;
     KIND_ARBITER_REPLY = 0x0302 for ToShim::ArbiterReply;
     KIND_PEER_DEAD = 0x0303 for ToShim::PeerDead;
@@ -45,6 +54,12 @@ kinds! {
     KIND_CONSOLE_INPUT = 0x0307 for ToShim::ConsoleInput;
     KIND_SHUTDOWN = 0x0308 for ToShim::Shutdown;
     KIND_SHOWN = 0x0309 for ToShim::Shown;
+    KIND_PEER_JOINS = 0x030a for ToShim::PeerJoins;
+    KIND_HAND_OVER = 0x030b for ToShim::HandOver;
+    KIND_CAPTURE = 0x030c for ToShim::Capture;
+    KIND_CAPTURED_PAGES_HELD = 0x030d for ToShim::PagesHeld;
+    KIND_RESTORED_PAGES = 0x030e for ToShim::Pages;
+    KIND_RESTORED_STATE = 0x030f for ToShim::State;
 }
 
 bodies! {
@@ -137,7 +152,10 @@ bodies! {
         mac: [u8; 6],
         mtu_bytes: U16,
         check_determinism: u8,
-        reserved: [u8; 3],
+        joins: u8,
+        restores: u8,
+        reserved: [u8; 1],
+        link_session: U64,
     }
     ArbiterReplyBody {
         request_id: U64,
@@ -157,6 +175,28 @@ bodies! {
     }
     ShownBody {
         pages: U64,
+    }
+    HeldBody {
+        messages: U64,
+    }
+    StateBody {
+        epoch: U64,
+        digest: U64,
+        monotonic_ns: U64,
+        realtime_ns: U64,
+        released_through: U64,
+    }
+    LinkSessionBody {
+        link_session: U64,
+    }
+    CopiedBody {
+        epoch: U64,
+        pages: U64,
+        zero_pages: U64,
+        last_pages: U64,
+        rounds: U64,
+        pause_ns: U64,
+        took_ns: U64,
     }
 }
 
@@ -230,6 +270,16 @@ impl<'a> ToSupervisor<'a> {
             }
             Self::Touched(touched) => write(KIND_TOUCHED, &[TouchedBody::from(touched).as_bytes(), touched.bytes]),
             Self::TouchedEnd(end) => write(KIND_TOUCHED_END, &[TouchedEndBody::from(end).as_bytes()]),
+            Self::LinkFresh { link_session } => write(KIND_LINK_FRESH, &[link_session_body(*link_session).as_bytes()]),
+            Self::PairingRequest(request) => {
+                write(KIND_PAIRING_REQUEST, &[ArbiterRequestBody::from(request).as_bytes()])
+            }
+            Self::JoinFailed => write(KIND_JOIN_FAILED, &[Prefix::of::<EmptyBody>().as_bytes()]),
+            Self::Copied(copied) => write(KIND_COPIED, &[CopiedBody::from(copied).as_bytes()]),
+            Self::Pages(pages) => write(KIND_CAPTURED_PAGES, &[Prefix::of::<EmptyBody>().as_bytes(), pages.records]),
+            Self::State(state) => write(KIND_CAPTURED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
+            Self::PagesHeld { messages } => write(KIND_RESTORED_PAGES_HELD, &[held_body(*messages).as_bytes()]),
+            Self::CaptureFailed => write(KIND_CAPTURE_FAILED, &[Prefix::of::<EmptyBody>().as_bytes()]),
         }
     }
 
@@ -241,7 +291,9 @@ impl<'a> ToSupervisor<'a> {
         match kind {
             KIND_READY => body::fixed(kind, payload).map(|body| Self::Ready(ready(body))),
             KIND_STATUS => body::fixed(kind, payload).and_then(status).map(Self::Status),
-            KIND_ARBITER_REQUEST => body::fixed(kind, payload).and_then(arbiter_request).map(Self::ArbiterRequest),
+            KIND_ARBITER_REQUEST => {
+                body::fixed(kind, payload).and_then(|body| arbiter_request(kind, body)).map(Self::ArbiterRequest)
+            }
             KIND_CONSOLE => {
                 let (body, bytes) = body::with_bulk::<ConsoleBody>(kind, payload)?;
                 Ok(Self::Console(Console { stream_offset_bytes: body.stream_offset_bytes.get(), bytes }))
@@ -256,6 +308,18 @@ impl<'a> ToSupervisor<'a> {
                 Ok(Self::Touched(Touched { epoch, page_offset, bytes }))
             }
             KIND_TOUCHED_END => body::fixed(kind, payload).and_then(touched_end).map(Self::TouchedEnd),
+            KIND_LINK_FRESH => link_session(kind, payload).map(|link_session| Self::LinkFresh { link_session }),
+            KIND_PAIRING_REQUEST => {
+                body::fixed(kind, payload).and_then(|body| arbiter_request(kind, body)).map(Self::PairingRequest)
+            }
+            KIND_JOIN_FAILED => body::fixed::<EmptyBody>(kind, payload).map(|_| Self::JoinFailed),
+            KIND_COPIED => body::fixed(kind, payload).map(|body| Self::Copied(copied(body))),
+            KIND_CAPTURED_PAGES => pages(kind, payload).map(Self::Pages),
+            KIND_CAPTURED_STATE => {
+                body::with_bulk(kind, payload).map(|(body, state)| Self::State(join_state(body, state)))
+            }
+            KIND_RESTORED_PAGES_HELD => held(kind, payload).map(|messages| Self::PagesHeld { messages }),
+            KIND_CAPTURE_FAILED => body::fixed::<EmptyBody>(kind, payload).map(|_| Self::CaptureFailed),
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -287,6 +351,12 @@ impl<'a> ToShim<'a> {
                 let body = ShownBody { prefix: Prefix::of::<ShownBody>(), pages: U64::new(*pages) };
                 write(KIND_SHOWN, &[body.as_bytes()])
             }
+            Self::PeerJoins { link_session } => write(KIND_PEER_JOINS, &[link_session_body(*link_session).as_bytes()]),
+            Self::HandOver => write(KIND_HAND_OVER, &[empty.as_bytes()]),
+            Self::Capture => write(KIND_CAPTURE, &[empty.as_bytes()]),
+            Self::PagesHeld { messages } => write(KIND_CAPTURED_PAGES_HELD, &[held_body(*messages).as_bytes()]),
+            Self::Pages(pages) => write(KIND_RESTORED_PAGES, &[empty.as_bytes(), pages.records]),
+            Self::State(state) => write(KIND_RESTORED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
         }
     }
 
@@ -320,6 +390,14 @@ impl<'a> ToShim<'a> {
             KIND_SHOWN => {
                 let body: &ShownBody = body::fixed(kind, payload)?;
                 Ok(Self::Shown { pages: body.pages.get() })
+            }
+            KIND_PEER_JOINS => link_session(kind, payload).map(|link_session| Self::PeerJoins { link_session }),
+            KIND_HAND_OVER => empty(Self::HandOver),
+            KIND_CAPTURE => empty(Self::Capture),
+            KIND_CAPTURED_PAGES_HELD => held(kind, payload).map(|messages| Self::PagesHeld { messages }),
+            KIND_RESTORED_PAGES => pages(kind, payload).map(Self::Pages),
+            KIND_RESTORED_STATE => {
+                body::with_bulk(kind, payload).map(|(body, state)| Self::State(join_state(body, state)))
             }
             got => Err(MessageError::UnknownKind { got }),
         }
@@ -400,12 +478,12 @@ impl From<&ArbiterRequest> for ArbiterRequestBody {
     }
 }
 
-fn arbiter_request(body: &ArbiterRequestBody) -> Result<ArbiterRequest, MessageError> {
-    body::unused(KIND_ARBITER_REQUEST, &body.reserved)?;
+fn arbiter_request(kind: u16, body: &ArbiterRequestBody) -> Result<ArbiterRequest, MessageError> {
+    body::unused(kind, &body.reserved)?;
     Ok(ArbiterRequest {
         request_id: body.request_id.get(),
         expect_generation: body.expect_generation.get(),
-        proposer: body::field(KIND_ARBITER_REQUEST, "proposer", body.proposer, ReplicaId::new)?,
+        proposer: body::field(kind, "proposer", body.proposer, ReplicaId::new)?,
     })
 }
 
@@ -495,6 +573,76 @@ fn touched_end(body: &TouchedEndBody) -> Result<TouchedEnd, MessageError> {
         pages: body.pages.get(),
         complete: body::truth(KIND_TOUCHED_END, "complete", body.complete)?,
     })
+}
+
+fn held_body(messages: u64) -> HeldBody {
+    HeldBody { prefix: Prefix::of::<HeldBody>(), messages: U64::new(messages) }
+}
+
+fn held(kind: u16, payload: &[u8]) -> Result<u64, MessageError> {
+    body::fixed::<HeldBody>(kind, payload).map(|body| body.messages.get())
+}
+
+fn pages(kind: u16, payload: &[u8]) -> Result<Pages<'_>, MessageError> {
+    body::with_bulk::<EmptyBody>(kind, payload).map(|(_, records)| Pages { records })
+}
+
+impl From<&JoinState<'_>> for StateBody {
+    fn from(state: &JoinState<'_>) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            epoch: U64::new(state.epoch),
+            digest: U64::new(state.digest),
+            monotonic_ns: U64::new(state.clocks.monotonic_ns),
+            realtime_ns: U64::new(state.clocks.realtime_ns),
+            released_through: U64::new(state.released_through),
+        }
+    }
+}
+
+fn join_state<'a>(body: &StateBody, state: &'a [u8]) -> JoinState<'a> {
+    JoinState {
+        epoch: body.epoch.get(),
+        digest: body.digest.get(),
+        clocks: Clocks { monotonic_ns: body.monotonic_ns.get(), realtime_ns: body.realtime_ns.get() },
+        released_through: body.released_through.get(),
+        state,
+    }
+}
+
+fn link_session_body(link_session: u64) -> LinkSessionBody {
+    LinkSessionBody { prefix: Prefix::of::<LinkSessionBody>(), link_session: U64::new(link_session) }
+}
+
+fn link_session(kind: u16, payload: &[u8]) -> Result<u64, MessageError> {
+    body::fixed::<LinkSessionBody>(kind, payload).map(|body| body.link_session.get())
+}
+
+impl From<&Copied> for CopiedBody {
+    fn from(copied: &Copied) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            epoch: U64::new(copied.epoch),
+            pages: U64::new(copied.pages),
+            zero_pages: U64::new(copied.zero_pages),
+            last_pages: U64::new(copied.last_pages),
+            rounds: U64::new(copied.rounds),
+            pause_ns: U64::new(copied.pause_ns),
+            took_ns: U64::new(copied.took_ns),
+        }
+    }
+}
+
+fn copied(body: &CopiedBody) -> Copied {
+    Copied {
+        epoch: body.epoch.get(),
+        pages: body.pages.get(),
+        zero_pages: body.zero_pages.get(),
+        last_pages: body.last_pages.get(),
+        rounds: body.rounds.get(),
+        pause_ns: body.pause_ns.get(),
+        took_ns: body.took_ns.get(),
+    }
 }
 
 impl From<&ArbiterReply> for ArbiterReplyBody {

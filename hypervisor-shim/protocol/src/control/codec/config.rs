@@ -41,7 +41,10 @@ impl From<&Config<'_>> for ConfigBody {
             mac: network.mac,
             mtu_bytes: U16::new(network.mtu_bytes),
             check_determinism: config.check_determinism.into(),
-            reserved: [0; 3],
+            joins: config.joins.into(),
+            restores: config.restores.into(),
+            reserved: [0; 1],
+            link_session: U64::new(config.link_session),
         }
     }
 }
@@ -72,6 +75,9 @@ pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config
         max_epoch_events_bytes: body.max_epoch_events_bytes.get(),
         max_outstanding_bytes: body.max_outstanding_bytes.get(),
         check_determinism: body::truth(kind, "check_determinism", body.check_determinism)?,
+        link_session: body.link_session.get(),
+        joins: body::truth(kind, "joins", body.joins)?,
+        restores: body::truth(kind, "restores", body.restores)?,
         network: network(body)?,
         arguments,
     })
