@@ -109,7 +109,11 @@ pub(super) async fn keep(shared: Rc<Shared>, mut engine: Engine<DataDisk>) {
             Fsync::EverySec => due,
             Fsync::No => false,
         };
+        let began = Instant::now();
         engine.step(&shared.server, super::now_ms(), sync).await;
+        if !sync && engine.is_busy(&shared.server.borrow()) {
+            note_slice(&shared, began);
+        }
         shared.gate.progress.notify_all();
         let failure = shared.server.borrow().journal.failure();
         if failure.is_some() != failed {
@@ -122,4 +126,11 @@ pub(super) async fn keep(shared: Rc<Shared>, mut engine: Engine<DataDisk>) {
         // A device that is done at once must not keep the others waiting while a log is replaced.
         yield_now().await;
     }
+}
+
+/// Keeps the longest time of a slice for INFO. The clock stands still while the slice is made; it is read again when the
+/// disk has taken it, so what is kept is a little more than the slice.
+fn note_slice(shared: &Shared, began: Instant) {
+    let longest_ns = &mut shared.server.borrow_mut().journal.status.longest_slice_ns;
+    *longest_ns = (*longest_ns).max(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
 }
