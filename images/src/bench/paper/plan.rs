@@ -221,10 +221,10 @@ fn store(quick: bool) -> Vec<Group> {
 }
 
 fn disk(quick: bool, workload: Workload) -> Vec<Group> {
-    let operations = if quick { 300 } else { 2_000 };
+    let (operations, least) = if quick { (3_000, 500) } else { (20_000, 2_000) };
     let group = |epoch, size| Group { workload, epoch, size, systems: systems(&[]) };
     let lengths = if quick { &QUICK_STORE_LENGTHS[..] } else { &LENGTHS[..] };
-    let exact = lengths.iter().map(|&length| group(EpochSpec::Exact(length), operations.min((length / 4).max(300))));
+    let exact = lengths.iter().map(|&length| group(EpochSpec::Exact(length), operations.min((length / 2).max(least))));
     let counted = group(EpochSpec::Counted(COUNTED_MIDDLE), operations);
     std::iter::once(group(EpochSpec::Cooperative, operations)).chain(exact).chain([counted]).collect()
 }
