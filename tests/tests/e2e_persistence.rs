@@ -113,12 +113,12 @@ fn lives(test: &str, mode: &[&str], options: &str, lives: u64) {
 
 #[test]
 fn nothing_acknowledged_is_lost_when_a_machine_dies() {
-    lives("a machine dies", &["--bare"], "", moments(8));
+    lives("a machine dies", &["--bare"], "", moments(10));
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_when_both_machines_die() {
-    lives("both machines die", &["--pair"], ",resync", moments(12));
+    lives("both machines die", &["--pair"], ",resync", moments(20));
 }
 
 /// Kills every QEMU of a pair at once, and waits for its end.

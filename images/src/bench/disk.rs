@@ -197,6 +197,7 @@ impl Probe {
 
 fn promises(report: &DiskReport) -> Vec<Promise> {
     let (kills, lives) = (&report.kills, &report.lives);
+    let slice_ms = report.rewrite.middle(|round| round.longest_slice_ms);
     let none = |name: String, count: u64| Promise::at_most(name, count as f64, 0.0);
     vec![
         Promise::at_least(
@@ -207,7 +208,7 @@ fn promises(report: &DiskReport) -> Vec<Promise> {
         Promise::at_least("sequential read, 64 KiB, queue 16, pair / bare", report.ratio(|s| s.read_bytes_per_s), 0.6),
         Promise::at_most("vCPU time a byte, pair / bare", report.ratio(|s| s.vcpu_ns_per_byte), 1.2),
         Promise::at_most("random 4 KiB write + flush, p50, pair / bare", report.ratio(|s| s.commit_p50_us), 2.0),
-        Promise::at_most("longest slice of a rewrite, ms of the guest's clock", report.rewrite.longest_slice_ms, 10.0),
+        Promise::at_most("longest slice of a rewrite, ms of the guest's clock", slice_ms, 10.0),
         none(format!("{} kills of the primary during writes: blocks lost or reordered", kills.kills), kills.lost),
         none("the same: blocks torn, or with what nobody has written".to_owned(), kills.torn + kills.unasked),
         none("the same: connections broken, wrong answers".to_owned(), kills.broken_connections as u64),
@@ -253,12 +254,14 @@ pub fn describe(report: &DiskReport) -> String {
 fn describe_rest(report: &DiskReport) -> String {
     let (rewrite, kills, lives) = (&report.rewrite, &report.kills, &report.lives);
     let mut out = format!(
-        "a log of {} elements replaced in {:.0} ms; a client waits p50 {:.2} ms, longest {:.2} ms; before it p50 {:.2} ms, \
+        "a log of {} elements replaced {} times, medians: in {:.0} ms, longest slice {:.2} ms; a client waits p50 {:.2} ms, longest {:.2} ms; before it p50 {:.2} ms, \
          longest {:.2} ms\n",
         rewrite.elements,
-        rewrite.took_ms,
-        rewrite.wait_p50_ms,
-        rewrite.wait_longest_ms,
+        rewrite.rounds.len(),
+        rewrite.middle(|round| round.took_ms),
+        rewrite.middle(|round| round.longest_slice_ms),
+        rewrite.middle(|round| round.wait_p50_ms),
+        rewrite.middle(|round| round.wait_longest_ms),
         rewrite.calm_wait_p50_ms,
         rewrite.calm_wait_longest_ms
     );
@@ -278,6 +281,7 @@ fn describe_rest(report: &DiskReport) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::rewrite::Round;
     use super::*;
 
     fn sample(pair: bool, factor: f64) -> DiskSample {
@@ -295,10 +299,7 @@ mod tests {
         let kills = Kills { kills: 3, operations: 1_000, mirrors_equal: true, ..Kills::default() };
         let rewrite = Rewrite {
             elements: 4,
-            took_ms: 1.0,
-            longest_slice_ms: 2.0,
-            wait_p50_ms: 1.0,
-            wait_longest_ms: 1.0,
+            rounds: vec![Round { took_ms: 1.0, longest_slice_ms: 2.0, wait_p50_ms: 1.0, wait_longest_ms: 1.0 }],
             calm_wait_p50_ms: 1.0,
             calm_wait_longest_ms: 1.0,
         };
@@ -334,7 +335,7 @@ mod tests {
             (|report| report.kills.mirrors_equal = false, "mirrors that differ"),
             (|report| report.lives.lost = 1, "acknowledged writes lost"),
             (|report| report.lives.invented = 1, "nobody has asked for"),
-            (|report| report.rewrite.longest_slice_ms = 11.0, "longest slice"),
+            (|report| report.rewrite.rounds[0].longest_slice_ms = 11.0, "longest slice"),
             (|report| report.samples[1].commit_p50_us = 2.1, "4 KiB write + flush"),
         ];
         for (change, name) in changes {
