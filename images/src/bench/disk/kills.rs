@@ -2,18 +2,18 @@
 //! shares nothing with those who have written it; at the end both mirrors are compared.
 
 use std::path::Path;
+use std::time::Duration;
 
 use blockcheck::{Ledger, Mirror, Promise, Rng, Writers, compare};
 use serde::Serialize;
 
-use super::PROBE_PORT;
+use super::{PROBE_PORT, spec};
 use crate::bench::scratch::ScratchDisk;
 use crate::build::Image;
 use crate::ctl::{RoleName, SignalName};
 use crate::error::{Context, Error, Result};
 use crate::running::Running;
-use crate::supervise::spec::{RunName, Spec};
-use std::time::Duration;
+use crate::supervise::spec::RunName;
 
 /// Clients, and the blocks that they share.
 const CLIENTS: u64 = 4;
@@ -99,7 +99,8 @@ pub fn run(
         let writers = begin(&pair, rng.between(0, u64::from(u32::MAX)), ledger)?;
         wait(&writers, rng.between(1, MOST_ANSWERS_BEFORE))?;
         pair.kill(RoleName::Primary, SignalName::Kill)?;
-        wait(&writers, ANSWERS_AFTER)?;
+        // Clients that stand still or have lost their connections count; they do not end the measurement.
+        report.complaints.extend(writers.try_wait_for_answers(ANSWERS_AFTER).err());
         ledger = report.end(writers);
         let status = pair.wait_until(PATIENCE, |status| status.generation == 2 && status.replicas.len() == 1)?;
         let survivor = status.replica(RoleName::Primary).map(|replica| replica.replica);
@@ -124,9 +125,7 @@ pub fn run(
 }
 
 fn start(image: &Image, disk: &ScratchDisk) -> Result<Running> {
-    let name = format!("bench-{}", std::process::id());
-    let spec = Spec::new(name, image.clone())?.publishing(PROBE_PORT);
-    Running::start(&Spec { run: RunName::Pair, disks: vec![disk.spec()], ..spec })
+    Running::start(&spec(image, RunName::Pair, PROBE_PORT, disk)?)
 }
 
 /// The ledger keeps the seed that contents are made from; this one decides what the clients do.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use blockcheck::Rng;
 use serde::Serialize;
 
+use super::spec;
 use crate::bench::process;
 use crate::bench::scratch::ScratchDisk;
 use crate::build::Image;
@@ -91,9 +92,8 @@ pub fn run(image: &Image, folder: &Path, kills: usize, seed: u64, mut note: impl
 }
 
 fn start(image: &Image, disk: &ScratchDisk) -> Result<Running> {
-    let spec = Spec::new(format!("bench-{}", std::process::id()), image.clone())?.publishing(STORE_PORT);
     let arguments = "appendonly=yes appendfsync=always".to_owned();
-    Running::start(&Spec { run: RunName::Pair, disks: vec![disk.spec()], arguments, ..spec })
+    Running::start(&Spec { arguments, ..spec(image, RunName::Pair, STORE_PORT, disk)? })
 }
 
 impl Lives {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::spec;
 use crate::bench::median;
 use crate::bench::scratch::ScratchDisk;
 use crate::build::Image;
@@ -70,11 +71,10 @@ impl Rewrite {
 pub fn run(image: &Image, folder: &Path, elements: usize, mut note: impl FnMut(&str)) -> Result<Rewrite> {
     note(&format!("filling a store with {elements} elements"));
     let disk = ScratchDisk::new(folder, "rewrite", DISK_BYTES);
-    let spec = Spec::new(format!("bench-{}", std::process::id()), image.clone())?.publishing(STORE_PORT);
     // Without flushes, a slice is nothing but itself and its write.
     let arguments = "appendonly=yes appendfsync=no".to_owned();
-    let disks = vec![disk.spec()];
-    let pair = Running::start(&Spec { run: RunName::Pair, memory_mib: MEMORY_MIB, disks, arguments, ..spec })?;
+    let spec = spec(image, RunName::Pair, STORE_PORT, &disk)?;
+    let pair = Running::start(&Spec { memory_mib: MEMORY_MIB, arguments, ..spec })?;
     let mut store = Store::connect(pair.address(STORE_PORT)?)?;
     store.must(&[b"CONFIG", b"SET", b"auto-aof-rewrite-percentage", b"0"])?;
     store.fill(elements)?;
