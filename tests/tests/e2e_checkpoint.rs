@@ -207,6 +207,51 @@ fn two_checkpoints_are_compared() {
     pair.down();
 }
 
+/// A chain of three files is the guest as it was at the last; without one of them it is refused.
+#[test]
+fn a_checkpoint_builds_upon_another() {
+    let mut pair = Pair::up(&Options::new("kv"));
+    let mut client = connect(&mut pair);
+    let files: Vec<_> = (0..3).map(|number| file(&pair, &format!("{number}.ckpt"))).collect();
+    let mut bytes = Vec::new();
+    for (number, path) in files.iter().enumerate() {
+        assert!(client.must(&format!("SET key:{number} {number}")).is_ok());
+        assert!(client.must(&format!("SET newest {number}")).is_ok());
+        let since = number.checked_sub(1).map(|before| text(&files[before]));
+        pair.must(
+            &since.map_or(vec!["checkpoint", text(path)], |since| vec!["checkpoint", text(path), "--since", since]),
+        );
+        bytes.push(fs::metadata(path).expect("written").len());
+    }
+    println!("{bytes:?} bytes");
+    assert!(bytes[1] < bytes[0] && bytes[2] < bytes[0]);
+    let refused = pair.run(&["checkpoint", text(&file(&pair, "x.ckpt")), "--since", text(&files[0])]);
+    assert_eq!(refused.status.code(), Some(12), "only the newest can be built upon");
+    // A new primary does not know what its predecessor's checkpoint lacks.
+    pair.kill(Role::Primary, "KILL");
+    pair.wait_for_survivor(2);
+    let refused = pair.run(&["checkpoint", text(&file(&pair, "x.ckpt")), "--since", text(&files[2])]);
+    assert_eq!(refused.status.code(), Some(12), "{refused:?}");
+
+    restore(&mut pair, &files[2], &["--solo"]);
+    let mut client = connect(&mut pair);
+    for number in 0..3 {
+        assert_eq!(client.must(&format!("GET key:{number}")), Reply::bulk(number.to_string()));
+    }
+    assert_eq!(client.must("GET newest"), Reply::bulk("2"));
+    restore(&mut pair, &files[1], &["--solo"]);
+    assert_eq!(connect(&mut pair).must("GET newest"), Reply::bulk("1"));
+    pair.must(&["down"]);
+    fs::rename(&files[0], file(&pair, "elsewhere.ckpt")).expect("moved");
+    let output = pair.run(&["restore", text(&files[2])]);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("0.ckpt"), "{output:?}");
+    // Another file in its place is not the one that was built upon.
+    fs::copy(file(&pair, "elsewhere.ckpt"), &files[1]).expect("copied");
+    let output = pair.run(&["restore", text(&files[2])]);
+    assert_eq!(output.status.code(), Some(NOT_A_CHECKPOINT), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("builds upon another"), "{output:?}");
+}
+
 #[test]
 fn a_name_in_use_is_not_restored_to() {
     let mut pair = Pair::up(&Options::new("echo"));

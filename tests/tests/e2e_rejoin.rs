@@ -37,8 +37,12 @@ fn print_copy(status: &Status) {
 
 /// Kill one, bring in a new one, kill the other, and so on, all under the same clients.
 fn rounds(seed: u64, rounds: u64, arguments: &[&str]) {
+    rounds_of("kv", seed, rounds, arguments);
+}
+
+fn rounds_of(app: &str, seed: u64, rounds: u64, arguments: &[&str]) {
     let mut rng = Rng::new(seed);
-    let mut pair = Pair::up(&Options::new("kv").with(arguments).alone());
+    let mut pair = Pair::up(&Options::new(app).with(arguments).alone());
     let load = Load::start(pair.address(6379), CLIENTS, seed);
     for round in 0..rounds {
         load.wait_for_answers(rng.between(1, 200));
@@ -72,6 +76,12 @@ fn the_original_protocol_takes_a_new_replica_in() {
 #[test]
 fn exact_epochs_go_on_at_a_new_replica() {
     rounds(seed("killed and replaced, exact epochs"), 2, &["--epoch", "exact:20000"]);
+}
+
+#[test]
+fn counted_epochs_go_on_at_a_new_replica() {
+    let arguments = ["--epoch", "counted:5000", "--failure-timeout-ms", "5000"];
+    rounds_of("kv.counted", seed("killed and replaced, counted epochs"), 2, &arguments);
 }
 
 /// All that the guest writes to is compared after each epoch: a page that the copy lacks is found out when it is used.

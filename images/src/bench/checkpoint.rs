@@ -113,7 +113,7 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
         rejoins.push(rejoin(&mut pair, &mut verdict)?);
     }
     note("restoring");
-    pair.client().checkpoint(file.0.clone())?;
+    pair.client().checkpoint(file.0.clone(), None)?;
     pair.down()?;
     let mut restore_ms = Vec::new();
     for _ in 0..rounds {
@@ -176,7 +176,7 @@ fn copy_of(copy: Option<CopyStatus>) -> Result<CopyStatus> {
 fn checkpoint(pair: &mut Running, file: &Path, all: &mut Verdict) -> Result<Copying> {
     let load = load(pair)?;
     let started = Instant::now();
-    let taken = pair.client().checkpoint(file.to_owned())?;
+    let taken = pair.client().checkpoint(file.to_owned(), None)?;
     let total_ms = started.elapsed().as_secs_f64() * 1e3;
     let gap_ms = finish(load, all);
     let copy = copy_of(pair.status()?.checkpoints.copy)?;
@@ -192,7 +192,7 @@ fn throughput(pair: &mut Running, file: &Path, all: &mut Verdict) -> Result<f64>
         (load.replies() - before) as f64 / from.elapsed().as_secs_f64()
     };
     let (began, before) = (Instant::now(), load.replies());
-    pair.client().checkpoint(file.to_owned())?;
+    pair.client().checkpoint(file.to_owned(), None)?;
     load.wait_for(Duration::from_secs(1), |_| began.elapsed() >= Duration::from_secs(1));
     let with = (load.replies() - before) as f64 / began.elapsed().as_secs_f64();
     let without = second(&load, Instant::now());
@@ -221,7 +221,7 @@ fn sizes(spec: &Spec, file: &Path, rounds: usize, mut note: impl FnMut(&str)) ->
         let mut pair = Running::start(&Spec { memory_mib, ..spec.clone() })?;
         let (mut took_ms, mut pause_us, mut pages) = (Vec::new(), Vec::new(), 0);
         for _ in 0..rounds {
-            pages = pair.client().checkpoint(file.to_owned())?.pages;
+            pages = pair.client().checkpoint(file.to_owned(), None)?.pages;
             let copy = copy_of(pair.status()?.checkpoints.copy)?;
             took_ms.push(copy.took_ms);
             pause_us.push(copy.pause_us);

@@ -176,8 +176,8 @@ bodies! {
     ShownBody {
         pages: U64,
     }
-    HeldBody {
-        messages: U64,
+    CountBody {
+        count: U64,
     }
     StateBody {
         epoch: U64,
@@ -278,7 +278,7 @@ impl<'a> ToSupervisor<'a> {
             Self::Copied(copied) => write(KIND_COPIED, &[CopiedBody::from(copied).as_bytes()]),
             Self::Pages(pages) => write(KIND_CAPTURED_PAGES, &[Prefix::of::<EmptyBody>().as_bytes(), pages.records]),
             Self::State(state) => write(KIND_CAPTURED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
-            Self::PagesHeld { messages } => write(KIND_RESTORED_PAGES_HELD, &[held_body(*messages).as_bytes()]),
+            Self::PagesHeld { messages } => write(KIND_RESTORED_PAGES_HELD, &[count_body(*messages).as_bytes()]),
             Self::CaptureFailed => write(KIND_CAPTURE_FAILED, &[Prefix::of::<EmptyBody>().as_bytes()]),
         }
     }
@@ -318,7 +318,7 @@ impl<'a> ToSupervisor<'a> {
             KIND_CAPTURED_STATE => {
                 body::with_bulk(kind, payload).map(|(body, state)| Self::State(join_state(body, state)))
             }
-            KIND_RESTORED_PAGES_HELD => held(kind, payload).map(|messages| Self::PagesHeld { messages }),
+            KIND_RESTORED_PAGES_HELD => count(kind, payload).map(|messages| Self::PagesHeld { messages }),
             KIND_CAPTURE_FAILED => body::fixed::<EmptyBody>(kind, payload).map(|_| Self::CaptureFailed),
             got => Err(MessageError::UnknownKind { got }),
         }
@@ -353,8 +353,8 @@ impl<'a> ToShim<'a> {
             }
             Self::PeerJoins { link_session } => write(KIND_PEER_JOINS, &[link_session_body(*link_session).as_bytes()]),
             Self::HandOver => write(KIND_HAND_OVER, &[empty.as_bytes()]),
-            Self::Capture => write(KIND_CAPTURE, &[empty.as_bytes()]),
-            Self::PagesHeld { messages } => write(KIND_CAPTURED_PAGES_HELD, &[held_body(*messages).as_bytes()]),
+            Self::Capture { since_epoch } => write(KIND_CAPTURE, &[count_body(*since_epoch).as_bytes()]),
+            Self::PagesHeld { messages } => write(KIND_CAPTURED_PAGES_HELD, &[count_body(*messages).as_bytes()]),
             Self::Pages(pages) => write(KIND_RESTORED_PAGES, &[empty.as_bytes(), pages.records]),
             Self::State(state) => write(KIND_RESTORED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
         }
@@ -393,8 +393,8 @@ impl<'a> ToShim<'a> {
             }
             KIND_PEER_JOINS => link_session(kind, payload).map(|link_session| Self::PeerJoins { link_session }),
             KIND_HAND_OVER => empty(Self::HandOver),
-            KIND_CAPTURE => empty(Self::Capture),
-            KIND_CAPTURED_PAGES_HELD => held(kind, payload).map(|messages| Self::PagesHeld { messages }),
+            KIND_CAPTURE => count(kind, payload).map(|since_epoch| Self::Capture { since_epoch }),
+            KIND_CAPTURED_PAGES_HELD => count(kind, payload).map(|messages| Self::PagesHeld { messages }),
             KIND_RESTORED_PAGES => pages(kind, payload).map(Self::Pages),
             KIND_RESTORED_STATE => {
                 body::with_bulk(kind, payload).map(|(body, state)| Self::State(join_state(body, state)))
@@ -575,12 +575,12 @@ fn touched_end(body: &TouchedEndBody) -> Result<TouchedEnd, MessageError> {
     })
 }
 
-fn held_body(messages: u64) -> HeldBody {
-    HeldBody { prefix: Prefix::of::<HeldBody>(), messages: U64::new(messages) }
+fn count_body(count: u64) -> CountBody {
+    CountBody { prefix: Prefix::of::<CountBody>(), count: U64::new(count) }
 }
 
-fn held(kind: u16, payload: &[u8]) -> Result<u64, MessageError> {
-    body::fixed::<HeldBody>(kind, payload).map(|body| body.messages.get())
+fn count(kind: u16, payload: &[u8]) -> Result<u64, MessageError> {
+    body::fixed::<CountBody>(kind, payload).map(|body| body.count.get())
 }
 
 fn pages(kind: u16, payload: &[u8]) -> Result<Pages<'_>, MessageError> {

@@ -131,7 +131,7 @@ impl Draw {
             8 => ToShim::Shown { pages: self.words[0] },
             9 => ToShim::PeerJoins { link_session: self.words[0] },
             10 => ToShim::HandOver,
-            11 => ToShim::Capture,
+            11 => ToShim::Capture { since_epoch: self.words[0] },
             12 => ToShim::PagesHeld { messages: self.words[0] },
             13 => ToShim::Pages(Pages { records: &self.bulk }),
             _ => ToShim::State(self.state()),
