@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use checkpoint::file::{self, Encoder, FileError, Header, Identity, Kind, Section, Totals};
+use checkpoint::file::{self, Decoder, Encoder, FileError, Header, Identity, Kind, Section, Totals};
 use checkpoint::pages::{self, PAGE_BYTES, PageRecord};
 use checkpoint::state::{GuestState, X86_64};
 use protocol::control::{Ready, ToShim};
@@ -23,10 +23,13 @@ use super::spec::{RunName, Spec};
 use crate::ctl::{CheckpointStatus, CopyStatus, TakenStatus};
 use crate::error::{Error, Result};
 
-/// Messages with pages on their way to a replica that is restored: few enough for its device's buffers.
-const WINDOW: u64 = 4;
+/// Messages with pages on their way to a replica that is restored: half a megabyte keeps it busy, and the channel to it
+/// counts as stuck beyond one.
+const WINDOW: u64 = 16;
 /// Pages in one of them.
 const SLICE_PAGES: usize = 7;
+/// What is wrong with a checkpoint of somebody else's making.
+const SILENT: &str = "it does not say how its guest was run";
 
 /// A checkpoint on its way from the active replica.
 #[derive(Debug)]
@@ -121,7 +124,7 @@ impl Loaded {
             Section::End(_) => {}
         })
         .map_err(|error| bad(error.to_string()))?;
-        let settings = settings.ok_or_else(|| bad("it does not say how its guest was run".to_owned()))?;
+        let settings = settings.ok_or_else(|| bad(SILENT.to_owned()))?;
         let state = state.ok_or_else(|| bad("it holds no registers".to_owned()))?;
         Ok(Self { header, totals, settings, state, pages })
     }
@@ -235,7 +238,20 @@ fn identity(ready: &Ready) -> Identity {
 /// # Errors
 /// It cannot be read, or is no checkpoint.
 pub fn settings(path: &Path) -> Result<Spec> {
-    Loaded::open(path).map(|loaded| loaded.settings.spec)
+    let bad = |text: String| Error::Checkpoint(format!("{}: {text}", path.display()));
+    // They come first. The rest is judged by whoever restores it.
+    let most_bytes = file::HEADER_BYTES + file::SECTION_HEADER_BYTES + file::MAX_SECTION_BYTES;
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(most_bytes as u64).read_to_end(&mut bytes));
+    read.map_err(|source| Error::Io { what: format!("cannot read {}", path.display()), source })?;
+    let (mut decoder, _) = Decoder::new(&bytes).map_err(|error| bad(error.to_string()))?;
+    let progress = decoder.read(&bytes[file::HEADER_BYTES..]).map_err(|error| bad(error.to_string()))?;
+    let settings = match progress.section {
+        Some(Section::Settings(text)) => serde_json::from_slice::<Settings>(text).ok(),
+        Some(_) => None,
+        None => return Err(bad(FileError::Truncated { section: Some(0) }.to_string())),
+    };
+    settings.map(|settings| settings.spec).ok_or_else(|| bad(SILENT.to_owned()))
 }
 
 impl Supervisor {

@@ -1,7 +1,9 @@
 use super::*;
+use crate::control::Copied;
 use crate::control::{Config, MAX_PAYLOAD_BYTES, Network, Seed};
 use crate::frame::HEADER_BYTES;
-use crate::{Discipline, RunMode};
+use crate::link::{JoinState, Pages};
+use crate::{Clocks, Discipline, RunMode};
 use alloc::string::String;
 use alloc::vec;
 use proptest::prelude::*;
