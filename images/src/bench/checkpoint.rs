@@ -30,6 +30,7 @@ const CHANGES: [usize; 4] = [0, 500, 1_000, 4_000];
 const CHANGED_BYTES: usize = 4_000;
 /// Replies that show that the load runs.
 const WARM_REPLIES: u64 = 2_000;
+const FAILURE_TIMEOUT_MS: u64 = 5_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A checkpoint or a replica brought in, and what the clients saw of it.
@@ -114,7 +115,9 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
     let name = format!("bench-{}", std::process::id());
     let file = Scratch(std::env::temp_dir().join(format!("pollux-{name}.ckpt")));
     let spec = Spec { net: net.clone(), memory_mib: MEMORY_MIB, ..Spec::new(&name, image.clone())? };
-    let spec = spec.publishing(STORE_PORT);
+    let mut spec = spec.publishing(STORE_PORT);
+    // No replica is to be taken for dead because the machine has other things to do. One that is killed is seen at once.
+    spec.tuning.failure_timeout_ms = spec.tuning.failure_timeout_ms.max(FAILURE_TIMEOUT_MS);
     note("filling a store");
     let mut pair = Running::start(&spec)?;
     fill(&pair)?;
