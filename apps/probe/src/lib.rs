@@ -76,10 +76,9 @@ async fn serve(stream: TcpStream) -> Result<(), Error> {
     let mut lines = Lines::<LINE_BYTES>::new(&stream);
     while let Some(line) = lines.next().await? {
         let command = str::from_utf8(line).unwrap_or_default();
-        let words: Vec<_> = command.split_ascii_whitespace().collect();
-        let mut answer = match words.split_first() {
-            Some((&"background", [what])) => background::run(what).await,
-            Some((&"disk", rest)) => disk::run(rest).await,
+        let mut answer = match command.split_once(' ') {
+            Some(("background", what)) => background::run(what).await,
+            Some(("disk", what)) => disk::run(&what.split_ascii_whitespace().collect::<Vec<_>>()).await,
             _ => obey(command),
         };
         answer.push('\n');
