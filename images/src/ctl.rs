@@ -63,7 +63,9 @@ pub enum Request {
     /// Take a checkpoint.
     Checkpoint {
         /// Where to; absolute.
-        path: std::path::PathBuf,
+        path: PathBuf,
+        /// Only what has changed since this one, which must be the newest.
+        since: Option<PathBuf>,
     },
     /// Bring in a new replica for one that has gone.
     Rejoin,
@@ -161,7 +163,9 @@ pub struct CheckpointStatus {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TakenStatus {
     /// The file.
-    pub path: std::path::PathBuf,
+    pub path: PathBuf,
+    /// The file that it builds upon; `None`: it holds everything.
+    pub since: Option<PathBuf>,
     /// The epoch at whose end it is the guest's state.
     pub epoch: u64,
     /// Bytes of the file.
@@ -429,13 +433,13 @@ impl Client {
         )
     }
 
-    /// Takes a checkpoint and waits until it is on the disk.
+    /// Takes a checkpoint, of everything or of what has changed since another, and waits until it is on the disk.
     ///
     /// # Errors
     /// [`Error::Refused`] with the reason why there is none.
-    pub fn checkpoint(&mut self, path: std::path::PathBuf) -> Result<TakenStatus> {
+    pub fn checkpoint(&mut self, path: PathBuf, since: Option<PathBuf>) -> Result<TakenStatus> {
         let before = self.status()?.checkpoints;
-        self.ask(&Request::Checkpoint { path })?;
+        self.ask(&Request::Checkpoint { path, since })?;
         let status = self.wait_for(
             |status| status.checkpoints.taken > before.taken,
             |status| status.checkpoints.failed > before.failed,

@@ -74,7 +74,8 @@ pub enum ToSupervisor<'a> {
         /// How many messages.
         messages: u64,
     },
-    /// No checkpoint can be taken now: the guest is being copied already, or has stopped.
+    /// No checkpoint can be taken now: the guest is being copied already, or has stopped, or the checkpoint that it was to
+    /// build upon is not this replica's newest.
     CaptureFailed,
 }
 
@@ -119,7 +120,10 @@ pub enum ToShim<'a> {
     /// Planned change of roles: the primary hands over to its backup.
     HandOver,
     /// Take a checkpoint: the active replica sends its guest while it runs.
-    Capture,
+    Capture {
+        /// Only the pages written to since the checkpoint of this epoch, which was this replica's newest; 0: all.
+        since_epoch: Epoch,
+    },
     /// So many [`ToSupervisor::Pages`] have come; the device between drops what the supervisor has no room for.
     PagesHeld {
         /// How many messages.

@@ -225,7 +225,7 @@ fn to_shim() -> Vec<(&'static str, ToShim<'static>)> {
         ("shown", ToShim::Shown { pages: 5 }),
         ("peer_joins", ToShim::PeerJoins { link_session: 6 }),
         ("hand_over", ToShim::HandOver),
-        ("capture", ToShim::Capture),
+        ("capture", ToShim::Capture { since_epoch: 8 }),
         ("captured_pages_held", ToShim::PagesHeld { messages: 7 }),
         ("restored_pages", ToShim::Pages(Pages { records: b"restored" })),
         ("restored_state", ToShim::State(join_state())),

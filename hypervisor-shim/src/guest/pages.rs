@@ -67,6 +67,15 @@ impl PageSet {
         }
     }
 
+    /// Adds all pages of `other`, a set of the same guest's.
+    pub fn unite(&mut self, other: &Self) {
+        self.count = 0;
+        for (word, more) in self.words.iter_mut().zip(&other.words) {
+            *word |= more;
+            self.count += word.count_ones();
+        }
+    }
+
     /// How many pages there are.
     pub fn len(&self) -> u32 {
         self.count
@@ -113,6 +122,12 @@ mod tests {
         assert_eq!((other.len(), set.len()), (130, 0));
         set.insert_range(PAGE_BYTES - 1, 2);
         set.insert_range(7 * PAGE_BYTES, PAGE_BYTES);
+        let mut united = PageSet::empty(MEMORY_BYTES);
+        united.insert(7);
+        united.insert(99);
+        united.unite(&set);
+        assert_eq!(united.len(), 4);
+        assert_eq!(drain(&mut united), [0, 1, 7, 99]);
         assert_eq!(drain(&mut set), [0, 1, 7]);
     }
 }

@@ -105,7 +105,9 @@ impl Guest {
     /// Notes from now on, or no longer, which pages the shim itself writes to for the guest: the machine notes only what
     /// the guest writes.
     pub fn note_writes(&mut self, noted: bool) {
-        self.written = noted.then(|| PageSet::empty(self.memory.bytes()));
+        if noted != self.written.is_some() {
+            self.written = noted.then(|| PageSet::empty(self.memory.bytes()));
+        }
     }
 
     /// Moves the pages noted since the last call to `pages`.

@@ -113,7 +113,7 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         | ToShim::ConsoleInput { .. }
         | ToShim::Shown { .. }
         // Of a replica that runs already, or that has said that it is ready for more.
-        | ToShim::Capture
+        | ToShim::Capture { .. }
         | ToShim::PagesHeld { .. }
         | ToShim::Pages(_)
         | ToShim::State(_)
@@ -209,7 +209,8 @@ fn build<M: Machine>(
         slice: Vec::new(),
         fresh_link: None,
         slices_held: 0,
-        capture_wanted: false,
+        capture_wanted: None,
+        base: None,
         covered,
         restores: config.restores,
         offsets: ClockOffsets {

@@ -53,11 +53,11 @@ pub struct Copier {
 }
 
 impl Copier {
-    /// A copy of all pages of a guest, whose dirty pages were just forgotten.
-    pub fn new(target: Target, memory: &GuestMemory, now_ns: u64) -> Self {
+    /// A copy of these pages of a guest, whose dirty pages were just forgotten.
+    pub fn new(target: Target, pages: PageSet, now_ns: u64) -> Self {
         Self {
             target,
-            pending: PageSet::all(memory.bytes()),
+            pending: pages,
             cursor: 0,
             sent: 0,
             arrived: 0,
@@ -193,6 +193,10 @@ mod tests {
         }
     }
 
+    fn all() -> PageSet {
+        PageSet::all(PAGES * PAGE_BYTES)
+    }
+
     fn dirty(pages: &[u32]) -> PageSet {
         let mut set = PageSet::empty(PAGES * PAGE_BYTES);
         pages.iter().for_each(|page| set.insert(*page));
@@ -218,7 +222,7 @@ mod tests {
     fn what_is_written_meanwhile_is_sent_again_and_the_copy_is_the_same() {
         let (from, to) = (Memory::new(0), Memory::new(0xffff));
         (0..100).for_each(|page| from.write(page * 2, 1));
-        let mut copier = Copier::new(Target::Newcomer, &from.view, 1_000);
+        let mut copier = Copier::new(Target::Newcomer, all(), 1_000);
         send_round(&mut copier, &from, &to);
         let many: Vec<u32> = (0..200).collect();
         many.iter().for_each(|page| from.write(*page as usize, 2));
@@ -238,7 +242,7 @@ mod tests {
     #[test]
     fn no_more_is_sent_than_there_is_room_for() {
         let memory = Memory::new(1);
-        let mut copier = Copier::new(Target::Checkpoint, &memory.view, 0);
+        let mut copier = Copier::new(Target::Checkpoint, all(), 0);
         let mut out = vec![];
         while copier.has_slice() {
             copier.slice(&memory.view, &mut out);
@@ -252,8 +256,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_writes_too_fast_is_made_to_wait() {
-        let memory = Memory::new(0);
-        let mut copier = Copier::new(Target::Newcomer, &memory.view, 0);
+        let mut copier = Copier::new(Target::Newcomer, all(), 0);
         let many: Vec<u32> = (0..200).collect();
         copier.next_round(dirty(&many), 0);
         assert!(!copier.is_last(), "fewer than all");

@@ -5,16 +5,24 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use checkpoint::state::GuestState;
-use protocol::Role;
 use protocol::control::{ArbiterRequest, Level, ToSupervisor};
 use protocol::frame::direction_session;
 use protocol::link::{JoinState, Message, Pages};
 use protocol::replica::{Input, JoinPhase};
+use protocol::{Epoch, Role};
 
 use super::copy::{Copier, Target};
 use super::{Vmm, tell};
 use crate::guest::{PageSet, Surroundings, install_pages};
 use crate::machine::{Machine, Port};
+
+/// The newest checkpoint, for the next one to build upon.
+#[derive(Debug)]
+pub(super) struct Base {
+    epoch: Epoch,
+    /// Pages written to since.
+    changed: PageSet,
+}
 
 impl<M: Machine> Vmm<M> {
     /// A newcomer will be at the other end of the link. What was sent for an earlier one must leave first.
@@ -54,7 +62,7 @@ impl<M: Machine> Vmm<M> {
     /// Sends pages of a copy, if one is made: a slice at most. May be called while the guest is interrupted.
     pub(super) fn send_pages(&mut self) {
         if self.copier.is_none() && self.join_phase() == JoinPhase::Copying {
-            self.begin_copy(Target::Newcomer);
+            self.begin_copy(Target::Newcomer, false);
         }
         let Some(copier) = &mut self.copier else { return };
         if !copier.has_slice() {
@@ -72,20 +80,55 @@ impl<M: Machine> Vmm<M> {
         }
     }
 
-    /// Starts a copy. What was written to before is part of the first round, like everything else.
-    fn begin_copy(&mut self, target: Target) {
+    /// Starts a copy of all pages, or of those written to since the newest checkpoint. What is written from now on is part
+    /// of the next round.
+    fn begin_copy(&mut self, target: Target, since_checkpoint: bool) {
         let now_ns = self.now_ns();
-        self.machine.touched_pages(|_| ());
         self.guest.note_writes(true);
-        self.copier = Some(Copier::new(target, self.guest.memory(), now_ns));
+        let dirty = self.take_dirty();
+        let pages = match self.base.take_if(|_| target == Target::Checkpoint) {
+            Some(base) if since_checkpoint => {
+                let mut pages = base.changed;
+                pages.unite(&dirty);
+                pages
+            }
+            _ => PageSet::all(self.guest.memory().bytes()),
+        };
+        self.copier = Some(Copier::new(target, pages, now_ns));
+    }
+
+    /// The pages that guest and shim have written to since the last call. If there is a checkpoint to build upon, it keeps
+    /// them in mind.
+    fn take_dirty(&mut self) -> PageSet {
+        let mut dirty = PageSet::empty(self.guest.memory().bytes());
+        self.machine.touched_pages(|offset| dirty.insert_range(offset, 1));
+        dirty.absorb(&mut self.covered);
+        self.guest.take_written(&mut dirty);
+        if let Some(base) = &mut self.base {
+            base.changed.unite(&dirty);
+        }
+        dirty
+    }
+
+    /// Notes nothing any more, unless the next checkpoint may build upon the last.
+    fn end_copy(&mut self) {
+        self.copier = None;
+        self.guest.note_writes(self.base.is_some());
+    }
+
+    /// Whether pages must be kept in mind that a digest is about to make the machine forget.
+    pub(super) fn keeps_dirty(&self) -> bool {
+        self.copier.is_some() || self.base.is_some()
     }
 
     /// The supervisor wants a checkpoint. It begins at the next boundary.
-    pub(super) fn capture_wanted(&mut self) {
-        if self.copier.is_some() || self.join_phase() != JoinPhase::None || !self.can_be_captured() {
+    pub(super) fn capture_wanted(&mut self, since_epoch: Epoch) {
+        let busy = self.copier.is_some() || self.join_phase() != JoinPhase::None || !self.can_be_captured();
+        let known = since_epoch == 0 || self.base.as_ref().is_some_and(|base| base.epoch == since_epoch);
+        if busy || !known {
             tell(&mut self.control, &ToSupervisor::CaptureFailed);
         } else {
-            self.capture_wanted = true;
+            self.capture_wanted = Some(since_epoch);
         }
     }
 
@@ -97,12 +140,13 @@ impl<M: Machine> Vmm<M> {
     /// Looks after a copy while the guest stands at a boundary. Returns whether the guest must wait for it.
     pub(super) fn copy_at_boundary(&mut self, now_ns: u64) -> bool {
         let epoch = self.replica.as_ref().map_or(0, |replica| replica.epoch());
-        if self.capture_wanted && epoch > 0 {
-            self.capture_wanted = false;
-            self.begin_copy(Target::Checkpoint);
+        if epoch > 0
+            && let Some(since_epoch) = self.capture_wanted.take()
+        {
+            self.begin_copy(Target::Checkpoint, since_epoch != 0);
         }
-        let Some(copier) = &mut self.copier else { return false };
-        let may_end = match copier.target() {
+        let Some(target) = self.copier.as_ref().map(Copier::target) else { return false };
+        let may_end = match target {
             Target::Newcomer => self.replica.as_ref().is_some_and(|replica| replica.may_send_state()),
             Target::Checkpoint if !self.can_be_captured() => {
                 self.capture_failed();
@@ -110,12 +154,11 @@ impl<M: Machine> Vmm<M> {
             }
             Target::Checkpoint => true,
         } && self.guest.can_be_copied();
+        let over = self.copier.as_ref().is_some_and(|copier| copier.is_round_over() && !copier.is_last());
+        let begins_round = may_end && over;
+        let dirty = begins_round.then(|| self.take_dirty());
         let Some(copier) = self.copier.as_mut().filter(|_| may_end) else { return false };
-        if copier.is_round_over() && !copier.is_last() {
-            let mut dirty = PageSet::empty(self.guest.memory().bytes());
-            self.machine.touched_pages(|offset| dirty.insert_range(offset, 1));
-            dirty.absorb(&mut self.covered);
-            self.guest.take_written(&mut dirty);
+        if let Some(dirty) = dirty {
             copier.next_round(dirty, now_ns);
         }
         if copier.is_round_over() && copier.is_last() {
@@ -128,15 +171,14 @@ impl<M: Machine> Vmm<M> {
     }
 
     fn capture_failed(&mut self) {
-        self.copier = None;
-        self.guest.note_writes(false);
+        self.end_copy();
         tell(&mut self.control, &ToSupervisor::CaptureFailed);
     }
 
     /// Whether a copy could go on at once.
     pub(super) fn has_pages_to_send(&self) -> bool {
         match &self.copier {
-            None => self.join_phase() == JoinPhase::Copying || self.capture_wanted,
+            None => self.join_phase() == JoinPhase::Copying || self.capture_wanted.is_some(),
             Some(copier) if copier.target() == Target::Checkpoint => copier.has_slice() || copier.is_round_over(),
             Some(copier) => self.join_phase() == JoinPhase::Copying && (copier.has_slice() || copier.is_round_over()),
         }
@@ -153,7 +195,7 @@ impl<M: Machine> Vmm<M> {
             let _ = message.encode_into(writer, out);
         });
         replica.state_sent(now_ns);
-        self.guest.note_writes(false);
+        self.guest.note_writes(self.base.is_some());
         self.flush_link(now_ns);
     }
 
@@ -167,7 +209,8 @@ impl<M: Machine> Vmm<M> {
         if let Some(copier) = self.copier.take() {
             tell(&mut self.control, &ToSupervisor::Copied(copier.figures(epoch, now_ns)));
         }
-        self.guest.note_writes(false);
+        // From here on it is noted what the next one would have to hold.
+        self.base = Some(Base { epoch, changed: PageSet::empty(self.guest.memory().bytes()) });
         self.control.flush(self.machine.control());
     }
 
@@ -203,8 +246,7 @@ impl<M: Machine> Vmm<M> {
 
     pub(super) fn join_failed(&mut self) {
         if self.copier.as_ref().is_some_and(|copier| copier.target() == Target::Newcomer) {
-            self.copier = None;
-            self.guest.note_writes(false);
+            self.end_copy();
         }
         self.status_at_ns = 0;
         self.log(Level::Warn, format_args!("the newcomer has failed; going on alone"));

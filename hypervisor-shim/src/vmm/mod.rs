@@ -119,8 +119,10 @@ struct Vmm<M: Machine> {
     fresh_link: Option<u64>,
     /// Slices of pages that this newcomer, or this restored replica, has put into its memory.
     slices_held: u64,
-    /// A checkpoint is wanted.
-    capture_wanted: bool,
+    /// A checkpoint is wanted: since which epoch, 0 for all.
+    capture_wanted: Option<Epoch>,
+    /// The newest checkpoint.
+    base: Option<join::Base>,
     /// Pages that digests have covered since the copy began: the machine has forgotten that they were written to.
     covered: PageSet,
     /// The guest's state comes from a checkpoint and is not complete.

@@ -235,7 +235,7 @@ impl<M: Machine> Vmm<M> {
             }
             ToShim::PeerJoins { link_session } => self.expect_newcomer(link_session),
             ToShim::HandOver => self.step(Input::HandOver),
-            ToShim::Capture => self.capture_wanted(),
+            ToShim::Capture { since_epoch } => self.capture_wanted(since_epoch),
             ToShim::PagesHeld { messages } => self.slices_arrived(Target::Checkpoint, messages),
             ToShim::Superseded { generation } => self.step(Input::Superseded { generation }),
             ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),

@@ -15,14 +15,15 @@ const SHOW_NS: u64 = 10_000_000_000;
 impl<M: Machine> Vmm<M> {
     /// The digest of the epoch that has just ended, with all that the guest has written to in it.
     pub(super) fn cover_memory(&mut self, epoch: Epoch) -> u64 {
+        let keeps = self.keeps_dirty();
         let Some(touched) = &mut self.touched else { return 0 };
         touched.begin(epoch);
         // Alone there is nobody to compare with.
         if self.replica.as_ref().is_some_and(|replica| replica.mode() == Mode::Paired) {
-            let (covered, copies) = (&mut self.covered, self.copier.is_some());
+            let covered = &mut self.covered;
             self.machine.touched_pages(|offset| {
                 touched.note(offset);
-                if copies {
+                if keeps {
                     covered.insert_range(offset, 1);
                 }
             });
@@ -98,7 +99,7 @@ impl<M: Machine> Vmm<M> {
             | ToShim::LinkCut
             | ToShim::PeerJoins { .. }
             | ToShim::HandOver
-            | ToShim::Capture
+            | ToShim::Capture { .. }
             | ToShim::PagesHeld { .. }
             | ToShim::Pages(_)
             | ToShim::State(_)

@@ -25,8 +25,12 @@ const VALUE_BYTES: usize = 100_000;
 const MEMORY_MIB: u32 = 64;
 /// Memory sizes over which the cost of a checkpoint of one and the same content is compared.
 const SIZES_MIB: [u32; 4] = [32, 64, 256, 512];
+/// Values of about a page each that are written between two checkpoints.
+const CHANGES: [usize; 4] = [0, 500, 1_000, 4_000];
+const CHANGED_BYTES: usize = 4_000;
 /// Replies that show that the load runs.
 const WARM_REPLIES: u64 = 2_000;
+const FAILURE_TIMEOUT_MS: u64 = 5_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A checkpoint or a replica brought in, and what the clients saw of it.
@@ -53,6 +57,21 @@ pub struct BySize {
     pub took_ms: f64,
     /// Pause of the guest, in microseconds; the median.
     pub pause_us: f64,
+    /// Pages of a checkpoint that builds upon the one before, when the guest has done next to nothing between them.
+    pub changed_pages: u64,
+    /// The same as `took_ms` of such a one.
+    pub changed_took_ms: f64,
+}
+
+/// What writing makes of a checkpoint that builds upon the one before.
+#[derive(Debug, Clone, Serialize)]
+pub struct ByChanges {
+    /// Values of a page's size written between the two.
+    pub values: usize,
+    /// Pages that it holds.
+    pub pages: u64,
+    /// From the first page to the end of the copy, in milliseconds; the median.
+    pub took_ms: f64,
 }
 
 /// What was measured.
@@ -70,6 +89,8 @@ pub struct CheckpointReport {
     pub restore_ms: Vec<f64>,
     /// The empty store at several sizes of memory.
     pub sizes: Vec<BySize>,
+    /// Checkpoints that build upon another, by what was written between the two.
+    pub changes: Vec<ByChanges>,
     /// What the clients saw in all.
     pub verdict: Verdict,
     /// What must be reached.
@@ -94,7 +115,9 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
     let name = format!("bench-{}", std::process::id());
     let file = Scratch(std::env::temp_dir().join(format!("pollux-{name}.ckpt")));
     let spec = Spec { net: net.clone(), memory_mib: MEMORY_MIB, ..Spec::new(&name, image.clone())? };
-    let spec = spec.publishing(STORE_PORT);
+    let mut spec = spec.publishing(STORE_PORT);
+    // No replica is to be taken for dead because the machine has other things to do. One that is killed is seen at once.
+    spec.tuning.failure_timeout_ms = spec.tuning.failure_timeout_ms.max(FAILURE_TIMEOUT_MS);
     note("filling a store");
     let mut pair = Running::start(&spec)?;
     fill(&pair)?;
@@ -113,7 +136,7 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
         rejoins.push(rejoin(&mut pair, &mut verdict)?);
     }
     note("restoring");
-    pair.client().checkpoint(file.0.clone())?;
+    pair.client().checkpoint(file.0.clone(), None)?;
     pair.down()?;
     let mut restore_ms = Vec::new();
     for _ in 0..rounds {
@@ -123,7 +146,10 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
         restore_ms.push(started.elapsed().as_secs_f64() * 1e3);
         pair.down()?;
     }
-    let sizes = sizes(&spec, &file.0, rounds, note)?;
+    let other = Scratch(file.0.with_extension("other.ckpt"));
+    let files = [&*file.0, &*other.0];
+    let sizes = sizes(&spec, files, rounds, &mut note)?;
+    let changes = changes(&spec, files, rounds, &mut note)?;
     let throughput_ratio = median(&ratios);
     let promises = promises(&checkpoints, &rejoins, &restore_ms, throughput_ratio, &verdict);
     Ok(CheckpointReport {
@@ -133,6 +159,7 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
         throughput_ratio,
         restore_ms,
         sizes,
+        changes,
         verdict,
         promises,
     })
@@ -153,7 +180,9 @@ fn fill(pair: &Running) -> Result<()> {
 
 /// Clients that run, and whose waits count from now on.
 fn load(pair: &Running) -> Result<Load> {
-    let load = Load::start(pair.address(STORE_PORT)?, CONNECTIONS);
+    let address = pair.address(STORE_PORT)?;
+    Load::forget(address, CONNECTIONS).context(|| "cannot prepare the store")?;
+    let load = Load::start(address, CONNECTIONS);
     if !load.wait_for(PATIENCE, |load| load.replies() >= WARM_REPLIES) {
         return Err(Error::CheckFailed("the store does not answer".to_owned()));
     }
@@ -176,7 +205,7 @@ fn copy_of(copy: Option<CopyStatus>) -> Result<CopyStatus> {
 fn checkpoint(pair: &mut Running, file: &Path, all: &mut Verdict) -> Result<Copying> {
     let load = load(pair)?;
     let started = Instant::now();
-    let taken = pair.client().checkpoint(file.to_owned())?;
+    let taken = pair.client().checkpoint(file.to_owned(), None)?;
     let total_ms = started.elapsed().as_secs_f64() * 1e3;
     let gap_ms = finish(load, all);
     let copy = copy_of(pair.status()?.checkpoints.copy)?;
@@ -192,7 +221,7 @@ fn throughput(pair: &mut Running, file: &Path, all: &mut Verdict) -> Result<f64>
         (load.replies() - before) as f64 / from.elapsed().as_secs_f64()
     };
     let (began, before) = (Instant::now(), load.replies());
-    pair.client().checkpoint(file.to_owned())?;
+    pair.client().checkpoint(file.to_owned(), None)?;
     load.wait_for(Duration::from_secs(1), |_| began.elapsed() >= Duration::from_secs(1));
     let with = (load.replies() - before) as f64 / began.elapsed().as_secs_f64();
     let without = second(&load, Instant::now());
@@ -214,21 +243,62 @@ fn rejoin(pair: &mut Running, all: &mut Verdict) -> Result<Copying> {
 }
 
 /// The same program with more and more memory that it does not use.
-fn sizes(spec: &Spec, file: &Path, rounds: usize, mut note: impl FnMut(&str)) -> Result<Vec<BySize>> {
+fn sizes(spec: &Spec, files: [&Path; 2], rounds: usize, note: &mut impl FnMut(&str)) -> Result<Vec<BySize>> {
     let mut all = Vec::new();
     for memory_mib in SIZES_MIB {
         note(&format!("{memory_mib} MiB of memory"));
         let mut pair = Running::start(&Spec { memory_mib, ..spec.clone() })?;
         let (mut took_ms, mut pause_us, mut pages) = (Vec::new(), Vec::new(), 0);
+        let (mut changed_took_ms, mut changed_pages) = (Vec::new(), 0);
         for _ in 0..rounds {
-            pages = pair.client().checkpoint(file.to_owned())?.pages;
+            pages = pair.client().checkpoint(files[0].to_owned(), None)?.pages;
             let copy = copy_of(pair.status()?.checkpoints.copy)?;
             took_ms.push(copy.took_ms);
             pause_us.push(copy.pause_us);
+            changed_pages = changed(&mut pair, files, &mut changed_took_ms)?;
         }
-        all.push(BySize { memory_mib, pages, took_ms: median(&took_ms), pause_us: median(&pause_us) });
+        all.push(BySize {
+            memory_mib,
+            pages,
+            took_ms: median(&took_ms),
+            pause_us: median(&pause_us),
+            changed_pages,
+            changed_took_ms: median(&changed_took_ms),
+        });
         pair.down()?;
     }
+    Ok(all)
+}
+
+/// A checkpoint in the second file that builds upon the one in the first; how many pages it holds.
+fn changed(pair: &mut Running, files: [&Path; 2], took_ms: &mut Vec<f64>) -> Result<u64> {
+    let taken = pair.client().checkpoint(files[1].to_owned(), Some(files[0].to_owned()))?;
+    let copy = copy_of(pair.status()?.checkpoints.copy)?;
+    took_ms.push(copy.took_ms);
+    Ok(taken.pages)
+}
+
+/// More and more that was written since the checkpoint before.
+fn changes(spec: &Spec, files: [&Path; 2], rounds: usize, note: &mut impl FnMut(&str)) -> Result<Vec<ByChanges>> {
+    let mut pair = Running::start(spec)?;
+    let connected = resp::Client::connect(pair.address(STORE_PORT)?, PATIENCE);
+    let mut client = connected.context(|| "cannot connect to the store")?;
+    let mut all = Vec::new();
+    for values in CHANGES {
+        note(&format!("{values} values written between two checkpoints"));
+        let (mut took_ms, mut pages) = (Vec::new(), 0);
+        for round in 0..rounds {
+            pair.client().checkpoint(files[0].to_owned(), None)?;
+            for index in 0..values {
+                let value = vec![b'a' + (round % 26) as u8; CHANGED_BYTES];
+                let answered = client.command(&[b"SET", format!("change:{index}").as_bytes(), &value]);
+                answered.context(|| "cannot write to the store")?;
+            }
+            pages = changed(&mut pair, files, &mut took_ms)?;
+        }
+        all.push(ByChanges { values, pages, took_ms: median(&took_ms) });
+    }
+    pair.down()?;
     Ok(all)
 }
 
@@ -293,11 +363,19 @@ pub fn describe(report: &CheckpointReport) -> String {
     }
     for size in &report.sizes {
         out.push_str(&format!(
-            "{:4} MiB, {} pages with content: copied in {:.1} ms, pause {:.2} ms\n",
+            "{:4} MiB, {} pages with content: copied in {:.1} ms, pause {:.2} ms; what has changed, {} pages: {:.1} ms\n",
             size.memory_mib,
             size.pages,
             size.took_ms,
-            size.pause_us / 1e3
+            size.pause_us / 1e3,
+            size.changed_pages,
+            size.changed_took_ms
+        ));
+    }
+    for change in &report.changes {
+        out.push_str(&format!(
+            "{:4} values written between two: {} pages, copied in {:.1} ms\n",
+            change.values, change.pages, change.took_ms
         ));
     }
     out.extend(report.promises.iter().map(Promise::describe));

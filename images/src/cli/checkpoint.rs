@@ -18,6 +18,10 @@ use crate::supervise::spec::{Publish, RunName, Spec};
 pub struct CheckpointArgs {
     /// The file; an older one of that name is replaced when the new one is complete.
     file: PathBuf,
+    /// Only the pages written to since this checkpoint, which must be the pair's newest. To restore the new one takes both
+    /// files, in one folder.
+    #[arg(long, value_name = "FILE")]
+    since: Option<PathBuf>,
     #[command(flatten)]
     pair: NameArgs,
     /// Print one JSON object instead of text.
@@ -60,8 +64,9 @@ pub struct RestoreArgs {
 }
 
 pub(super) fn take(args: &CheckpointArgs) -> Result<()> {
-    let path = std::path::absolute(&args.file).context(|| format!("cannot use {}", args.file.display()))?;
-    let taken = Client::connect(args.pair.name.as_deref())?.checkpoint(path)?;
+    let absolute = |path: &PathBuf| std::path::absolute(path).context(|| format!("cannot use {}", path.display()));
+    let (path, since) = (absolute(&args.file)?, args.since.as_ref().map(absolute).transpose()?);
+    let taken = Client::connect(args.pair.name.as_deref())?.checkpoint(path, since)?;
     if args.json {
         return print_json(&taken);
     }
@@ -90,6 +95,9 @@ fn describe(inspection: &Inspection) -> String {
         inspection.zero_pages,
         inspection.file_bytes
     );
+    if let Some(since) = &inspection.since {
+        out.push_str(&format!("builds upon {}\n", since.display()));
+    }
     if let Some(changed) = inspection.changed_pages {
         out.push_str(&format!("{changed} pages differ from the other checkpoint's\n"));
     }

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use checkpoint::file::{self, Encoder, FileError, Header, Identity, Kind, Section, Totals};
+use checkpoint::file::{self, Decoder, Encoder, FileError, Header, Identity, Kind, Section, Totals};
 use checkpoint::pages::{self, PAGE_BYTES, PageRecord};
 use checkpoint::state::{GuestState, X86_64};
 use protocol::control::{Ready, ToShim};
@@ -23,25 +23,42 @@ use super::spec::{RunName, Spec};
 use crate::ctl::{CheckpointStatus, CopyStatus, TakenStatus};
 use crate::error::{Error, Result};
 
-/// Messages with pages on their way to a replica that is restored: few enough for its device's buffers.
-const WINDOW: u64 = 4;
+/// Messages with pages on their way to a replica that is restored: half a megabyte keeps it busy, and the channel to it
+/// counts as stuck beyond one.
+const WINDOW: u64 = 16;
 /// Pages in one of them.
 const SLICE_PAGES: usize = 7;
+/// What is wrong with a checkpoint of somebody else's making.
+const SILENT: &str = "it does not say how its guest was run";
 
 /// A checkpoint on its way from the active replica.
 #[derive(Debug)]
 struct Capture {
     path: PathBuf,
+    /// What it builds upon.
+    base: Option<Base>,
     from: ReplicaId,
     messages: u64,
     /// By number; a page without content is zero.
     pages: BTreeMap<u32, Option<Box<[u8]>>>,
 }
 
+/// The newest checkpoint, as the next one may build upon it.
+#[derive(Debug, Clone)]
+struct Base {
+    path: PathBuf,
+    epoch: Epoch,
+    checksum: u64,
+    /// The process that knows what has changed since.
+    pid: i32,
+}
+
 /// A file that was written.
 #[derive(Debug)]
 struct Written {
     path: PathBuf,
+    since: Option<PathBuf>,
+    pid: i32,
     epoch: Epoch,
     totals: Totals,
     bytes: u64,
@@ -55,6 +72,7 @@ pub struct Checkpoints {
     taken: u64,
     failed: u64,
     newest: Option<TakenStatus>,
+    base: Option<Base>,
     /// How the newest one's guest was copied.
     pub copy: Option<CopyStatus>,
 }
@@ -74,29 +92,98 @@ pub struct Restoring {
     done: bool,
 }
 
-impl Restoring {
-    /// Reads a checkpoint and judges all of it.
-    ///
-    /// # Errors
-    /// It cannot be read, is none, is damaged, or does not stand for itself.
-    pub fn open(path: &Path) -> Result<Self> {
+/// How a checkpoint's guest was run, and which file it builds upon.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Settings {
+    spec: Spec,
+    /// The name of a file in the same folder.
+    parent: Option<String>,
+}
+
+/// A file that was read and judged as a whole.
+struct Loaded {
+    header: Header,
+    totals: Totals,
+    settings: Settings,
+    state: Vec<u8>,
+    /// By number; a page without content is zero.
+    pages: BTreeMap<u32, Option<Box<[u8]>>>,
+}
+
+impl Loaded {
+    fn open(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path)
             .map_err(|source| Error::Io { what: format!("cannot read {}", path.display()), source })?;
-        let bad = |error: &dyn std::fmt::Display| Error::Checkpoint(format!("{}: {error}", path.display()));
-        let (mut slices, mut state) = (vec![Vec::new()], None);
-        let memory_bytes = Header::decode(&bytes).map_err(|error| bad(&error))?.identity.memory_bytes;
-        let (header, _) = file::read_all(&bytes, |section| match section {
-            Section::Pages(records) => add_slices(&mut slices, records, memory_bytes),
+        let bad = |text: String| Error::Checkpoint(format!("{}: {text}", path.display()));
+        let memory_bytes = Header::decode(&bytes).map_err(|error| bad(error.to_string()))?.identity.memory_bytes;
+        let (mut pages, mut settings, mut state) = (BTreeMap::new(), None, None);
+        let (header, totals) = file::read_all(&bytes, |section| match section {
+            Section::Pages(records) => add_pages(&mut pages, records, memory_bytes),
             Section::State(bytes) => state = Some(bytes.to_vec()),
-            Section::Settings(_) | Section::End(_) => {}
+            Section::Settings(text) => settings = serde_json::from_slice(text).ok(),
+            Section::End(_) => {}
         })
-        .map_err(|error| bad(&error))?;
-        if header.kind != Kind::Full {
-            return Err(bad(&"an incremental checkpoint does not stand for itself"));
+        .map_err(|error| bad(error.to_string()))?;
+        let settings = settings.ok_or_else(|| bad(SILENT.to_owned()))?;
+        let state = state.ok_or_else(|| bad("it holds no registers".to_owned()))?;
+        Ok(Self { header, totals, settings, state, pages })
+    }
+
+    /// The file that this one builds upon.
+    fn parent(&self, path: &Path) -> Result<Option<(PathBuf, Self)>> {
+        let Kind::Incremental { parent } = self.header.kind else { return Ok(None) };
+        let bad = |text: String| Error::Checkpoint(format!("{}: {text}", path.display()));
+        let name =
+            self.settings.parent.as_deref().ok_or_else(|| bad("it does not say what it builds upon".to_owned()))?;
+        let file_name = Path::new(name).file_name().ok_or_else(|| bad(format!("{name:?} names no file")))?;
+        let parent_path = path.with_file_name(file_name);
+        let loaded = Self::open(&parent_path)?;
+        if loaded.totals.checksum != parent {
+            return Err(bad(format!("it builds upon another {} than the one that is there", parent_path.display())));
         }
-        let encoded_state = state.ok_or_else(|| bad(&"it holds no registers"))?;
-        let state = GuestState::decode(&encoded_state, X86_64).map_err(|error| bad(&error))?;
-        Ok(Self { header, state, encoded_state, slices, sent: 0, held: 0, done: false })
+        loaded.header.identity.check(&self.header.identity).map_err(|error| bad(error.to_string()))?;
+        Ok(Some((parent_path, loaded)))
+    }
+
+    /// All pages, those of the files that this one builds upon included.
+    fn all_pages(mut self, path: &Path) -> Result<Self> {
+        let (mut path, mut parent) = (path.to_owned(), self.parent(path)?);
+        // A file names the checksum of its parent, so no chain is a circle.
+        while let Some((parent_path, loaded)) = parent {
+            for (page, content) in &loaded.pages {
+                self.pages.entry(*page).or_insert_with(|| content.clone());
+            }
+            path.clone_from(&parent_path);
+            parent = loaded.parent(&path)?;
+        }
+        let whole = self.pages.len() as u64 * PAGE_BYTES as u64;
+        if whole != self.header.identity.memory_bytes {
+            return Err(Error::Checkpoint(format!("{}: it holds {whole} bytes of memory only", path.display())));
+        }
+        Ok(self)
+    }
+}
+
+fn add_pages(pages: &mut BTreeMap<u32, Option<Box<[u8]>>>, records: &[u8], memory_bytes: u64) {
+    for record in pages::records(records, memory_bytes).flatten() {
+        match record {
+            PageRecord::Content { page, bytes } => drop(pages.insert(page, Some(bytes.into()))),
+            PageRecord::Zero { first, count } => pages.extend((first..first + count).map(|page| (page, None))),
+        }
+    }
+}
+
+impl Restoring {
+    /// Reads a checkpoint and those that it builds upon, and judges all of them.
+    ///
+    /// # Errors
+    /// One of them cannot be read, is none, is damaged, or is not the one that another builds upon.
+    pub fn open(path: &Path) -> Result<Self> {
+        let loaded = Loaded::open(path)?.all_pages(path)?;
+        let state = GuestState::decode(&loaded.state, X86_64)
+            .map_err(|error| Error::Checkpoint(format!("{}: {error}", path.display())))?;
+        let slices = slices(&loaded.pages);
+        Ok(Self { header: loaded.header, state, encoded_state: loaded.state, slices, sent: 0, held: 0, done: false })
     }
 
     /// Whether a replica that says this of itself can go on from here.
@@ -108,18 +195,32 @@ impl Restoring {
     }
 }
 
-/// Cuts records into messages.
-fn add_slices(slices: &mut Vec<Vec<u8>>, records: &[u8], memory_bytes: u64) {
-    for record in pages::records(records, memory_bytes).flatten() {
+/// Pages as messages.
+fn slices(pages: &BTreeMap<u32, Option<Box<[u8]>>>) -> Vec<Vec<u8>> {
+    let mut slices = vec![Vec::new()];
+    let mut zeros: Option<(u32, u32)> = None;
+    for (&page, content) in pages {
         if slices.last().is_none_or(|slice| slice.len() >= SLICE_PAGES * pages::CONTENT_BYTES) {
             slices.push(Vec::new());
         }
-        let Some(slice) = slices.last_mut() else { return };
-        match record {
-            PageRecord::Content { page, bytes } => pages::push_content(slice, page, |out| out.extend_from_slice(bytes)),
-            PageRecord::Zero { first, count } => pages::push_zero(slice, first, count),
+        let Some(slice) = slices.last_mut() else { continue };
+        match (content, zeros) {
+            (None, Some((first, count))) if first + count == page => zeros = Some((first, count + 1)),
+            (None, other) => {
+                other.into_iter().for_each(|(first, count)| pages::push_zero(slice, first, count));
+                zeros = Some((page, 1));
+            }
+            (Some(bytes), other) => {
+                other.into_iter().for_each(|(first, count)| pages::push_zero(slice, first, count));
+                zeros = None;
+                pages::push_content(slice, page, |out| out.extend_from_slice(bytes));
+            }
         }
     }
+    if let (Some(slice), Some((first, count))) = (slices.last_mut(), zeros) {
+        pages::push_zero(slice, first, count);
+    }
+    slices
 }
 
 fn identity(ready: &Ready) -> Identity {
@@ -137,22 +238,25 @@ fn identity(ready: &Ready) -> Identity {
 /// # Errors
 /// It cannot be read, or is no checkpoint.
 pub fn settings(path: &Path) -> Result<Spec> {
-    let bytes =
-        std::fs::read(path).map_err(|source| Error::Io { what: format!("cannot read {}", path.display()), source })?;
-    let mut text = None;
-    file::read_all(&bytes, |section| {
-        if let Section::Settings(settings) = section {
-            text = Some(settings.to_vec());
-        }
-    })
-    .map_err(|error| Error::Checkpoint(format!("{}: {error}", path.display())))?;
-    let read = text.and_then(|text| serde_json::from_slice(&text).ok());
-    read.ok_or_else(|| Error::Checkpoint(format!("{}: it does not say how its guest was run", path.display())))
+    let bad = |text: String| Error::Checkpoint(format!("{}: {text}", path.display()));
+    // They come first. The rest is judged by whoever restores it.
+    let most_bytes = file::HEADER_BYTES + file::SECTION_HEADER_BYTES + file::MAX_SECTION_BYTES;
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(most_bytes as u64).read_to_end(&mut bytes));
+    read.map_err(|source| Error::Io { what: format!("cannot read {}", path.display()), source })?;
+    let (mut decoder, _) = Decoder::new(&bytes).map_err(|error| bad(error.to_string()))?;
+    let progress = decoder.read(&bytes[file::HEADER_BYTES..]).map_err(|error| bad(error.to_string()))?;
+    let settings = match progress.section {
+        Some(Section::Settings(text)) => serde_json::from_slice::<Settings>(text).ok(),
+        Some(_) => None,
+        None => return Err(bad(FileError::Truncated { section: Some(0) }.to_string())),
+    };
+    settings.map(|settings| settings.spec).ok_or_else(|| bad(SILENT.to_owned()))
 }
 
 impl Supervisor {
     /// Somebody asks for a checkpoint.
-    pub(super) fn take_checkpoint(&mut self, path: &Path) -> std::result::Result<(), String> {
+    pub(super) fn take_checkpoint(&mut self, path: &Path, since: Option<&Path>) -> std::result::Result<(), String> {
         let active = self.arbiter.record().active;
         let replica = self.replicas[active.index()].as_ref();
         if self.spec.run == RunName::Bare {
@@ -167,9 +271,19 @@ impl Supervisor {
         if self.checkpoints.capture.is_some() || self.checkpoints.writer.is_some() {
             return Err("a checkpoint is being taken already".to_owned());
         }
-        self.checkpoints.capture =
-            Some(Capture { path: path.to_owned(), from: active, messages: 0, pages: BTreeMap::new() });
-        self.say(active, &ToShim::Capture);
+        let pid = replica.map(|replica| replica.vm.pid());
+        let base = self.checkpoints.base.as_ref().filter(|base| Some(base.pid) == pid && Some(&*base.path) == since);
+        if since.is_some() && (base.is_none() || since == Some(path)) {
+            return Err(
+                "only the newest checkpoint can be built upon, as long as the primary that it is of lives, and by \
+                        another file: leave --since out"
+                    .to_owned(),
+            );
+        }
+        let since_epoch = base.map_or(0, |base| base.epoch);
+        let (path, base) = (path.to_owned(), base.cloned());
+        self.checkpoints.capture = Some(Capture { path, base, from: active, messages: 0, pages: BTreeMap::new() });
+        self.say(active, &ToShim::Capture { since_epoch });
         Ok(())
     }
 
@@ -177,14 +291,7 @@ impl Supervisor {
         let memory_bytes = self.memory_bytes(id);
         let Some(capture) = self.checkpoints.capture.as_mut().filter(|capture| capture.from == id) else { return };
         capture.messages += 1;
-        for record in pages::records(pages.records, memory_bytes).flatten() {
-            match record {
-                PageRecord::Content { page, bytes } => drop(capture.pages.insert(page, Some(bytes.into()))),
-                PageRecord::Zero { first, count } => {
-                    capture.pages.extend((first..first + count).map(|page| (page, None)));
-                }
-            }
-        }
+        add_pages(&mut capture.pages, pages.records, memory_bytes);
         let messages = capture.messages;
         self.say(id, &ToShim::PagesHeld { messages });
     }
@@ -199,11 +306,11 @@ impl Supervisor {
         let ready = self.replicas[id.index()].as_ref().and_then(|replica| replica.ready);
         let (Some(capture), Some(ready)) = (self.checkpoints.capture.take(), ready) else { return };
         let whole = u64::from(u32::try_from(capture.pages.len()).unwrap_or(u32::MAX)) * PAGE_BYTES as u64;
-        if capture.from != id || whole != ready.guest_memory_bytes {
+        if capture.from != id || (whole != ready.guest_memory_bytes && capture.base.is_none()) {
             return self.checkpoint_failed(&format!("{whole} bytes of the guest's memory came"));
         }
         let header = Header {
-            kind: Kind::Full,
+            kind: capture.base.as_ref().map_or(Kind::Full, |base| Kind::Incremental { parent: base.checksum }),
             identity: identity(&ready),
             epoch: state.epoch,
             generation: self.arbiter.record().generation,
@@ -212,8 +319,13 @@ impl Supervisor {
         };
         // Without what belongs to this pair's own life.
         let spec = Spec { restore: None, ends_with_starter: false, ..self.spec.clone() };
-        let (settings, state) = (serde_json::to_string(&spec).unwrap_or_default(), state.state.to_vec());
-        let write = move || write(&capture, &header, &settings, &state);
+        let parent = capture.base.as_ref().and_then(|base| base.path.file_name());
+        let settings = Settings { spec, parent: parent.map(|name| name.to_string_lossy().into_owned()) };
+        let (settings, state) = (serde_json::to_string(&settings).unwrap_or_default(), state.state.to_vec());
+        let pid = self.replicas[id.index()].as_ref().map_or(0, |replica| replica.vm.pid());
+        // Whatever comes of this one, the replica no longer knows what has changed since the one before.
+        self.checkpoints.base = None;
+        let write = move || write(&capture, &header, &settings, &state, pid);
         match std::thread::Builder::new().name("checkpoint".to_owned()).spawn(write) {
             Ok(writer) => self.checkpoints.writer = Some(writer),
             Err(error) => self.checkpoint_failed(&error.to_string()),
@@ -253,8 +365,15 @@ impl Supervisor {
                     written.totals.zero_pages
                 ));
                 self.checkpoints.taken += 1;
+                self.checkpoints.base = Some(Base {
+                    path: written.path.clone(),
+                    epoch: written.epoch,
+                    checksum: written.totals.checksum,
+                    pid: written.pid,
+                });
                 self.checkpoints.newest = Some(TakenStatus {
                     path: written.path,
+                    since: written.since,
                     epoch: written.epoch,
                     bytes: written.bytes,
                     pages: written.totals.pages,
@@ -298,10 +417,16 @@ impl Supervisor {
 }
 
 /// Writes a checkpoint to a temporary name and, when it is on the disk, gives it its own.
-fn write(capture: &Capture, header: &Header, settings: &str, state: &[u8]) -> std::result::Result<Written, String> {
+fn write(
+    capture: &Capture,
+    header: &Header,
+    settings: &str,
+    state: &[u8],
+    pid: i32,
+) -> std::result::Result<Written, String> {
     let name = capture.path.file_name().ok_or("the path names no file")?.to_string_lossy();
     let temporary = capture.path.with_file_name(format!(".{name}.{}.part", std::process::id()));
-    let result = write_new(&temporary, capture, header, settings, state)
+    let result = write_new(&temporary, capture, header, settings, state, pid)
         .and_then(|written| std::fs::rename(&temporary, &capture.path).map(|()| written))
         .and_then(|written| {
             // The name, too, must outlive the host.
@@ -314,7 +439,14 @@ fn write(capture: &Capture, header: &Header, settings: &str, state: &[u8]) -> st
     })
 }
 
-fn write_new(path: &Path, capture: &Capture, header: &Header, settings: &str, state: &[u8]) -> io::Result<Written> {
+fn write_new(
+    path: &Path,
+    capture: &Capture,
+    header: &Header,
+    settings: &str,
+    state: &[u8],
+    pid: i32,
+) -> io::Result<Written> {
     // It holds all that the program knows, secrets included.
     let mut output = File::options().write(true).create_new(true).mode(0o600).open(path)?;
     let mut bytes = 0;
@@ -341,7 +473,8 @@ fn write_new(path: &Path, capture: &Capture, header: &Header, settings: &str, st
     let totals = encoder.finish(&mut out);
     put(&out)?;
     output.sync_all()?;
-    Ok(Written { path: capture.path.clone(), epoch: header.epoch, totals, bytes })
+    let since = capture.base.as_ref().map(|base| base.path.clone());
+    Ok(Written { path: capture.path.clone(), since, pid, epoch: header.epoch, totals, bytes })
 }
 
 /// What `pollux inspect` shows of a checkpoint.
@@ -351,6 +484,8 @@ pub struct Inspection {
     pub file_bytes: u64,
     /// The app.
     pub app: String,
+    /// The file that it builds upon.
+    pub since: Option<PathBuf>,
     /// Its image, SHA-256 in hexadecimal.
     pub image_id: String,
     /// Bytes of guest memory.
@@ -376,22 +511,26 @@ pub struct Inspection {
 /// # Errors
 /// One of them cannot be read, is none or is damaged; or they are of different guests.
 pub fn inspect(path: &Path, other: Option<&Path>) -> Result<Inspection> {
-    let (header, totals, contents) = digests(path)?;
+    let loaded = Loaded::open(path)?;
+    let (header, totals) = (loaded.header, loaded.totals);
+    let since = loaded.settings.parent.as_ref().map(PathBuf::from);
+    let app = loaded.settings.spec.app.clone();
     let changed_pages = match other {
         None => None,
         Some(other) => {
-            let (theirs, _, other_contents) = digests(other)?;
+            let theirs = Loaded::open(other)?;
             let mismatch = |error| Error::Checkpoint(format!("{}: {error}", other.display()));
-            theirs.identity.check(&header.identity).map_err(mismatch)?;
-            let all = contents.keys().chain(other_contents.keys()).collect::<std::collections::BTreeSet<_>>();
-            Some(all.into_iter().filter(|page| contents.get(page) != other_contents.get(page)).count() as u64)
+            theirs.header.identity.check(&header.identity).map_err(mismatch)?;
+            let (ours, theirs) = (loaded.all_pages(path)?.pages, theirs.all_pages(other)?.pages);
+            Some(ours.iter().filter(|(page, content)| theirs.get(page) != Some(content)).count() as u64)
         }
     };
     let Clocks { monotonic_ns, realtime_ns } = header.clocks;
     let file_bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     Ok(Inspection {
         file_bytes,
-        app: settings(path)?.app,
+        app,
+        since,
         image_id: header.identity.image.iter().map(|byte| format!("{byte:02x}")).collect(),
         memory_bytes: header.identity.memory_bytes,
         epoch: header.epoch,
@@ -402,23 +541,4 @@ pub fn inspect(path: &Path, other: Option<&Path>) -> Result<Inspection> {
         zero_pages: totals.zero_pages,
         changed_pages,
     })
-}
-
-/// The digest of every page that is not zero.
-fn digests(path: &Path) -> Result<(Header, Totals, BTreeMap<u32, u64>)> {
-    let bytes =
-        std::fs::read(path).map_err(|source| Error::Io { what: format!("cannot read {}", path.display()), source })?;
-    let bad = |error| Error::Checkpoint(format!("{}: {error}", path.display()));
-    let memory_bytes = Header::decode(&bytes).map_err(bad)?.identity.memory_bytes;
-    let mut contents = BTreeMap::new();
-    let (header, totals) = file::read_all(&bytes, |section| {
-        let Section::Pages(records) = section else { return };
-        for record in pages::records(records, memory_bytes).flatten() {
-            if let PageRecord::Content { page, bytes } = record {
-                contents.insert(page, protocol::digest::digest_of(0, bytes));
-            }
-        }
-    })
-    .map_err(bad)?;
-    Ok((header, totals, contents))
 }

@@ -145,7 +145,10 @@ impl Supervisor {
                 let due_ns = self.rejoin.started_ns + TIMEOUT_NS;
                 if now_ns >= due_ns {
                     self.happened(format!("a new replica was not brought in within {} s", TIMEOUT_NS / 1_000_000_000));
-                    self.join_failed(self.arbiter.record().active, now_ns);
+                    let active = self.arbiter.record().active;
+                    self.join_failed(active, now_ns);
+                    // It may wait for one that was never started.
+                    self.say(active, &ToShim::PeerDead);
                 }
                 Some(due_ns)
             }

@@ -1,21 +1,22 @@
 //! The wire format of the control messages: the only place that encodes and decodes them.
 
 mod config;
+mod copies;
 
 use alloc::vec::Vec;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 
 use self::config::config;
+use self::copies::{copied, count, count_body, join_state, link_session, link_session_body, pages};
 use super::{
-    ArbiterReply, ArbiterRequest, Console, Copied, Counter, Counters, GuestStopped, Level, Log, Promoted, Ready, State,
-    Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
+    ArbiterReply, ArbiterRequest, Console, Counter, Counters, GuestStopped, Level, Log, Promoted, Ready, State, Status,
+    StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
 };
 use crate::arbiter::ArbiterRecord;
 use crate::frame::body::{self, Prefix, bodies};
 use crate::frame::{EncodeError, FrameWriter, MessageError};
-use crate::link::{JoinState, Pages};
-use crate::{Clocks, Mode, ReplicaId, Role};
+use crate::{Mode, ReplicaId, Role};
 
 macro_rules! kinds {
     ($($name:ident = $value:literal for $message:ident :: $variant:ident;)+) => {
@@ -176,8 +177,8 @@ bodies! {
     ShownBody {
         pages: U64,
     }
-    HeldBody {
-        messages: U64,
+    CountBody {
+        count: U64,
     }
     StateBody {
         epoch: U64,
@@ -278,7 +279,7 @@ impl<'a> ToSupervisor<'a> {
             Self::Copied(copied) => write(KIND_COPIED, &[CopiedBody::from(copied).as_bytes()]),
             Self::Pages(pages) => write(KIND_CAPTURED_PAGES, &[Prefix::of::<EmptyBody>().as_bytes(), pages.records]),
             Self::State(state) => write(KIND_CAPTURED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
-            Self::PagesHeld { messages } => write(KIND_RESTORED_PAGES_HELD, &[held_body(*messages).as_bytes()]),
+            Self::PagesHeld { messages } => write(KIND_RESTORED_PAGES_HELD, &[count_body(*messages).as_bytes()]),
             Self::CaptureFailed => write(KIND_CAPTURE_FAILED, &[Prefix::of::<EmptyBody>().as_bytes()]),
         }
     }
@@ -318,7 +319,7 @@ impl<'a> ToSupervisor<'a> {
             KIND_CAPTURED_STATE => {
                 body::with_bulk(kind, payload).map(|(body, state)| Self::State(join_state(body, state)))
             }
-            KIND_RESTORED_PAGES_HELD => held(kind, payload).map(|messages| Self::PagesHeld { messages }),
+            KIND_RESTORED_PAGES_HELD => count(kind, payload).map(|messages| Self::PagesHeld { messages }),
             KIND_CAPTURE_FAILED => body::fixed::<EmptyBody>(kind, payload).map(|_| Self::CaptureFailed),
             got => Err(MessageError::UnknownKind { got }),
         }
@@ -353,8 +354,8 @@ impl<'a> ToShim<'a> {
             }
             Self::PeerJoins { link_session } => write(KIND_PEER_JOINS, &[link_session_body(*link_session).as_bytes()]),
             Self::HandOver => write(KIND_HAND_OVER, &[empty.as_bytes()]),
-            Self::Capture => write(KIND_CAPTURE, &[empty.as_bytes()]),
-            Self::PagesHeld { messages } => write(KIND_CAPTURED_PAGES_HELD, &[held_body(*messages).as_bytes()]),
+            Self::Capture { since_epoch } => write(KIND_CAPTURE, &[count_body(*since_epoch).as_bytes()]),
+            Self::PagesHeld { messages } => write(KIND_CAPTURED_PAGES_HELD, &[count_body(*messages).as_bytes()]),
             Self::Pages(pages) => write(KIND_RESTORED_PAGES, &[empty.as_bytes(), pages.records]),
             Self::State(state) => write(KIND_RESTORED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
         }
@@ -393,8 +394,8 @@ impl<'a> ToShim<'a> {
             }
             KIND_PEER_JOINS => link_session(kind, payload).map(|link_session| Self::PeerJoins { link_session }),
             KIND_HAND_OVER => empty(Self::HandOver),
-            KIND_CAPTURE => empty(Self::Capture),
-            KIND_CAPTURED_PAGES_HELD => held(kind, payload).map(|messages| Self::PagesHeld { messages }),
+            KIND_CAPTURE => count(kind, payload).map(|since_epoch| Self::Capture { since_epoch }),
+            KIND_CAPTURED_PAGES_HELD => count(kind, payload).map(|messages| Self::PagesHeld { messages }),
             KIND_RESTORED_PAGES => pages(kind, payload).map(Self::Pages),
             KIND_RESTORED_STATE => {
                 body::with_bulk(kind, payload).map(|(body, state)| Self::State(join_state(body, state)))
@@ -573,76 +574,6 @@ fn touched_end(body: &TouchedEndBody) -> Result<TouchedEnd, MessageError> {
         pages: body.pages.get(),
         complete: body::truth(KIND_TOUCHED_END, "complete", body.complete)?,
     })
-}
-
-fn held_body(messages: u64) -> HeldBody {
-    HeldBody { prefix: Prefix::of::<HeldBody>(), messages: U64::new(messages) }
-}
-
-fn held(kind: u16, payload: &[u8]) -> Result<u64, MessageError> {
-    body::fixed::<HeldBody>(kind, payload).map(|body| body.messages.get())
-}
-
-fn pages(kind: u16, payload: &[u8]) -> Result<Pages<'_>, MessageError> {
-    body::with_bulk::<EmptyBody>(kind, payload).map(|(_, records)| Pages { records })
-}
-
-impl From<&JoinState<'_>> for StateBody {
-    fn from(state: &JoinState<'_>) -> Self {
-        Self {
-            prefix: Prefix::of::<Self>(),
-            epoch: U64::new(state.epoch),
-            digest: U64::new(state.digest),
-            monotonic_ns: U64::new(state.clocks.monotonic_ns),
-            realtime_ns: U64::new(state.clocks.realtime_ns),
-            released_through: U64::new(state.released_through),
-        }
-    }
-}
-
-fn join_state<'a>(body: &StateBody, state: &'a [u8]) -> JoinState<'a> {
-    JoinState {
-        epoch: body.epoch.get(),
-        digest: body.digest.get(),
-        clocks: Clocks { monotonic_ns: body.monotonic_ns.get(), realtime_ns: body.realtime_ns.get() },
-        released_through: body.released_through.get(),
-        state,
-    }
-}
-
-fn link_session_body(link_session: u64) -> LinkSessionBody {
-    LinkSessionBody { prefix: Prefix::of::<LinkSessionBody>(), link_session: U64::new(link_session) }
-}
-
-fn link_session(kind: u16, payload: &[u8]) -> Result<u64, MessageError> {
-    body::fixed::<LinkSessionBody>(kind, payload).map(|body| body.link_session.get())
-}
-
-impl From<&Copied> for CopiedBody {
-    fn from(copied: &Copied) -> Self {
-        Self {
-            prefix: Prefix::of::<Self>(),
-            epoch: U64::new(copied.epoch),
-            pages: U64::new(copied.pages),
-            zero_pages: U64::new(copied.zero_pages),
-            last_pages: U64::new(copied.last_pages),
-            rounds: U64::new(copied.rounds),
-            pause_ns: U64::new(copied.pause_ns),
-            took_ns: U64::new(copied.took_ns),
-        }
-    }
-}
-
-fn copied(body: &CopiedBody) -> Copied {
-    Copied {
-        epoch: body.epoch.get(),
-        pages: body.pages.get(),
-        zero_pages: body.zero_pages.get(),
-        last_pages: body.last_pages.get(),
-        rounds: body.rounds.get(),
-        pause_ns: body.pause_ns.get(),
-        took_ns: body.took_ns.get(),
-    }
 }
 
 impl From<&ArbiterReply> for ArbiterReplyBody {

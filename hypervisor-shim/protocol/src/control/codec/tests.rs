@@ -1,7 +1,9 @@
 use super::*;
+use crate::control::Copied;
 use crate::control::{Config, MAX_PAYLOAD_BYTES, Network, Seed};
 use crate::frame::HEADER_BYTES;
-use crate::{Discipline, RunMode};
+use crate::link::{JoinState, Pages};
+use crate::{Clocks, Discipline, RunMode};
 use alloc::string::String;
 use alloc::vec;
 use proptest::prelude::*;
@@ -131,7 +133,7 @@ impl Draw {
             8 => ToShim::Shown { pages: self.words[0] },
             9 => ToShim::PeerJoins { link_session: self.words[0] },
             10 => ToShim::HandOver,
-            11 => ToShim::Capture,
+            11 => ToShim::Capture { since_epoch: self.words[0] },
             12 => ToShim::PagesHeld { messages: self.words[0] },
             13 => ToShim::Pages(Pages { records: &self.bulk }),
             _ => ToShim::State(self.state()),
