@@ -8,10 +8,11 @@ mod failover;
 mod neighbour;
 pub mod paper;
 mod process;
+mod scratch;
 mod throughput;
 
 pub use checkpoint::{CheckpointReport, describe as describe_checkpoint, run as checkpoint};
-pub use disk::{DiskReport, describe as describe_disk, run as disk};
+pub use disk::{DiskImages, DiskReport, describe as describe_disk, run as disk};
 pub use failover::{FailoverReport, describe as describe_failover, run as failover};
 pub use throughput::{ThroughputReport, describe as describe_throughput, peer_folder, run as throughput};
 
