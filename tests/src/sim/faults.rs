@@ -164,6 +164,8 @@ pub struct Settings {
     pub close_noticed_percent: u64,
     /// How often messages that come while an epoch runs wait for its end.
     pub lazy_percent: u64,
+    /// When the roles are to change as planned.
+    pub hand_over_at_ns: Option<u64>,
     /// How many new machines the supervisor starts for those that die.
     pub rejoins: u64,
     /// The least and the greatest time until it does.
@@ -221,6 +223,7 @@ impl Settings {
             faults,
             diverges,
             compares_first: rng.chance(15),
+            hand_over_at_ns: (!diverges && rng.chance(20)).then(|| rng.between(500, 30_000) * MICROSECOND_NS),
             // A guest that was tampered with is judged between the first two replicas only.
             // And mirrors of disks are not copied.
             rejoins: if diverges || disk_delay_ns.is_some() { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },

@@ -83,6 +83,8 @@ marks! {
     DeathToldLate;
     /// A crash cut the link in the middle of a frame.
     CutInsideFrame;
+    /// The roles changed as planned.
+    HandedOver;
     /// A newcomer became a member of the pair.
     Joined;
     /// A newcomer failed before it was one.

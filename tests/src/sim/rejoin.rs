@@ -179,7 +179,7 @@ impl World {
             Event::Control(id, control) => *id != gone && !control.is_about_peer(),
             Event::ArbiterRequest { from, .. } | Event::PairingRequest { from, .. } => *from != gone,
             Event::Packets(packets) => packets.to != gone,
-            Event::ClientSend | Event::Fault(_) | Event::Rejoin(_) | Event::Heal => true,
+            Event::ClientSend | Event::Fault(_) | Event::Rejoin(_) | Event::HandOver | Event::Heal => true,
         });
     }
 }

@@ -589,6 +589,9 @@ impl World {
         if self.nodes[id.index()].is_newcomer {
             self.marks.set(Mark::NewcomerPromoted);
         }
+        if self.nodes[id.index()].replica.status(0).link_fault == Some(LinkFault::HandedOver) {
+            self.marks.set(Mark::HandedOver);
+        }
         self.plan_rejoin(id);
     }
 

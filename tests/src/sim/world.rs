@@ -52,6 +52,8 @@ pub enum Event {
     Resume(ReplicaId),
     /// The supervisor starts a new machine for the one that this replica has lost.
     Rejoin(ReplicaId),
+    /// An operator wants the roles to change.
+    HandOver,
     /// A request to pair reaches the arbiter.
     PairingRequest { from: ReplicaId, request_id: u64, expect_generation: u64 },
     /// The end of all faults.
@@ -149,6 +151,9 @@ impl World {
     fn start(&mut self) {
         self.at(HEAL_NS, Event::Heal);
         self.at(0, Event::ClientSend);
+        if let Some(at_ns) = self.settings.hand_over_at_ns {
+            self.at(at_ns, Event::HandOver);
+        }
         for id in [ReplicaId::ZERO, ReplicaId::ONE] {
             let boot_ns = self.rng.below(500_000);
             self.nodes[id.index()].wake_at_ns = Some(boot_ns);
@@ -179,6 +184,13 @@ impl World {
             Event::Fault(index) => self.strike(index, None),
             Event::Resume(id) => self.resume(id),
             Event::Rejoin(id) => self.rejoin(id),
+            Event::HandOver => {
+                let active = self.arbiter.active;
+                if self.nodes[active.index()].runs() {
+                    self.step(active, Input::HandOver);
+                    self.wake_by(active, self.now_ns);
+                }
+            }
             Event::PairingRequest { from, request_id, expect_generation } => {
                 self.arbitrate_pairing(from, request_id, expect_generation);
             }
