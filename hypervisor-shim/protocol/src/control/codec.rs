@@ -137,7 +137,8 @@ bodies! {
         mac: [u8; 6],
         mtu_bytes: U16,
         check_determinism: u8,
-        reserved: [u8; 3],
+        shared_disks: u8,
+        reserved: [u8; 2],
     }
     ArbiterReplyBody {
         request_id: U64,

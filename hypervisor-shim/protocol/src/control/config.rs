@@ -50,6 +50,8 @@ pub struct Config<'a> {
     /// Epochs' digests cover all memory that the guest has written to, and each is compared before the next epoch
     /// begins.
     pub check_determinism: bool,
+    /// Which disks are shared: bit i for the i-th by name. The others are mirrored.
+    pub shared_disks: u8,
     /// The guest's network.
     pub network: Network,
     /// The program's arguments, separated by spaces.

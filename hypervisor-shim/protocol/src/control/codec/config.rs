@@ -41,7 +41,8 @@ impl From<&Config<'_>> for ConfigBody {
             mac: network.mac,
             mtu_bytes: U16::new(network.mtu_bytes),
             check_determinism: config.check_determinism.into(),
-            reserved: [0; 3],
+            shared_disks: config.shared_disks,
+            reserved: [0; 2],
         }
     }
 }
@@ -72,6 +73,7 @@ pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config
         max_epoch_events_bytes: body.max_epoch_events_bytes.get(),
         max_outstanding_bytes: body.max_outstanding_bytes.get(),
         check_determinism: body::truth(kind, "check_determinism", body.check_determinism)?,
+        shared_disks: body.shared_disks,
         network: network(body)?,
         arguments,
     })

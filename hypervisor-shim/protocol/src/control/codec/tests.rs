@@ -136,6 +136,7 @@ impl Draw {
             max_epoch_events_bytes: self.halves[2],
             max_outstanding_bytes: k,
             check_determinism: self.codes[5] & 1 == 1,
+            shared_disks: self.codes[4],
             network: Network {
                 mac: self.mac,
                 address: self.halves[3].to_be_bytes(),
