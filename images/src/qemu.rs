@@ -132,12 +132,14 @@ impl Drive {
             format!("file.driver=file,file.aio=threads,file.filename={path},file.locking={locking},file.discard=unmap");
         if self.slowness().is_some() {
             let name = &self.name;
-            let beneath =
-                format!("file.file.driver=file,file.file.aio=threads,file.file.filename={path},file.file.locking={locking}");
+            let beneath = format!(
+                "file.file.driver=file,file.file.aio=threads,file.file.filename={path},file.file.locking={locking}"
+            );
             file = format!("file.driver=throttle,file.throttle-group=slow-{name},{beneath}");
         } else if !self.faults.is_empty() {
-            let beneath =
-                format!("file.image.driver=file,file.image.aio=threads,file.image.filename={path},file.image.locking={locking}");
+            let beneath = format!(
+                "file.image.driver=file,file.image.aio=threads,file.image.filename={path},file.image.locking={locking}"
+            );
             file = format!("file.driver=blkdebug,{beneath}");
         }
         for (index, fault) in self.faults.iter().filter(|fault| fault.kind != "slow").enumerate() {

@@ -24,9 +24,9 @@ use protocol::digest::Digest64;
 
 use super::schedule::Schedule;
 use super::{DeliverError, GuestMemory};
+use crate::machine::{Disk, DiskJob};
 pub use shared::Room;
 use shared::Shared;
-use crate::machine::{Disk, DiskJob};
 
 /// How a request ended here.
 #[derive(Debug)]

@@ -91,13 +91,8 @@ pub fn run(image: &Image, folder: &Path, quick: bool, mut note: impl FnMut(&str)
 
 fn sample(image: &Image, folder: &Path, run: RunName) -> Result<DiskSample> {
     let stem = folder.join(format!("pollux-bench-disk-{}", std::process::id()));
-    let disk = DiskSpec {
-        name: "data".to_owned(),
-        stem,
-        kind: Kind::Mirrored,
-        size_bytes: Some(DISK_BYTES),
-        resync: false,
-    };
+    let disk =
+        DiskSpec { name: "data".to_owned(), stem, kind: Kind::Mirrored, size_bytes: Some(DISK_BYTES), resync: false };
     let files = Files(disk.stem.clone());
     let name = format!("bench-{}", std::process::id());
     let spec = Spec { run, disks: vec![disk], ..Spec::new(name, image.clone())?.publishing(PROBE_PORT) };

@@ -130,7 +130,8 @@ impl FromStr for DiskSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |what: &str| format!("expected NAME=FILE[,mirrored|shared][,size=64M][,resync], got {text:?}: {what}");
+        let wrong =
+            |what: &str| format!("expected NAME=FILE[,mirrored|shared][,size=64M][,resync], got {text:?}: {what}");
         let (name, rest) = text.split_once('=').ok_or_else(|| wrong("there is no ="))?;
         check_name(name).map_err(|what| wrong(&what))?;
         let mut words = rest.split(',');

@@ -113,9 +113,8 @@ fn a_shared_disk_is_one_file_of_one_pair() {
 fn a_mirror_is_no_shared_disk() {
     let folder = Folder::new("no-shared");
     made(&folder);
-    let refused = |options: &str| {
-        shared::claim(&folder.spec(options), "shop", ID).expect_err("it must be refused").to_string()
-    };
+    let refused =
+        |options: &str| shared::claim(&folder.spec(options), "shop", ID).expect_err("it must be refused").to_string();
     assert!(refused(",shared,size=1M").contains("is a mirror of a disk of that name"));
     fs::rename(folder.path(ReplicaId::ONE), folder.0.join("d")).expect("renamed");
     assert!(refused(",shared").contains("is replica 1's mirror of a disk, not a shared disk"));

@@ -155,29 +155,29 @@ async fn follow_model(seed: u64) -> Result<Vec<u64>, Errno> {
             let blocks = 1 + next(&mut state) % 3;
             let first = next(&mut state) % (BLOCKS - blocks + 1);
             let place = first as usize..(first + blocks) as usize;
-            let mut operation: core::pin::Pin<Box<dyn Future<Output = Result<(), Errno>>>> =
-                match next(&mut state) % 8 {
-                    0..4 => {
-                        version += 1;
-                        model[place].fill(version);
-                        let data = [&version.to_le_bytes()[..], &[0; BLOCK_BYTES - 8]].concat().repeat(blocks as usize);
-                        Box::pin(async move { disk.write(first, &data).await })
-                    }
-                    4 => {
-                        model[place].fill(0);
-                        Box::pin(disk_discard(disk, first, blocks))
-                    }
-                    5 => Box::pin(async move { disk.flush().await }),
-                    _ => {
-                        let expected = model[place].to_vec();
-                        Box::pin(async move {
-                            let mut buffer = vec![0xee; blocks as usize * BLOCK_BYTES];
-                            disk.read(first, &mut buffer).await?;
-                            assert_eq!(versions(&buffer), expected, "seed {seed}, block {first}");
-                            Ok(())
-                        })
-                    }
-                };
+            let mut operation: core::pin::Pin<Box<dyn Future<Output = Result<(), Errno>>>> = match next(&mut state) % 8
+            {
+                0..4 => {
+                    version += 1;
+                    model[place].fill(version);
+                    let data = [&version.to_le_bytes()[..], &[0; BLOCK_BYTES - 8]].concat().repeat(blocks as usize);
+                    Box::pin(async move { disk.write(first, &data).await })
+                }
+                4 => {
+                    model[place].fill(0);
+                    Box::pin(disk_discard(disk, first, blocks))
+                }
+                5 => Box::pin(async move { disk.flush().await }),
+                _ => {
+                    let expected = model[place].to_vec();
+                    Box::pin(async move {
+                        let mut buffer = vec![0xee; blocks as usize * BLOCK_BYTES];
+                        disk.read(first, &mut buffer).await?;
+                        assert_eq!(versions(&buffer), expected, "seed {seed}, block {first}");
+                        Ok(())
+                    })
+                }
+            };
             // Its place in the order is that of its first poll.
             core::future::poll_fn(|context| {
                 assert_eq!(operation.as_mut().poll(context), Poll::Pending);

@@ -28,7 +28,12 @@ impl HostDisk {
     /// A disk of zeros.
     pub fn new(name: &str, blocks: u64) -> Self {
         let content = vec![0; blocks as usize * BLOCK_BYTES];
-        Self { name: name.into(), content: Rc::new(RefCell::new(content)), bad_blocks: Rc::default(), take_overs: Rc::default() }
+        Self {
+            name: name.into(),
+            content: Rc::new(RefCell::new(content)),
+            bad_blocks: Rc::default(),
+            take_overs: Rc::default(),
+        }
     }
 
     /// What it holds.
