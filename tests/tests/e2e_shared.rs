@@ -38,7 +38,9 @@ impl Files {
     /// A probe with the disk, and further arguments. Silence is no failure here, or a busy machine would be one.
     fn options(&self, options: &str, arguments: &[&str]) -> Options {
         let disk = format!("data={}{options}", self.path().display());
-        Options::new("probe").with(&["--disk", &disk, "--failure-timeout-ms", "10000"]).with(arguments)
+        let options = Options::new("probe").with(&["--disk", &disk]).with(arguments);
+        let is_patient = arguments.contains(&"--failure-timeout-ms");
+        if is_patient { options } else { options.with(&["--failure-timeout-ms", "10000"]) }
     }
 
     fn up(&self) -> Pair {
