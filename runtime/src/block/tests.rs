@@ -141,6 +141,8 @@ fn versions(buffer: &[u8]) -> Vec<u64> {
     buffer.chunks(BLOCK_BYTES).map(word).collect()
 }
 
+type UnderWay = core::pin::Pin<Box<dyn Future<Output = Result<(), Errno>>>>;
+
 /// Many overlapping operations at once, in the order of a model, on a disk that other replicas take over now and then.
 /// Returns the versions that the model expects to lie there.
 async fn follow_model(seed: u64) -> Result<Vec<u64>, Errno> {
@@ -150,13 +152,12 @@ async fn follow_model(seed: u64) -> Result<Vec<u64>, Errno> {
     let mut model = vec![0_u64; BLOCKS as usize];
     let mut version = 0;
     for _ in 0..12 {
-        let mut under_way: Vec<core::pin::Pin<Box<dyn Future<Output = Result<(), Errno>>>>> = vec![];
+        let mut under_way: Vec<UnderWay> = vec![];
         for _ in 0..1 + next(&mut state) % 90 {
             let blocks = 1 + next(&mut state) % 3;
             let first = next(&mut state) % (BLOCKS - blocks + 1);
             let place = first as usize..(first + blocks) as usize;
-            let mut operation: core::pin::Pin<Box<dyn Future<Output = Result<(), Errno>>>> = match next(&mut state) % 8
-            {
+            let mut operation: UnderWay = match next(&mut state) % 8 {
                 0..4 => {
                     version += 1;
                     model[place].fill(version);
