@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
 use hypercall::disk::Operation;
 use protocol::digest::Digest64;
@@ -212,6 +213,13 @@ pub trait Machine {
     /// Acknowledges the interrupts of all devices that have raised one since the last call. Returns whether the timer has
     /// fired since then: it does not run any more.
     fn acknowledge_interrupts(&mut self) -> bool;
+    /// Which architecture's registers [`Machine::save_registers`] writes ([`checkpoint::state`] has the numbers).
+    const ARCHITECTURE: u32;
+    /// Appends everything of the processor that a guest at an epoch boundary goes on with.
+    fn save_registers(&mut self, out: &mut Vec<u8>);
+    /// Takes registers that another machine of this architecture has saved. They are not trusted: what could harm the
+    /// shim is refused.
+    fn load_registers(&mut self, registers: &[u8]) -> Result<(), RegistersError>;
     /// A digest of all processor features that a guest can see.
     fn cpu_identity(&self) -> [u8; 32];
     /// Counters for the status.
@@ -220,6 +228,38 @@ pub trait Machine {
     fn debug(&mut self, text: core::fmt::Arguments<'_>);
     /// Ends the machine.
     fn power_off(&mut self) -> !;
+}
+
+/// Why registers cannot be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegistersError {
+    /// They are not as many bytes as this architecture's.
+    Length {
+        /// What they need.
+        expected_bytes: usize,
+        /// What came.
+        got_bytes: usize,
+    },
+    /// A register holds what no guest could have put there.
+    Value {
+        /// Its name.
+        register: &'static str,
+        /// What it holds.
+        got: u64,
+    },
+}
+
+impl fmt::Display for RegistersError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length { expected_bytes, got_bytes } => {
+                write!(f, "the registers should have {expected_bytes} bytes, got {got_bytes}")
+            }
+            Self::Value { register, got } => {
+                write!(f, "register {register} holds {got:#x}, which no guest could have put there")
+            }
+        }
+    }
 }
 
 /// What a machine counts.

@@ -2,14 +2,17 @@
 //!
 //! Absolute times say something about the machine; ratios, taken from interleaved runs, say something about Pollux.
 
+mod checkpoint;
 mod disk;
 mod failover;
 mod neighbour;
 pub mod paper;
 mod process;
+mod scratch;
 mod throughput;
 
-pub use disk::{DiskReport, describe as describe_disk, run as disk};
+pub use checkpoint::{CheckpointReport, describe as describe_checkpoint, run as checkpoint};
+pub use disk::{DiskImages, DiskReport, describe as describe_disk, run as disk};
 pub use failover::{FailoverReport, describe as describe_failover, run as failover};
 pub use throughput::{ThroughputReport, describe as describe_throughput, peer_folder, run as throughput};
 

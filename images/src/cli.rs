@@ -1,5 +1,6 @@
 //! The command line: what it accepts and which function does it.
 
+mod checkpoint;
 mod disk;
 mod manage;
 mod measure;
@@ -22,7 +23,7 @@ use crate::supervise;
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 the system refused something · 2 wrong usage · 3 unknown app · \
 4 build failed · 5 not an image · 6 port in use · 7 no such pair · 8 name in use · 9 did not start · \
 10 something is missing (see `pollux doctor`) · 11 supervisor gone · 12 request refused · 13 a check failed · \
-14 no tap · 15 disk cannot be used\n\n\
+14 no tap · 15 disk cannot be used · 16 not a checkpoint, or not one that fits\n\n\
 A pair's files (logs, sockets) lie in $POLLUX_STATE_DIR, else $XDG_RUNTIME_DIR/pollux-UID, else /tmp/pollux-UID.";
 
 /// Turns a Rust program into a bootable image and runs it as a pair of virtual machines in lockstep: when one dies,
@@ -44,6 +45,17 @@ enum Command {
     Status(QueryArgs),
     /// Send a signal to the QEMU process of a replica.
     Kill(KillArgs),
+    /// Take a checkpoint of a pair that goes on meanwhile.
+    Checkpoint(checkpoint::CheckpointArgs),
+    /// Show what a checkpoint holds.
+    Inspect(checkpoint::InspectArgs),
+    /// Start a pair that goes on from a checkpoint. Connections of clients do not survive that; ports that the program
+    /// listens on do.
+    Restore(checkpoint::RestoreArgs),
+    /// Bring in a new backup for a replica that has gone; returns when the pair is protected again.
+    Rejoin(NameArgs),
+    /// Let the backup take over as planned, then bring in a new one; returns when the pair is protected again.
+    Switchover(NameArgs),
     /// Show the console of the guest.
     Logs(manage::LogsArgs),
     /// Stop a pair.
@@ -162,6 +174,11 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Up(args) => up::up(&args),
         Command::Status(args) => manage::status(args.pair.name.as_deref(), args.json),
         Command::Kill(args) => manage::kill(args.pair.name.as_deref(), args.role, args.signal),
+        Command::Checkpoint(args) => checkpoint::take(&args),
+        Command::Inspect(args) => checkpoint::inspect(&args),
+        Command::Restore(args) => checkpoint::restore(&args),
+        Command::Rejoin(args) => manage::rejoin(args.name.as_deref(), &ctl::Request::Rejoin),
+        Command::Switchover(args) => manage::rejoin(args.name.as_deref(), &ctl::Request::SwitchOver),
         Command::Logs(args) => manage::logs(&args),
         Command::Down(args) => manage::down(args.name.as_deref()),
         Command::Disk(args) => disk::disk(&args),

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::Kind;
 use crate::error::{Context, Error, Result};
 use crate::state::{self, StateDir};
+use crate::supervise::spec::RejoinName;
 
 /// How long a supervisor may take to answer. It answers within a turn of its loop, and `down` within a second or two.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -60,6 +61,17 @@ pub enum Request {
         /// Which replica reads them.
         role: RoleName,
     },
+    /// Take a checkpoint.
+    Checkpoint {
+        /// Where to; absolute.
+        path: PathBuf,
+        /// Only what has changed since this one, which must be the newest.
+        since: Option<PathBuf>,
+    },
+    /// Bring in a new replica for one that has gone.
+    Rejoin,
+    /// Let the backup take over, and bring in a new one.
+    SwitchOver,
     /// Bytes for the guest's console.
     ConsoleInput {
         /// The text.
@@ -123,12 +135,80 @@ pub struct PairStatus {
     pub guest_stopped: Option<GuestStoppedStatus>,
     /// Where the replicas came apart, with `--check-determinism`.
     pub divergence: Option<DivergenceStatus>,
+    /// Bringing in new replicas.
+    pub rejoin: RejoinStatus,
+    /// Checkpoints.
+    pub checkpoints: CheckpointStatus,
     /// What the hub and the forwarder have counted.
     pub hub: BTreeMap<String, u64>,
     /// What has happened, oldest first; only the newest are kept.
     pub events: Vec<EventStatus>,
     /// Process id of the supervisor.
     pub supervisor_pid: i32,
+}
+
+/// Checkpoints of a pair.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointStatus {
+    /// How many were taken.
+    pub taken: u64,
+    /// How many could not be.
+    pub failed: u64,
+    /// The newest.
+    pub newest: Option<TakenStatus>,
+    /// How its guest was copied while it ran.
+    pub copy: Option<CopyStatus>,
+}
+
+/// A checkpoint that was taken.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TakenStatus {
+    /// The file.
+    pub path: PathBuf,
+    /// The file that it builds upon; `None`: it holds everything.
+    pub since: Option<PathBuf>,
+    /// The epoch at whose end it is the guest's state.
+    pub epoch: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Pages with content.
+    pub pages: u64,
+    /// Pages that are zero.
+    pub zero_pages: u64,
+}
+
+/// Bringing in new replicas for those that have gone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RejoinStatus {
+    /// `auto` or `manual`.
+    pub policy: RejoinName,
+    /// `idle`, `preparing` or `joining`.
+    pub state: String,
+    /// How many were brought in.
+    pub joined: u64,
+    /// How many have failed before they were.
+    pub failed: u64,
+    /// How long the newest took, from the decision to the arbiter's record, in milliseconds.
+    pub protected_ms: f64,
+    /// How the newest was brought to the survivor's state.
+    pub copy: Option<CopyStatus>,
+}
+
+/// How a guest was copied while it ran.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// Pages sent with their content; those sent again count again.
+    pub pages: u64,
+    /// Pages that were zero and only named.
+    pub zero_pages: u64,
+    /// Pages sent while the guest waited.
+    pub last_pages: u64,
+    /// How often pages written to meanwhile were looked for.
+    pub rounds: u64,
+    /// How long the guest waited at the end, in microseconds.
+    pub pause_us: f64,
+    /// From the first page to the end, in milliseconds.
+    pub took_ms: f64,
 }
 
 /// A disk.
@@ -331,6 +411,65 @@ impl Client {
         match self.ask(&Request::Status)? {
             Response::Status(status) => Ok(*status),
             other => Err(Error::Refused(format!("the supervisor answered {other:?} instead of its status"))),
+        }
+    }
+}
+
+/// How long bringing in a replica or taking a checkpoint may take.
+const LONG_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often the status is looked at meanwhile.
+const LONG_INTERVAL: Duration = Duration::from_millis(10);
+
+impl Client {
+    /// Asks for a new replica, by [`Request::Rejoin`] or [`Request::SwitchOver`], and waits until it is a member of the
+    /// pair; returns the status then.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason why there is none.
+    pub fn rejoin(&mut self, request: &Request) -> Result<PairStatus> {
+        let before = self.status()?.rejoin;
+        self.ask(request)?;
+        self.wait_for(
+            |status| status.rejoin.joined > before.joined,
+            |status| status.rejoin.failed > before.failed || status.replicas.is_empty(),
+            "no new replica was brought in",
+        )
+    }
+
+    /// Takes a checkpoint, of everything or of what has changed since another, and waits until it is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason why there is none.
+    pub fn checkpoint(&mut self, path: PathBuf, since: Option<PathBuf>) -> Result<TakenStatus> {
+        let before = self.status()?.checkpoints;
+        self.ask(&Request::Checkpoint { path, since })?;
+        let status = self.wait_for(
+            |status| status.checkpoints.taken > before.taken,
+            |status| status.checkpoints.failed > before.failed,
+            "no checkpoint was taken",
+        )?;
+        status.checkpoints.newest.ok_or_else(|| Error::Refused("the newest checkpoint is not known".to_owned()))
+    }
+
+    /// Waits until something is done or has failed; `failure` begins the event that says why.
+    fn wait_for(
+        &mut self,
+        done: impl Fn(&PairStatus) -> bool,
+        failed: impl Fn(&PairStatus) -> bool,
+        failure: &str,
+    ) -> Result<PairStatus> {
+        let until = Instant::now() + LONG_TIMEOUT;
+        loop {
+            let status = self.status()?;
+            if done(&status) {
+                return Ok(status);
+            }
+            if failed(&status) || Instant::now() > until {
+                let why = status.events.iter().rev().find(|event| event.text.contains(failure));
+                let why = why.map_or_else(|| format!("{failure} in time"), |event| event.text.clone());
+                return Err(Error::Refused(format!("{why}; see `pollux logs --supervisor`")));
+            }
+            std::thread::sleep(LONG_INTERVAL);
         }
     }
 }

@@ -43,6 +43,9 @@ pub enum Error {
     /// The guest cannot be joined to a bridge.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// A file is no checkpoint, a damaged one, or of something else.
+    #[error("{0}")]
+    Checkpoint(String),
     /// The same, as a supervisor has told it.
     #[error("{0}")]
     NoTap(String),
@@ -116,6 +119,7 @@ impl Error {
             10 => Self::Missing(text),
             14 => Self::NoTap(text),
             15 => Self::NoDisk(text),
+            16 => Self::Checkpoint(text),
             _ => Self::Start(text),
         }
     }
@@ -138,6 +142,7 @@ impl Error {
             Self::CheckFailed(_) => 13,
             Self::Tap(_) | Self::NoTap(_) => 14,
             Self::Disk(_) | Self::NoDisk(_) => 15,
+            Self::Checkpoint(_) => 16,
         }
     }
 }

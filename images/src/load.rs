@@ -111,6 +111,21 @@ impl Load {
         Self { shared, threads }
     }
 
+    /// Removes what earlier clients have written: new ones expect a store in which their keys are not.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn forget(address: SocketAddr, connections: usize) -> std::io::Result<()> {
+        let mut client = Client::connect(address, REPLY_TIMEOUT)?;
+        for number in 0..connections {
+            let mut keys = vec![format!("counter:{number}")];
+            keys.extend((0..KEYS).map(|slot| format!("key:{number}:{slot}")));
+            let words: Vec<_> = std::iter::once(&b"DEL"[..]).chain(keys.iter().map(|key| key.as_bytes())).collect();
+            client.command(&words)?;
+        }
+        Ok(())
+    }
+
     /// Replies received so far.
     pub fn replies(&self) -> u64 {
         self.shared.replies.load(Ordering::Relaxed)

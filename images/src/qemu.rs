@@ -326,8 +326,8 @@ fn push(out: &mut Vec<String>, option: &str, value: impl fmt::Display) {
 pub fn spawn_tied(mut command: Command, inherited: &[BorrowedFd<'_>]) -> io::Result<Child> {
     let inherited: Vec<_> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
     let supervisor = rustix::process::getpid();
-    // SAFETY: the closure runs between fork and exec in a process of one thread (the supervisor has one); it makes
-    // system calls only and neither allocates nor touches locks.
+    // SAFETY: the closure runs between fork and exec and makes system calls only: it neither allocates nor
+    // touches locks, which a thread that writes a checkpoint may hold just then.
     unsafe { command.pre_exec(move || prepare_child(&inherited, supervisor)) };
     command.process_group(0).spawn()
 }

@@ -13,7 +13,7 @@ use crate::qemu::{Accelerator, Machine};
 use crate::state::StateDir;
 use crate::supervise::Outcome;
 use crate::supervise::net::Net;
-use crate::supervise::spec::{BackupOverrides, ProtocolName, Publish, RunName, Spec, Tuning};
+use crate::supervise::spec::{BackupOverrides, ProtocolName, Publish, RejoinName, RunName, Spec, Tuning};
 
 /// Names the program that supervises, when it is not the running one.
 pub const PROGRAM_VARIABLE: &str = "POLLUX_BIN";
@@ -37,6 +37,8 @@ impl Spec {
             guest_elf: image.guest_elf,
             run: RunName::Pair,
             ends_with_starter: false,
+            restore: None,
+            rejoin: RejoinName::default(),
             protocol: ProtocolName::Revised,
             epoch: image.epoch,
             check_determinism: false,
@@ -186,6 +188,11 @@ impl Running {
             Response::Killed { pid } => Ok(pid),
             other => Err(Error::Refused(format!("the supervisor answered {other:?}"))),
         }
+    }
+
+    /// The connection to its supervisor.
+    pub fn client(&mut self) -> &mut Client {
+        &mut self.client
     }
 
     /// Asks the supervisor for something.

@@ -9,6 +9,7 @@
 
 mod arbiter;
 mod channel;
+pub mod checkpoint;
 mod console;
 mod disks;
 mod divergence;
@@ -19,6 +20,7 @@ pub mod net;
 mod pacer;
 pub mod passt;
 pub mod port;
+mod rejoin;
 mod replica;
 mod report;
 mod requests;
@@ -42,11 +44,13 @@ use protocol::{Mode, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 use self::arbiter::Arbiter;
+use self::checkpoint::{Checkpoints, Restoring};
 use self::console::Console;
 use self::disks::Disks;
 use self::forward::Published;
 use self::hub::Wire;
 use self::pacer::Pacer;
+use self::rejoin::Rejoin;
 use self::replica::Replica;
 use self::requests::Requests;
 use self::spec::{RunName, Spec};
@@ -137,8 +141,14 @@ struct Supervisor {
     phase: Phase,
     start_ms: u64,
     replicas: [Option<Replica>; 2],
-    /// Both ends of the replication link, duplicated: to cut it.
+    /// Both ends of the replication link, duplicated: to cut it, and to hand a dead replica's to the next one.
     link: Option<[StdUnixStream; 2]>,
+    /// The link is of no more use.
+    link_cut: bool,
+    rejoin: Rejoin,
+    checkpoints: Checkpoints,
+    /// The checkpoint that the first replica is brought to, until it has all of it.
+    restoring: Option<Restoring>,
     wire: Wire,
     pacer: Pacer,
     uplink: Uplink,
@@ -181,6 +191,8 @@ impl Supervisor {
         // The log is ours from here on; what an earlier pair of this name wrote is of no use. One that is not a file
         // stays as it is.
         let _ = rustix::fs::ftruncate(io::stderr(), 0);
+        // Judged as a whole before anything is started.
+        let restoring = spec.restore.as_deref().map(Restoring::open).transpose()?;
         let published = bind(&spec)?;
         let disks = Disks::claim(&spec)?;
         let device = uplink::open_device(&spec)?;
@@ -190,15 +202,19 @@ impl Supervisor {
         let requests = Requests::listen(&dir, registry()?)?;
         let supervisor_pid = rustix::process::getpid().as_raw_nonzero().get();
         dir.write(&State { supervisor_pid, app: spec.app.clone(), image: spec.image.clone() })?;
-        let mode = if spec.run == RunName::Pair { Mode::Paired } else { Mode::Solo };
+        let paired = spec.run == RunName::Pair && restoring.is_none();
+        let mode = if paired { Mode::Paired } else { Mode::Solo };
         let arbiter = Arbiter::create(dir.file("arbiter"), mode)?;
-        let console = Console::create(&dir.console_log()).context(|| "cannot write the console's log")?;
+        let goes_on_as_pair = restoring.is_some();
+        let goes_on = restoring.as_ref().map_or((0, 0), |from| (from.state.frames_out, from.state.console_offset));
+        let console = Console::create(&dir.console_log(), goes_on.1).context(|| "cannot write the console's log")?;
         let [session, pair_id, seed] = random_words()?;
         let uplink = Uplink::new(&spec, &dir, device, published, registry()?, seed)?;
         let record = arbiter.record();
         let mut supervisor = Self {
             pacer: Pacer::new(poll.registry()).context(|| "cannot make a timer")?,
-            wire: Wire::new(session, record.generation, record.active),
+            wire: Wire::new(session, record.generation, record.active, goes_on.0),
+            restoring,
             spec,
             dir,
             lock: Some(lock),
@@ -208,6 +224,9 @@ impl Supervisor {
             start_ms: 0,
             replicas: [None, None],
             link: None,
+            link_cut: false,
+            rejoin: Rejoin::new(session, goes_on_as_pair),
+            checkpoints: Checkpoints::default(),
             uplink,
             uplink_failed: false,
             arbiter,
@@ -242,13 +261,15 @@ impl Supervisor {
 
     fn start_replicas(&mut self) -> Result<()> {
         let mut links = [None, None];
+        // The second one of a restored pair is brought in when the first one serves.
+        let count = if self.restoring.is_some() { 1 } else { self.spec.run.replicas() };
         if self.spec.run == RunName::Pair {
             let (zero, one) = replica::socket_pair()?;
             let copy = |stream: &StdUnixStream| stream.try_clone().context(|| "cannot copy the link's socket");
             self.link = Some([copy(&zero)?, copy(&one)?]);
             links = [Some(zero), Some(one)];
         }
-        for (id, link) in [ReplicaId::ZERO, ReplicaId::ONE].into_iter().zip(links).take(self.spec.run.replicas()) {
+        for (id, link) in [ReplicaId::ZERO, ReplicaId::ONE].into_iter().zip(links).take(count) {
             let replica = Replica::start(id, &self.spec, &self.dir, link, self.disks.locks(), self.poll.registry())?;
             self.happened(format!("replica {id} started as process {}", replica.vm.pid()));
             self.replicas[id.index()] = Some(replica);
@@ -290,6 +311,8 @@ impl Supervisor {
             let mut data_due_ns = self.move_data(now_ns);
             self.look_after_uplink();
             let members_due_ns = self.look_after_members(now_ns);
+            let rejoin_due_ns = self.look_after_rejoin(now_ns);
+            self.look_after_checkpoints();
             let phase = self.phase;
             if self.advance_phase(now_ns)? {
                 return Ok(());
@@ -298,7 +321,7 @@ impl Supervisor {
                 // There is something new to be sent: probes, or clients that waited.
                 data_due_ns = self.move_data(now_ns);
             }
-            due_ns = [data_due_ns, members_due_ns, self.phase_due_ns()].into_iter().flatten().min();
+            due_ns = [data_due_ns, members_due_ns, rejoin_due_ns, self.phase_due_ns()].into_iter().flatten().min();
         }
     }
 

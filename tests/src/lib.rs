@@ -11,7 +11,6 @@
 //!
 //! The first two run the replica of the `protocol` crate as it is, without a line of it changed for them.
 
-pub mod blocks;
 pub mod client;
 pub mod load;
 pub mod model;
@@ -19,3 +18,5 @@ pub mod pair;
 pub mod sim;
 pub mod status;
 pub mod workbench;
+
+pub use blockcheck as blocks;

@@ -174,6 +174,7 @@ fn config(id: ReplicaId, discipline: Discipline) -> Config {
         max_epoch_events_bytes: 4096,
         confirms_releases: false,
         compares_first: false,
+        joins: false,
     }
 }
 
@@ -262,6 +263,10 @@ impl State {
                 }
                 Command::GoSolo { generation } => self.became_active(index, generation),
                 Command::CloseLink | Command::Stop(_) => self.wires[index].closing = true,
+                // The model has no newcomers; the simulator has.
+                Command::AskPairing { .. } | Command::Joined { .. } | Command::JoinFailed => {
+                    self.violate("a replica takes in a newcomer that nobody has told it of");
+                }
             }
         }
     }

@@ -21,6 +21,7 @@ pub struct Status {
     pub ended: Vec<Ended>,
     pub guest_stopped: Option<GuestStopped>,
     pub divergence: Option<Divergence>,
+    pub rejoin: Rejoin,
     pub hub: BTreeMap<String, u64>,
     pub events: Vec<Event>,
     pub supervisor_pid: i32,
@@ -78,6 +79,30 @@ pub struct GuestStopped {
     pub epoch: u64,
     pub report: String,
     pub replicas: Vec<u8>,
+}
+
+/// Bringing in new replicas.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Rejoin {
+    pub policy: String,
+    pub state: String,
+    pub joined: u64,
+    pub failed: u64,
+    pub protected_ms: f64,
+    pub copy: Option<CopyFigures>,
+}
+
+/// How a guest was copied while it ran.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct CopyFigures {
+    pub pages: u64,
+    pub zero_pages: u64,
+    pub last_pages: u64,
+    pub rounds: u64,
+    pub pause_us: f64,
+    pub took_ms: f64,
 }
 
 /// Where the replicas came apart.

@@ -3,14 +3,17 @@
 //! Each connection counts on a key of its own, so what it was told and what it has asked for bound what may be there: a
 //! number below the first is a lost write, one above the second an invented one.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pollux_tests::client::{Client, Reply};
+use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
-use pollux_tests::workbench::{seed, send_signal, wait_for_end};
+use pollux_tests::status::Role;
+use pollux_tests::workbench::{moments, seed, send_signal, wait_for_end};
 use rustix::process::Signal;
 
 const CONNECTIONS: usize = 8;
@@ -27,7 +30,12 @@ impl Disks {
 
     /// The store on a disk here; what a mirror has missed is copied first.
     fn kv(&self, mode: &[&str], options: &str) -> Options {
-        let disk = format!("data={},size=16M{options}", self.0.join("data").display());
+        self.kv_of("16M", mode, options)
+    }
+
+    /// The same on a disk of this size.
+    fn kv_of(&self, size: &str, mode: &[&str], options: &str) -> Options {
+        let disk = format!("data={},size={size}{options}", self.0.join("data").display());
         let arguments = ["--disk", &disk, "--args", "appendonly=yes appendfsync=always"];
         Options::new("kv").with(mode).with(&arguments)
     }
@@ -61,7 +69,7 @@ fn count_on(address: SocketAddr, key: &str, count: &Count, all: &AtomicU64) {
 }
 
 /// Several lives on one disk, each ended by SIGKILL of every QEMU under load.
-fn lives(test: &str, mode: &[&str], options: &str, lives: usize) {
+fn lives(test: &str, mode: &[&str], options: &str, lives: u64) {
     let mut rng = Rng::new(seed(test));
     let disks = Disks::new(&test.replace(' ', "-"));
     let counts: Vec<Count> = (0..CONNECTIONS).map(|_| Count::default()).collect();
@@ -105,10 +113,132 @@ fn lives(test: &str, mode: &[&str], options: &str, lives: usize) {
 
 #[test]
 fn nothing_acknowledged_is_lost_when_a_machine_dies() {
-    lives("a machine dies", &["--bare"], "", 6);
+    lives("a machine dies", &["--bare"], "", moments(10));
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_when_both_machines_die() {
-    lives("both machines die", &["--pair"], ",resync", 4);
+    lives("both machines die", &["--pair"], ",resync", moments(20));
+}
+
+/// Kills every QEMU of a pair at once, and waits for its end.
+fn kill_all(mut pair: Pair) {
+    let pids: Vec<i32> = pair.status().replicas.iter().map(|replica| replica.pid).collect();
+    assert!(!pids.is_empty(), "nothing left to kill");
+    pids.iter().for_each(|&pid| send_signal(pid, Signal::KILL));
+    pids.iter().for_each(|&pid| assert!(wait_for_end(pid, DEADLINE), "process {pid} is gone"));
+}
+
+/// All keys and what they hold, which must be strings.
+fn contents(client: &mut Client) -> BTreeMap<Vec<u8>, Reply> {
+    let Reply::Array(Some(keys)) = client.must("KEYS *") else { panic!("KEYS gives an array") };
+    let key = |reply| match reply {
+        Reply::Bulk(Some(key)) => key,
+        other => panic!("a key is a string, not {other}"),
+    };
+    let keys: Vec<Vec<u8>> = keys.into_iter().map(key).collect();
+    keys.into_iter().map(|key| (key.clone(), client.ask(&[b"GET", &key]).expect("an answer"))).collect()
+}
+
+#[test]
+fn the_primary_alone_dies_under_load_and_no_connection_notices() {
+    let first = seed("the primary dies with a log");
+    let disks = Disks::new("failover");
+    let mut before = BTreeMap::new();
+    for seed in first..first + moments(3) {
+        println!("moment of seed {seed}");
+        let mut rng = Rng::new(seed);
+        let mut pair = Pair::up(&disks.kv(&["--pair"], ",resync"));
+        let address = pair.address(6379);
+        let mut reader = Client::connect(address).expect("a published port takes connections");
+        assert_eq!(contents(&mut reader), before, "what the survivor of the last round had");
+        // The load reckons with an empty store; so does the log, which a rewrite makes short again.
+        assert!(reader.must("FLUSHALL").is_ok());
+        let load = Load::start(address, CONNECTIONS, seed);
+        assert!(matches!(reader.must("BGREWRITEAOF"), Reply::Simple(_)));
+        load.wait_for_answers(rng.between(1, 60));
+        pair.kill(Role::Primary, "KILL");
+        let disk = pair.wait_for_solo(2).disks[0].clone();
+        assert_eq!(disk.stale, Some(0), "the other mirror is left behind");
+        load.wait_for_answers(50);
+        // It checks that each connection lived on and that the store holds what each was told.
+        assert!(load.finish().answered > 0);
+        before = contents(&mut reader);
+        assert!(!before.is_empty());
+        // The survivor's log is all that is left.
+        kill_all(pair);
+    }
+    let mut pair = Pair::up(&disks.kv(&["--pair"], ",resync"));
+    let mut reader = Client::connect(pair.address(6379)).expect("a published port takes connections");
+    assert_eq!(contents(&mut reader), before);
+    pair.down();
+}
+
+#[test]
+fn a_replica_whose_disk_fails_under_the_store_leaves_and_nobody_is_told() {
+    for replica in [0, 1] {
+        println!("replica {replica}");
+        let disks = Disks::new(&format!("disk-fails-{replica}"));
+        // The log begins at block 16 and comes by.
+        let fault = format!("{replica}:data:write:60");
+        let mut pair = Pair::up(&disks.kv(&["--pair", "--disk-fault", &fault], ""));
+        let mut client = Client::connect(pair.address(6379)).expect("a published port takes connections");
+        let mut counted = 0;
+        while pair.status().mode != "solo" {
+            for _ in 0..20 {
+                counted += 1;
+                assert_eq!(client.must("INCR count"), Reply::Integer(counted), "the same connection, no error");
+            }
+            assert!(counted < 10_000, "the log has not come by the block that fails");
+        }
+        let status = pair.wait_for_survivor(2);
+        assert_eq!(status.replicas[0].replica, 1 - replica, "the other one goes on");
+        let reason = status.ended.iter().find(|ended| ended.replica == replica).map(|ended| ended.reason.clone());
+        assert!(reason.as_ref().is_some_and(|reason| reason.starts_with("disk-failed")), "{reason:?}");
+        assert_eq!(client.must("INCR count"), Reply::Integer(counted + 1));
+        kill_all(pair);
+        let mut pair = Pair::up(&disks.kv(&["--pair"], ",resync"));
+        let mut client = Client::connect(pair.address(6379)).expect("a published port takes connections");
+        assert_eq!(client.must("GET count"), Reply::bulk((counted + 1).to_string()));
+        pair.down();
+    }
+}
+
+#[test]
+fn without_a_pair_a_disk_that_fails_ends_writes_and_not_reads() {
+    let disks = Disks::new("bare-disk-fails");
+    // 64 blocks are six segments of eight, from block 16 on. All but the first fail: neither can the log go on when that
+    // is full, nor can a new one begin.
+    let faults = [24, 32, 40, 48, 56].map(|block| format!("0:data:write:{block}"));
+    let mut arguments = vec!["--bare"];
+    arguments.extend(faults.iter().flat_map(|fault| ["--disk-fault", fault]));
+    let mut pair = Pair::up(&disks.kv_of("32K", &arguments, ""));
+    let address = pair.address(6379);
+    let mut client = Client::connect(address).expect("a published port takes connections");
+    let mut told = 0;
+    // Whose write may not last is not answered: the connection ends. Whoever writes later is refused.
+    let refusal = loop {
+        match client.ask(&[b"INCR", b"count"]) {
+            Ok(Reply::Integer(count)) => told = count,
+            Ok(other) => break other,
+            Err(_) => client = Client::connect(address).expect("the store takes connections"),
+        }
+        assert!(told < 1_000, "the log has not left its first segment");
+    };
+    assert!(told > 0, "the first segment takes some");
+    assert!(matches!(&refusal, Reply::Error(text) if text.starts_with("MISCONF")), "{refusal}");
+    let mut reader = Client::connect(address).expect("the store takes connections");
+    let Reply::Bulk(Some(text)) = reader.must("GET count") else { panic!("reads go on") };
+    let seen: i64 = String::from_utf8(text).expect("digits").parse().expect("a number");
+    assert!((told..=told + 1).contains(&seen), "{seen} after {told}");
+    let Reply::Bulk(Some(info)) = reader.must("INFO persistence") else { panic!("INFO is a text") };
+    assert!(String::from_utf8_lossy(&info).contains("aof_last_write_status:err"));
+    assert!(matches!(reader.must("SET other 1"), Reply::Error(text) if text.starts_with("MISCONF")));
+    kill_all(pair);
+    // On a disk that is well again there is what was told, or one more.
+    let mut pair = Pair::up(&disks.kv_of("32K", &["--bare"], ""));
+    let mut client = Client::connect(pair.address(6379)).expect("a published port takes connections");
+    let Reply::Integer(next) = client.must("INCR count") else { panic!("writes are taken") };
+    assert!((told + 1..=told + 2).contains(&next), "{next} after {told}");
+    pair.down();
 }

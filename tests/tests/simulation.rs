@@ -98,6 +98,7 @@ fn simulation_catches_canaries() {
         Canary::ForgetHeldOutputs,
         Canary::FlushAlone,
         Canary::OvertakeDisk,
+        Canary::ForgetState,
     ] {
         let caught = (0..CANARY_SEEDS).find_map(|seed| sim::run_with_canary(seed, canary).verdict.err());
         match caught {

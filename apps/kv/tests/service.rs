@@ -274,6 +274,34 @@ fn what_was_written_is_there_after_a_restart() {
     }
 }
 
+/// The time is a little more than the slice took, and of a log that is one slice there is nothing to tell.
+#[test]
+fn info_tells_the_longest_slice_of_a_rewrite() {
+    for (keys, told) in [(10, false), (400, true)] {
+        let disk = HostDisk::new("data", 1 << 14);
+        let mut said = Vec::new();
+        for key in 0..keys {
+            said.extend(command(&[b"SET", format!("key:{key}").as_bytes(), &[b'x'; 400]]));
+        }
+        said.extend(command(&[b"BGREWRITEAOF"]));
+        // Each of these gives the log a turn.
+        for _ in 0..2000 {
+            said.extend(command(&[b"INFO", b"persistence"]));
+        }
+        let world = clients(6379, vec![said]);
+        let setup = with_disk("appendonly=yes appendfsync=no", &disk);
+        assert_eq!(go(&setup, &world).end, End::Stopped);
+        let answer = heard(&world, 0);
+        let (_, last) = answer.rsplit_once("# Persistence").expect("INFO was answered");
+        let number = |name: &str| -> u64 {
+            let found = last.lines().find_map(|line| line.strip_prefix(name));
+            found.expect("INFO tells it").trim().parse().expect("a number")
+        };
+        assert_eq!(number("aof_rewrites:"), 1, "{last}");
+        assert_eq!(number("aof_rewrite_longest_slice_us:") > 0, told, "{keys} keys: {last}");
+    }
+}
+
 /// What can never be made to last is not acknowledged.
 #[test]
 fn a_reply_that_cannot_be_kept_is_not_sent() {

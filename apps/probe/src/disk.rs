@@ -31,6 +31,7 @@ pub async fn run(words: &[&str]) -> String {
         ("overlap", &[first, rounds]) => return overlap(disk, first, rounds).await,
         ("stream", &[write, bytes, queue]) => return stream(disk, write != 0, bytes, queue).await,
         ("commit", &[rounds]) => return commit(disk, rounds).await,
+        ("random", &[write, operations, seed]) => return random(disk, write != 0, operations, seed).await,
         _ => return format!("unknown operation {operation:?} with {} numbers", numbers.len()),
     };
     result.map_or_else(|error| format!("{error:?}"), |()| "done".into())
@@ -156,4 +157,39 @@ async fn commit(disk: Disk, rounds: u64) -> String {
         text.push_str(&format!(" {}", Instant::now().duration_since(start).as_nanos()));
     }
     text
+}
+
+/// One operation after the other, each on a place chosen at random: 8 KiB, as in the paper. A write makes up its content
+/// and waits until it is written; a read waits and checks what it has got, which a write of the same seed has left there.
+/// Answers how many were done, and that they were right.
+async fn random(disk: Disk, write: bool, operations: u64, seed: u64) -> String {
+    const BLOCKS: u64 = 16;
+    let places = disk.blocks() / BLOCKS;
+    if places == 0 {
+        return "the disk is too small".into();
+    }
+    let mut buffer = content(0, BLOCKS, seed, 1);
+    for operation in 0..operations {
+        let first = mix(seed ^ mix(operation)) % places * BLOCKS;
+        if write {
+            for (block, place) in (first..).zip(buffer.chunks_exact_mut(BLOCK_BYTES)) {
+                fill(place, seed, block, 1);
+            }
+            if let Err(error) = disk.write(first, &buffer).await {
+                return format!("{error:?}");
+            }
+            continue;
+        }
+        if let Err(error) = disk.read(first, &mut buffer).await {
+            return format!("{error:?}");
+        }
+        let mut expected = [0; BLOCK_BYTES];
+        for (block, place) in (first..).zip(buffer.chunks_exact(BLOCK_BYTES)) {
+            fill(&mut expected, seed, block, 1);
+            if expected[..] != *place {
+                return format!("block {block} holds something else");
+            }
+        }
+    }
+    format!("random {operations} ok")
 }

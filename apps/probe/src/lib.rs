@@ -30,6 +30,7 @@
 //! | `disk NAME overlap FIRST ROUNDS` | writes and reads a few blocks, all at once, answers how many reads saw the write before them |
 //! | `disk NAME stream 0\|1 BYTES QUEUE` | reads or writes so much, answers how long it took |
 //! | `disk NAME commit ROUNDS` | writes 4 KiB and flushes, answers how long each round took |
+//! | `disk NAME random 0\|1 OPERATIONS SEED` | reads or writes 8 KiB at random places, one after the other; reads are checked |
 //! | `alloc N` | asks for N MiB, writes to all of it, answers `got` or `refused` |
 #![no_std]
 
@@ -76,10 +77,9 @@ async fn serve(stream: TcpStream) -> Result<(), Error> {
     let mut lines = Lines::<LINE_BYTES>::new(&stream);
     while let Some(line) = lines.next().await? {
         let command = str::from_utf8(line).unwrap_or_default();
-        let words: Vec<_> = command.split_ascii_whitespace().collect();
-        let mut answer = match words.split_first() {
-            Some((&"background", [what])) => background::run(what).await,
-            Some((&"disk", rest)) => disk::run(rest).await,
+        let mut answer = match command.split_once(' ') {
+            Some(("background", what)) => background::run(what).await,
+            Some(("disk", what)) => disk::run(&what.split_ascii_whitespace().collect::<Vec<_>>()).await,
             _ => obey(command),
         };
         answer.push('\n');

@@ -99,6 +99,23 @@ impl ArbiterRecord {
         }
     }
 
+    /// [`Self::pair`] as a request that may be repeated: the winner's request, delivered again, is granted again without a
+    /// change, so that a lost answer costs nothing. Granted means that the record is paired, with the proposer active, in
+    /// the generation after the expected one.
+    ///
+    /// The caller makes certain that of several newcomers that a replica has taken in one after the other only the last
+    /// one can still ask for anything: an earlier one could hold less than it believes.
+    pub fn pair_request(&mut self, expect_generation: Generation, proposer: ReplicaId) -> Grant {
+        // A refusal leaves the record as it was, and the grant below says so.
+        let _ = self.pair(expect_generation, proposer);
+        Grant {
+            granted: self.mode == Mode::Paired
+                && self.active == proposer
+                && self.generation.checked_sub(1) == Some(expect_generation),
+            record: *self,
+        }
+    }
+
     /// The active solo replica `proposer` has brought a new backup up to date and asks to be paired with it in the
     /// generation after `expect_generation`; from then on its outputs wait for acknowledgements.
     pub fn pair(&mut self, expect_generation: Generation, proposer: ReplicaId) -> Result<Self, TransitionError> {
@@ -161,6 +178,29 @@ mod tests {
         assert!(!record.compare_and_set(1, B).granted);
         assert!(record.compare_and_set(3, A).granted);
         assert_eq!(record.active, A);
+    }
+
+    #[test]
+    fn a_repeated_request_to_pair_is_granted_again_and_a_late_one_is_not() {
+        let mut record = ArbiterRecord { generation: 2, active: B, mode: Mode::Solo };
+        assert!(!record.pair_request(2, A).granted);
+        assert!(!record.pair_request(1, B).granted);
+        assert!(record.pair_request(2, B).granted);
+        assert!(record.pair_request(2, B).granted, "the answer may have been lost");
+        assert_eq!(record.generation, 3);
+        // The newcomer has taken over since.
+        assert!(record.compare_and_set(3, A).granted);
+        assert!(!record.pair_request(2, B).granted);
+        assert_eq!(record, ArbiterRecord { generation: 4, active: A, mode: Mode::Solo });
+    }
+
+    #[test]
+    fn a_newcomer_that_asks_before_the_record_is_paired_is_denied() {
+        let mut record = ArbiterRecord { generation: 2, active: A, mode: Mode::Solo };
+        // It expects the generation that the pairing would make.
+        assert!(!record.compare_and_set(3, B).granted);
+        assert!(record.pair_request(2, A).granted);
+        assert!(record.compare_and_set(3, B).granted);
     }
 
     #[test]

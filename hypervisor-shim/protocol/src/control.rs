@@ -13,6 +13,7 @@ pub use config::{Config, Network, Seed};
 use core::fmt;
 
 use crate::arbiter::{ArbiterRecord, Grant};
+use crate::link::{JoinState, Pages};
 use crate::replica::{Phase, StopReason};
 use crate::types::wire_enum;
 use crate::{Epoch, Generation, Mode, ReplicaId, Role};
@@ -52,6 +53,30 @@ pub enum ToSupervisor<'a> {
     Touched(Touched<'a>),
     /// That were all.
     TouchedEnd(TouchedEnd),
+    /// The solo primary's end of the link is as new: nothing of an earlier session comes from it any more. The answer to
+    /// [`ToShim::PeerJoins`]; a newcomer may be started now.
+    LinkFresh {
+        /// The session of the request.
+        link_session: u64,
+    },
+    /// The solo primary asks to be paired; answered by [`ToShim::ArbiterReply`] with the same number.
+    PairingRequest(ArbiterRequest),
+    /// The newcomer has failed before it was a member of the pair: end it.
+    JoinFailed,
+    /// A copy of the guest is complete.
+    Copied(Copied),
+    /// Pages of the guest, for a checkpoint: in the encoding of those of the link.
+    Pages(Pages<'a>),
+    /// Everything else, behind the last of its pages.
+    State(JoinState<'a>),
+    /// So many [`ToShim::Pages`] are in place.
+    PagesHeld {
+        /// How many messages.
+        messages: u64,
+    },
+    /// No checkpoint can be taken now: the guest is being copied already, or has stopped, or the checkpoint that it was to
+    /// build upon is not this replica's newest.
+    CaptureFailed,
 }
 
 /// A message from a supervisor to its shim.
@@ -87,6 +112,27 @@ pub enum ToShim<'a> {
         /// How many, since the first.
         pages: u64,
     },
+    /// A newcomer will be at the other end of the link; the solo primary takes it in.
+    PeerJoins {
+        /// The session of the link from here on.
+        link_session: u64,
+    },
+    /// Planned change of roles: the primary hands over to its backup.
+    HandOver,
+    /// Take a checkpoint: the active replica sends its guest while it runs.
+    Capture {
+        /// Only the pages written to since the checkpoint of this epoch, which was this replica's newest; 0: all.
+        since_epoch: Epoch,
+    },
+    /// So many [`ToSupervisor::Pages`] have come; the device between drops what the supervisor has no room for.
+    PagesHeld {
+        /// How many messages.
+        messages: u64,
+    },
+    /// Pages of a checkpoint, for a replica that was started with [`Config::restores`].
+    Pages(Pages<'a>),
+    /// Everything else, behind the last of its pages: the guest goes on from here.
+    State(JoinState<'a>),
 }
 
 /// What a shim can say of itself before it is configured.
@@ -385,6 +431,8 @@ wire_enum! {
         Failed = 7, "failed";
         /// A disk of this replica has failed, and its peer can go on.
         DiskFailed = 8, "disk-failed";
+        /// The primary was lost before this newcomer held its state.
+        Incomplete = 9, "incomplete";
     }
 }
 
@@ -397,6 +445,7 @@ impl From<StopReason> for StoppedReason {
             StopReason::GuestStopped => Self::GuestStopped,
             StopReason::Discarded => Self::Discarded,
             StopReason::Shutdown => Self::Shutdown,
+            StopReason::Incomplete => Self::Incomplete,
         }
     }
 }
@@ -421,6 +470,25 @@ pub struct TouchedEnd {
     pub pages: u64,
     /// Whether each of them was shown.
     pub complete: bool,
+}
+
+/// How a guest was copied while it ran.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Copied {
+    /// The epoch at whose end the copy is the guest's state.
+    pub epoch: Epoch,
+    /// Pages sent with their content; those sent again count again.
+    pub pages: u64,
+    /// Pages that were zero and only named.
+    pub zero_pages: u64,
+    /// Pages sent while the guest waited.
+    pub last_pages: u64,
+    /// How often the pages written to meanwhile were looked for.
+    pub rounds: u64,
+    /// How long the guest waited at the end.
+    pub pause_ns: u64,
+    /// From the first page to the end.
+    pub took_ns: u64,
 }
 
 /// A replica has stopped for good.

@@ -28,6 +28,20 @@ pub enum Message<'a> {
     Diverged(Divergence),
     /// The sender will send no more.
     Goodbye(Goodbye),
+    /// Pages of the primary's guest, for a newcomer that holds none yet.
+    Pages(Pages<'a>),
+    /// The newcomer has put so many [`Message::Pages`] into its memory since it was started.
+    PagesHeld {
+        /// How many messages.
+        messages: u64,
+    },
+    /// Everything else of the primary's state, behind the last of its pages: with it the newcomer is a backup.
+    State(JoinState<'a>),
+    /// The arbiter's record is paired: the newcomer is a full member of the pair.
+    Joined {
+        /// The generation of the record.
+        generation: Generation,
+    },
 }
 
 /// What a replica says of itself before it pairs.
@@ -161,6 +175,28 @@ pub struct Divergence {
     pub theirs: u64,
 }
 
+/// Pages of guest memory on their way to a newcomer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Pages<'a> {
+    /// One record a page or a run of zero pages, in the caller's encoding ([`crate::link`] only carries them).
+    pub records: &'a [u8],
+}
+
+/// Where the log of a newcomer begins, and the state of the guest there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct JoinState<'a> {
+    /// The state is that at the end of this epoch.
+    pub epoch: Epoch,
+    /// The digest of that epoch.
+    pub digest: u64,
+    /// The clocks of that epoch.
+    pub clocks: Clocks,
+    /// The outputs of all epochs up to this one are known to have left the primary.
+    pub released_through: Epoch,
+    /// Registers and the shim's guest-visible state, in the caller's encoding.
+    pub state: &'a [u8],
+}
+
 /// The last message of a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Goodbye {
@@ -181,6 +217,8 @@ wire_enum! {
         Shutdown = 3, "shutdown";
         /// The sender goes on without the receiver, which must stop.
         Discarded = 4, "discarded";
+        /// The sender has stopped at a boundary, everything is released and run, and the receiver shall take over.
+        HandOver = 5, "hand over";
     }
 }
 

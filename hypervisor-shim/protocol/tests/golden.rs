@@ -17,14 +17,15 @@ use std::path::PathBuf;
 use hypercall::disk::Completion;
 use protocol::arbiter::ArbiterRecord;
 use protocol::control::{
-    ArbiterReply, ArbiterRequest, Config, Console, Counter, Counters, GuestStopped, Level, Log, Network, Promoted,
-    Ready, Seed, State, Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
+    ArbiterReply, ArbiterRequest, Config, Console, Copied, Counter, Counters, GuestStopped, Level, Log, Network,
+    Promoted, Ready, Seed, State, Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
 };
 use protocol::event::{DiskData, Event, EventReader, Uncertain};
 use protocol::frame::{FrameError, FrameReader, FrameWriter, HEADER_BYTES};
 use protocol::hubwire::{self, BatchEncoder, Envelope, Packet};
 use protocol::link::{
-    Ack, Divergence, EpochStart, Goodbye, GoodbyeReason, Heartbeat, Hello, Identity, IdentityField, Message, Mismatch,
+    Ack, Divergence, EpochStart, Goodbye, GoodbyeReason, Heartbeat, Hello, Identity, IdentityField, JoinState, Message,
+    Mismatch, Pages,
 };
 use protocol::{Clocks, Discipline, Mode, ReplicaId, Role, RunMode};
 
@@ -104,7 +105,21 @@ fn link_messages(events: &[u8]) -> Vec<(&'static str, Message<'_>)> {
         ),
         ("diverged", Message::Diverged(Divergence { epoch: 5, ours: 6, theirs: 7 })),
         ("goodbye", Message::Goodbye(Goodbye { reason: GoodbyeReason::Superseded, generation: 8 })),
+        ("pages", Message::Pages(Pages { records: b"pages" })),
+        ("pages_held", Message::PagesHeld { messages: 9 }),
+        ("state", Message::State(join_state())),
+        ("joined", Message::Joined { generation: 15 }),
     ]
+}
+
+fn join_state() -> JoinState<'static> {
+    JoinState {
+        epoch: 10,
+        digest: 11,
+        clocks: Clocks { monotonic_ns: 12, realtime_ns: 13 },
+        released_through: 14,
+        state: b"registers and more",
+    }
 }
 
 fn to_supervisor() -> Vec<(&'static str, ToSupervisor<'static>)> {
@@ -135,6 +150,7 @@ fn to_supervisor() -> Vec<(&'static str, ToSupervisor<'static>)> {
     };
     let request = ArbiterRequest { request_id: 9, expect_generation: 10, proposer: ReplicaId::ONE };
     let stopped = GuestStopped { kind: StopKind::Fault, code: -14, epoch: 11, report: "page fault at 0x10" };
+    let copied = Copied { epoch: 21, pages: 22, zero_pages: 23, last_pages: 24, rounds: 25, pause_ns: 26, took_ns: 27 };
     vec![
         ("ready", ToSupervisor::Ready(ready)),
         ("status", ToSupervisor::Status(status)),
@@ -146,6 +162,14 @@ fn to_supervisor() -> Vec<(&'static str, ToSupervisor<'static>)> {
         ("stopped", ToSupervisor::Stopped(Stopped { reason: StoppedReason::Refused, text: "image differs" })),
         ("touched", ToSupervisor::Touched(Touched { epoch: 16, page_offset: 0x17000, bytes: b"a page" })),
         ("touched_end", ToSupervisor::TouchedEnd(TouchedEnd { epoch: 18, pages: 19, complete: true })),
+        ("link_fresh", ToSupervisor::LinkFresh { link_session: 20 }),
+        ("pairing_request", ToSupervisor::PairingRequest(request)),
+        ("join_failed", ToSupervisor::JoinFailed),
+        ("copied", ToSupervisor::Copied(copied)),
+        ("captured_pages", ToSupervisor::Pages(Pages { records: b"captured" })),
+        ("captured_state", ToSupervisor::State(join_state())),
+        ("restored_pages_held", ToSupervisor::PagesHeld { messages: 28 }),
+        ("capture_failed", ToSupervisor::CaptureFailed),
     ]
 }
 
@@ -173,6 +197,9 @@ fn config() -> Config<'static> {
         max_outstanding_bytes: 13,
         check_determinism: true,
         shared_disks: 0x5a,
+        link_session: 14,
+        joins: true,
+        restores: true,
         network: Network {
             mac: [2, 0, 0, 0, 0, 15],
             address: [10, 0, 2, 15],
@@ -198,6 +225,12 @@ fn to_shim() -> Vec<(&'static str, ToShim<'static>)> {
         ("console_input", ToShim::ConsoleInput { bytes: b"quit\n" }),
         ("shutdown", ToShim::Shutdown),
         ("shown", ToShim::Shown { pages: 5 }),
+        ("peer_joins", ToShim::PeerJoins { link_session: 6 }),
+        ("hand_over", ToShim::HandOver),
+        ("capture", ToShim::Capture { since_epoch: 8 }),
+        ("captured_pages_held", ToShim::PagesHeld { messages: 7 }),
+        ("restored_pages", ToShim::Pages(Pages { records: b"restored" })),
+        ("restored_state", ToShim::State(join_state())),
     ]
 }
 

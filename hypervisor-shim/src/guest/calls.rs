@@ -90,6 +90,9 @@ impl Hypercalls for Guest {
         let mut random = vec![0; bytes as usize];
         self.generator.fill_bytes(&mut random);
         self.memory.write(address, &random);
+        if let Some(offset) = self.memory.offset_of(address, bytes) {
+            self.note_written(offset, random.len());
+        }
         Outcome::Return(0)
     }
 

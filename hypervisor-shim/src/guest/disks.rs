@@ -137,6 +137,23 @@ impl Disks {
         }
     }
 
+    /// Our position in the ring, and the number of the next request, of a guest for which nothing is outstanding.
+    pub(super) fn saved(&self) -> (u32, u64) {
+        (self.ring.position(), self.next_number)
+    }
+
+    /// What [`Disks::saved`] gave, with a ring at that position.
+    pub(super) fn restored(&mut self, ring: Consumer, next_number: u64) {
+        self.ring = ring;
+        self.next_number = next_number;
+    }
+
+    /// Whether a copy of the guest lacks nothing of its disks: there are none, and no request to what does not exist waits
+    /// for its answer.
+    pub(super) fn can_be_copied(&self) -> bool {
+        self.table.is_empty() && self.outstanding.is_empty()
+    }
+
     /// Takes what the guest has asked for in an epoch, in its order, as long as there may be more requests. Each is added to
     /// the digest, with all that it writes.
     pub(super) fn take_requests(

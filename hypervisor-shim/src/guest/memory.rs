@@ -110,6 +110,17 @@ impl GuestMemory {
         true
     }
 
+    /// Whether a range holds zeros only; `false` if it does not lie in guest memory.
+    pub fn is_zero(&self, offset: usize, bytes: usize) -> bool {
+        if offset.checked_add(bytes).is_none_or(|end| end > self.bytes) {
+            return false;
+        }
+        // SAFETY: the range lies in guest memory, which nobody else touches now; bytes have no invalid values.
+        let range = unsafe { core::slice::from_raw_parts(self.base.add(offset), bytes) };
+        let (words, rest) = range.as_chunks::<8>();
+        words.iter().all(|word| u64::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
+    }
+
     /// Fills a range with zeros. Returns whether it lies in guest memory.
     pub fn zero(&self, offset: usize, bytes: usize) -> bool {
         if offset.checked_add(bytes).is_none_or(|end| end > self.bytes) {

@@ -9,9 +9,11 @@ mod image;
 mod load;
 mod memory;
 mod outputs;
+mod pages;
 mod preempt;
 mod report;
 mod schedule;
+mod state;
 mod ticks;
 mod touched;
 
@@ -23,7 +25,9 @@ pub use image::{Image, ImageError, PAYLOAD_HEADER_BYTES};
 pub use load::{GuestConfig, LoadError, Mapping, Rights, Start, load};
 pub use memory::GuestMemory;
 pub use outputs::{EpochEnd, EpochOutputs, OutputLog};
+pub use pages::PageSet;
 pub use report::write_report;
+pub use state::{Surroundings, install_pages};
 pub use touched::{Touched, page_content};
 
 use alloc::string::String;
@@ -98,6 +102,10 @@ impl fmt::Display for DeliverError {
 pub struct Guest {
     memory: GuestMemory,
     shared_page: usize,
+    /// Where the rings lie: receive, transmit, requests to disks.
+    rings: [usize; 3],
+    /// Pages that the shim has written to, while that is noted.
+    written: Option<PageSet>,
     /// Where ring 3 may write: the shim writes for it nowhere else.
     writable: Vec<Mapping>,
     receive: Producer,
@@ -156,6 +164,8 @@ impl Guest {
         Self {
             memory,
             shared_page: start.shared_page,
+            rings: [start.receive_ring, start.transmit_ring, start.disk_ring],
+            written: None,
             writable: start.mappings.iter().copied().filter(|mapping| mapping.rights == Rights::WRITE).collect(),
             receive,
             transmit,
@@ -194,8 +204,15 @@ impl Guest {
             ..SharedPage::new()
         };
         self.memory.write_struct(self.shared_page, &page);
+        self.note_written(self.shared_page, size_of::<SharedPage>());
         self.ticks.wind(&self.memory);
-        self.deliver(epoch, events)
+        if let Some(counter) = self.ticks.place() {
+            self.note_written(counter, size_of::<i64>());
+        }
+        let before = self.receive.position();
+        let delivered = self.deliver(epoch, events);
+        self.note_received(before);
+        delivered
     }
 
     fn deliver(&mut self, epoch: u64, events: &[u8]) -> Result<(), DeliverError> {

@@ -98,6 +98,10 @@ impl Guest {
             })?
             .is_some()
         {}
+        if count > 0 {
+            // Our position, in the ring's header.
+            self.note_written(self.rings[1], hypercall::ring::DATA_OFFSET);
+        }
         self.frames_out += count;
         Ok(())
     }

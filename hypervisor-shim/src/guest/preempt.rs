@@ -5,7 +5,7 @@
 //! registers that the guest could change itself.
 
 use hypercall::errno::{EFAULT, EINVAL};
-use hypercall::layout::{PREEMPTION_ARMED, PREEMPTION_DUE, PREEMPTION_MASKED, PREEMPTION_OFF, Preemption};
+use hypercall::layout::{GUEST_BASE, PREEMPTION_ARMED, PREEMPTION_DUE, PREEMPTION_MASKED, PREEMPTION_OFF, Preemption};
 
 use super::Guest;
 use crate::machine::{Diverted, Registers};
@@ -14,7 +14,7 @@ const BLOCK_BYTES: u64 = size_of::<Preemption>() as u64;
 
 /// A registered block and the handler that belongs to it.
 #[derive(Debug, Clone, Copy)]
-struct Registration {
+pub(super) struct Registration {
     /// Offset of the block in guest memory: aligned, inside, and writable by the guest.
     block: usize,
     /// Address of the handler, in guest memory.
@@ -29,6 +29,18 @@ pub(super) struct Preempting {
     cut: bool,
 }
 
+impl Preempting {
+    /// Whether the epoch was cut; address of the registered block and its handler.
+    pub(super) fn saved(&self) -> (bool, Option<(u64, u64)>) {
+        (self.cut, self.registration.map(|Registration { block, handler }| (GUEST_BASE + block as u64, handler)))
+    }
+
+    /// What [`Self::saved`] gave, the registration checked again.
+    pub(super) fn restored(cut: bool, registration: Option<Registration>) -> Self {
+        Self { registration, cut }
+    }
+}
+
 impl Guest {
     /// Takes a block and a handler, or forgets both for a block at 0; the error number otherwise.
     pub(super) fn register_preemption(&mut self, block: u64, handler: u64) -> Result<(), i64> {
@@ -36,6 +48,12 @@ impl Guest {
             self.preemption.registration = None;
             return Ok(());
         }
+        self.preemption.registration = Some(self.checked_registration(block, handler)?);
+        Ok(())
+    }
+
+    /// A block at this address and a handler, if a guest may register them; the error number otherwise.
+    pub(super) fn checked_registration(&self, block: u64, handler: u64) -> Result<Registration, i64> {
         if !block.is_multiple_of(align_of::<Preemption>() as u64) {
             return Err(EINVAL);
         }
@@ -43,8 +61,7 @@ impl Guest {
             return Err(EFAULT);
         }
         let block = self.memory.offset_of(block, BLOCK_BYTES).ok_or(EFAULT)?;
-        self.preemption.registration = Some(Registration { block, handler });
-        Ok(())
+        Ok(Registration { block, handler })
     }
 
     /// Notes that the epoch has been cut: the guest is between any two instructions.
@@ -73,5 +90,6 @@ impl Guest {
             _ => return,
         }
         self.memory.write_struct(block, &words);
+        self.note_written(block, size_of::<Preemption>());
     }
 }

@@ -30,6 +30,11 @@ impl Ticks {
         }
     }
 
+    /// Where the counter lies in guest memory.
+    pub(super) fn place(&self) -> Option<usize> {
+        self.counter
+    }
+
     /// Adds what is left of the epoch's ticks to a digest.
     pub(super) fn digest(&self, memory: &GuestMemory, digest: &mut Digest64) {
         if let Some(counter) = self.counter {

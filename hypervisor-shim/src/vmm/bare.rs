@@ -54,6 +54,7 @@ impl<M: Machine> Vmm<M> {
         match message {
             ToShim::ConsoleInput { bytes } => self.note_typed(bytes),
             ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),
+            ToShim::Capture { .. } => super::tell(&mut self.control, &protocol::control::ToSupervisor::CaptureFailed),
             ToShim::Shutdown if self.guest.disks().are_none() => self.stop(StoppedReason::Shutdown, ASKED_FOR),
             ToShim::Shutdown => self.ends = true,
             _ => {}

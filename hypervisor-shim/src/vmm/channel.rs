@@ -14,6 +14,7 @@ pub struct Channel {
     /// Encoded messages that have not been handed to the port.
     outbox: Vec<u8>,
     open: bool,
+    max_payload_bytes: usize,
     messages_sent: u64,
     bytes_sent: u64,
     bytes_received: u64,
@@ -27,10 +28,19 @@ impl Channel {
             writer: FrameWriter::new(write_session),
             outbox: Vec::new(),
             open: true,
+            max_payload_bytes,
             messages_sent: 0,
             bytes_sent: 0,
             bytes_received: 0,
         }
+    }
+
+    /// Begins anew with other sessions: what was not sent is forgotten, and so is what was read in part.
+    pub fn renew(&mut self, write_session: u64, read_session: u64) {
+        self.reader = Some(FrameReader::new(read_session, self.max_payload_bytes));
+        self.writer = FrameWriter::new(write_session);
+        self.outbox.clear();
+        self.open = true;
     }
 
     /// Reads nothing more. What was encoded before is still sent.

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::channel::Channel;
 use super::outputs::Outbound;
 use super::{ClockOffsets, EpochLimit, Settings, Vmm, farewell};
-use crate::guest::{Guest, GuestConfig, Image, OutputLog, Touched, load};
+use crate::guest::{Guest, GuestConfig, Image, OutputLog, PageSet, Touched, load};
 use crate::machine::{Disk, Machine, Port};
 
 /// Version of the replication protocol that this shim speaks.
@@ -111,7 +111,14 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         | ToShim::ArbiterReply(_)
         | ToShim::Time { .. }
         | ToShim::ConsoleInput { .. }
-        | ToShim::Shown { .. } => None,
+        | ToShim::Shown { .. }
+        // Of a replica that runs already, or that has said that it is ready for more.
+        | ToShim::Capture { .. }
+        | ToShim::PagesHeld { .. }
+        | ToShim::Pages(_)
+        | ToShim::State(_)
+        | ToShim::PeerJoins { .. }
+        | ToShim::HandOver => None,
     }
 }
 
@@ -160,6 +167,7 @@ fn build<M: Machine>(
         return refuse(machine, control, String::from(NOT_COUNTING));
     }
     machine.start_guest(&start);
+    let covered = PageSet::empty(memory.bytes());
     let touched = config.check_determinism.then(|| Touched::with_room(memory.bytes()));
     // SAFETY: `start` is what the loader returned for this memory.
     let mut guest = unsafe { Guest::new(memory, &start, config.entropy.0) };
@@ -174,8 +182,8 @@ fn build<M: Machine>(
     };
     let max_message = config.max_epoch_events_bytes.min(MAX_EPOCH_EVENTS_BYTES) as usize + EPOCH_START_FIXED_BYTES + 64;
     let link = Channel::new(
-        direction_session(config.session, config.replica),
-        direction_session(config.session, config.replica.peer()),
+        direction_session(config.link_session, config.replica),
+        direction_session(config.link_session, config.replica.peer()),
         max_message,
     );
     let settings = Settings {
@@ -199,6 +207,14 @@ fn build<M: Machine>(
         touched,
         shown_pages: 0,
         outbound: Outbound::default(),
+        copier: None,
+        slice: Vec::new(),
+        fresh_link: None,
+        slices_held: 0,
+        capture_wanted: None,
+        base: None,
+        covered,
+        restores: config.restores,
         offsets: ClockOffsets {
             monotonic_ns: now_ns.wrapping_neg(),
             realtime_ns: config.realtime_ns.wrapping_sub(now_ns),
@@ -283,6 +299,7 @@ fn make_replica(
         max_epoch_events_bytes: config.max_epoch_events_bytes.min(MAX_EPOCH_EVENTS_BYTES),
         confirms_releases: true,
         compares_first: config.check_determinism,
+        joins: config.joins,
     };
     Replica::new(config, now_ns).map(Some)
 }

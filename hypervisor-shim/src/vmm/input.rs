@@ -36,7 +36,7 @@ impl<M: Machine> Vmm<M> {
             events.append(&mut self.typed);
         }
         let session = self.settings.session;
-        let mut next = self.guest.frames_in() + self.input_skew;
+        let mut next = self.guest.frames_in().wrapping_add(self.input_skew);
         while let Some(received) = self.machine.net().peek() {
             let (bytes, end) = match Packet::decode(received, session) {
                 Ok(Packet::Frames(batch)) => {
@@ -58,7 +58,7 @@ impl<M: Machine> Vmm<M> {
                     self.counters.add(Counter::HubBatchesIn, 1);
                     if first > next {
                         // The hub no longer had what was in flight; TCP repairs it.
-                        self.input_skew += first - next;
+                        self.input_skew = self.input_skew.wrapping_add(first - next);
                         self.log(
                             Level::Warn,
                             format_args!("{} input frames are missing before number {first}", first - next),
@@ -96,6 +96,9 @@ impl<M: Machine> Vmm<M> {
 
     /// Number of the next input frame as the hub counts them, and the epoch that runs or ran last.
     pub(super) fn input_position(&self) -> (u64, Epoch) {
-        (self.guest.frames_in() + self.input_skew, self.replica.as_ref().map_or(0, |replica| replica.epoch()))
+        (
+            self.guest.frames_in().wrapping_add(self.input_skew),
+            self.replica.as_ref().map_or(0, |replica| replica.epoch()),
+        )
     }
 }

@@ -6,11 +6,14 @@
 mod bare;
 mod channel;
 mod config;
+mod copy;
 mod disks;
 mod epoch;
 mod input;
+mod join;
 mod outputs;
 mod pair;
+mod restore;
 mod show;
 mod status;
 
@@ -24,8 +27,9 @@ use protocol::replica::Replica;
 use protocol::{Clocks, Epoch, ReplicaId, RunMode, control};
 
 use self::channel::Channel;
+use self::copy::Copier;
 use self::outputs::Outbound;
-use crate::guest::{End, EndKind, Guest, Image, OutputLog, Touched};
+use crate::guest::{End, EndKind, Guest, Image, OutputLog, PageSet, Touched};
 use crate::machine::{Machine, Port};
 
 /// While the guest runs, devices are looked after this often.
@@ -107,6 +111,22 @@ struct Vmm<M: Machine> {
     /// Pages that the supervisor has, of those that are being shown.
     shown_pages: u64,
     outbound: Outbound,
+    /// The guest is being copied to a newcomer.
+    copier: Option<Copier>,
+    /// The records of the slice that is being sent; kept for its room.
+    slice: alloc::vec::Vec<u8>,
+    /// The session with which the link begins anew when nothing of the old one is on its way.
+    fresh_link: Option<u64>,
+    /// Slices of pages that this newcomer, or this restored replica, has put into its memory.
+    slices_held: u64,
+    /// A checkpoint is wanted: since which epoch, 0 for all.
+    capture_wanted: Option<Epoch>,
+    /// The newest checkpoint.
+    base: Option<join::Base>,
+    /// Pages that digests have covered since the copy began: the machine has forgotten that they were written to.
+    covered: PageSet,
+    /// The guest's state comes from a checkpoint and is not complete.
+    restores: bool,
     offsets: ClockOffsets,
     /// The guest's own monotonic time at which it wants to run again; 0: at once.
     deadline_ns: u64,

@@ -7,6 +7,7 @@ use protocol::link::Message;
 use protocol::replica::{Command, CommandList, Gate, Input, LinkFault, Outgoing, Promotion, StopReason};
 use protocol::{Role, RunMode};
 
+use super::copy::Target;
 use super::{Vmm, tell};
 use crate::guest::EndKind;
 use crate::machine::{Machine, Port};
@@ -18,6 +19,9 @@ const RECORDS_WAIT_NS: u64 = 500_000;
 
 impl<M: Machine> Vmm<M> {
     pub(super) fn run_replica(&mut self) -> ! {
+        if self.restores {
+            self.receive_checkpoint();
+        }
         let now_ns = self.now_ns();
         self.drive(|replica, commands| replica.start(now_ns, commands));
         for message in core::mem::take(&mut self.early) {
@@ -29,7 +33,7 @@ impl<M: Machine> Vmm<M> {
             now_ns = self.round(now_ns);
             if let Some(epoch) = self.run_next.take() {
                 now_ns = self.run_epoch(now_ns, epoch);
-            } else if !self.begin_if_possible(now_ns) {
+            } else if self.copy_at_boundary(now_ns) || !self.begin_if_possible(now_ns) {
                 self.rest(now_ns);
                 now_ns = self.now_ns();
             }
@@ -50,12 +54,12 @@ impl<M: Machine> Vmm<M> {
         self.execute(&commands);
     }
 
-    fn step(&mut self, input: Input<'_>) {
+    pub(super) fn step(&mut self, input: Input<'_>) {
         let now_ns = self.now_ns();
         self.step_at(now_ns, input);
     }
 
-    fn step_at(&mut self, now_ns: u64, input: Input<'_>) {
+    pub(super) fn step_at(&mut self, now_ns: u64, input: Input<'_>) {
         self.drive(|replica, commands| replica.step(now_ns, input, commands));
     }
 
@@ -65,6 +69,7 @@ impl<M: Machine> Vmm<M> {
         self.drain_control(Self::on_control);
         self.drain_link();
         self.confirm_outputs();
+        self.renew_link();
         self.serve_disks();
         self.end_if_asked();
         // Time must not go back for the state machine.
@@ -74,6 +79,7 @@ impl<M: Machine> Vmm<M> {
         }
         self.drive(|replica, commands| replica.flush(now_ns, commands));
         self.pump_outputs();
+        self.send_pages();
         if !self.is_active() {
             self.drop_input();
         }
@@ -89,7 +95,7 @@ impl<M: Machine> Vmm<M> {
         self.control.flush(self.machine.control());
     }
 
-    fn flush_link(&mut self, now_ns: u64) {
+    pub(super) fn flush_link(&mut self, now_ns: u64) {
         if let Some(port) = self.machine.link() {
             self.link.flush(port);
             self.link_flushed_ns = now_ns;
@@ -176,6 +182,9 @@ impl<M: Machine> Vmm<M> {
     /// Halts until something comes.
     fn rest(&mut self, now_ns: u64) {
         self.flush_link(now_ns);
+        if self.has_pages_to_send() {
+            return;
+        }
         let mut until_ns = self.replica.as_ref().map_or(u64::MAX, |replica| replica.next_deadline_ns());
         if self.is_active() && self.guest.end().is_none() && self.gated_since_ns.is_none() && !self.waits_for_company()
         {
@@ -212,8 +221,9 @@ impl<M: Machine> Vmm<M> {
 
     fn on_control(&mut self, message: ToShim<'_>) {
         match message {
-            // A second configuration changes nothing, and nobody waits any more for pages to have come.
-            ToShim::Config(_) | ToShim::Shown { .. } => {}
+            // A second configuration changes nothing, nobody waits any more for pages to have come, and what runs is not
+            // restored.
+            ToShim::Config(_) | ToShim::Shown { .. } | ToShim::Pages(_) | ToShim::State(_) => {}
             ToShim::ArbiterReply(reply) => {
                 let (request_id, granted, record) = (reply.request_id, reply.granted, reply.record);
                 self.step(Input::ArbiterReply { request_id, granted, record });
@@ -228,6 +238,10 @@ impl<M: Machine> Vmm<M> {
                 self.drain_link();
                 self.step(Input::LinkClosed(LinkFault::Closed));
             }
+            ToShim::PeerJoins { link_session } => self.expect_newcomer(link_session),
+            ToShim::HandOver => self.step(Input::HandOver),
+            ToShim::Capture { since_epoch } => self.capture_wanted(since_epoch),
+            ToShim::PagesHeld { messages } => self.slices_arrived(Target::Checkpoint, messages),
             ToShim::Superseded { generation } => self.step(Input::Superseded { generation }),
             ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),
             ToShim::ConsoleInput { bytes } => self.note_typed(bytes),
@@ -261,7 +275,7 @@ impl<M: Machine> Vmm<M> {
             let result = reader.feed::<protocol::frame::FrameError>(received.payload(), |frame| {
                 match Message::decode(frame.kind, frame.payload) {
                     _ if damage.is_some() => {}
-                    Ok(message) => self.step_at(now_ns, Input::Message(message)),
+                    Ok(message) => damage = self.on_link(now_ns, message).err(),
                     Err(error) => damage = Some(format!("{error}")),
                 }
                 Ok(())
@@ -297,6 +311,11 @@ impl<M: Machine> Vmm<M> {
                     self.status_at_ns = 0;
                     self.log(Level::Info, format_args!("active alone in generation {generation}"));
                 }
+                Command::AskPairing { request_id, expect_generation } => {
+                    self.ask_pairing(request_id, expect_generation);
+                }
+                Command::Joined { generation } => self.joined(generation),
+                Command::JoinFailed => self.join_failed(),
                 Command::CloseLink => self.link.close(),
                 Command::Stop(reason) => self.stop_for(reason),
             }

@@ -15,11 +15,18 @@ const SHOW_NS: u64 = 10_000_000_000;
 impl<M: Machine> Vmm<M> {
     /// The digest of the epoch that has just ended, with all that the guest has written to in it.
     pub(super) fn cover_memory(&mut self, epoch: Epoch) -> u64 {
+        let keeps = self.keeps_dirty();
         let Some(touched) = &mut self.touched else { return 0 };
         touched.begin(epoch);
         // Alone there is nobody to compare with.
         if self.replica.as_ref().is_some_and(|replica| replica.mode() == Mode::Paired) {
-            self.machine.touched_pages(|offset| touched.note(offset));
+            let covered = &mut self.covered;
+            self.machine.touched_pages(|offset| {
+                touched.note(offset);
+                if keeps {
+                    covered.insert_range(offset, 1);
+                }
+            });
         }
         self.guest.cover_memory(touched)
     }
@@ -90,6 +97,12 @@ impl<M: Machine> Vmm<M> {
             | ToShim::ArbiterReply(_)
             | ToShim::PeerDead
             | ToShim::LinkCut
+            | ToShim::PeerJoins { .. }
+            | ToShim::HandOver
+            | ToShim::Capture { .. }
+            | ToShim::PagesHeld { .. }
+            | ToShim::Pages(_)
+            | ToShim::State(_)
             | ToShim::Superseded { .. } => {}
         }
     }

@@ -66,7 +66,7 @@ const FXSAVE_WRITTEN_BYTES: usize = 416;
 /// Power-on value of MXCSR: all exceptions masked, round to nearest.
 const MXCSR_RESET: u64 = 0x1f80;
 /// Reserved bit 1 and the interrupt flag: the guest runs with interrupts on, the shim never does.
-const RFLAGS_GUEST: u64 = 0x202;
+pub(super) const RFLAGS_GUEST: u64 = 0x202;
 
 #[unsafe(export_name = "guest_context")]
 static mut CONTEXT: Context = Context {
@@ -99,7 +99,7 @@ pub enum Left {
 /// The one virtual CPU. There is one value of this type, owned by the machine.
 #[derive(Debug)]
 pub struct VirtualCpu {
-    last: Left,
+    pub(super) last: Left,
 }
 
 impl VirtualCpu {

@@ -15,6 +15,7 @@ pub mod heap;
 pub mod paging;
 pub mod port;
 pub mod pvh;
+pub mod registers;
 pub mod traps;
 pub mod virtio;
 
@@ -36,7 +37,7 @@ use self::paging::{AddressSpace, DIRECT_BASE};
 use self::port::DebugConsole;
 use self::virtio::{Buffers, QueuePair};
 use crate::guest::{GuestMemory, Image, Start};
-use crate::machine::{Disk as _, Exit, Machine, MachineCounters, Port};
+use crate::machine::{Disk as _, Exit, Machine, MachineCounters, Port, RegistersError};
 use crate::vmm;
 
 global_asm!(include_str!("boot.s"), main = sym shim_main);
@@ -379,6 +380,17 @@ impl Machine for X86Machine {
             }
         }
         raised(apic::VECTOR_TIMER)
+    }
+
+    const ARCHITECTURE: u32 = checkpoint::state::X86_64;
+
+    fn save_registers(&mut self, out: &mut Vec<u8>) {
+        self.cpu.save(out);
+    }
+
+    fn load_registers(&mut self, registers: &[u8]) -> Result<(), RegistersError> {
+        let memory = self.guest_memory();
+        self.cpu.load(registers, |address| memory.offset_of(address, 1).is_some())
     }
 
     fn cpu_identity(&self) -> [u8; 32] {

@@ -208,7 +208,7 @@ pub fn write(report: &PaperReport, folder: &Path, with_json: bool) -> Result<Pat
 /// The pictures and their names.
 fn draw(report: &PaperReport) -> Result<Vec<(String, String)>> {
     let mut all = Vec::new();
-    for workload in [Workload::COMPUTES, Workload::Store] {
+    for workload in Workload::ALL {
         for (name, measure) in [("np", plot::Measure::Np), ("boundary", plot::Measure::Boundary)] {
             let svg = plot::draw(&report.rows, &report.models, workload, measure)?;
             all.extend(svg.map(|svg| (format!("{name}-{}.svg", workload.slug()), svg)));

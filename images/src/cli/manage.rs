@@ -55,6 +55,16 @@ fn describe(status: &PairStatus) -> String {
     for ended in &status.ended {
         out.push_str(&format!("  replica {} (process {}) has ended: {}\n", ended.replica, ended.pid, ended.reason));
     }
+    let rejoin = &status.rejoin;
+    if rejoin.state != "idle" {
+        out.push_str(&format!("  a new replica is brought in ({})\n", rejoin.state));
+    }
+    if rejoin.joined + rejoin.failed > 0 {
+        out.push_str(&format!(
+            "  new replicas brought in: {}, failed before: {}; the newest took {:.0} ms\n",
+            rejoin.joined, rejoin.failed, rejoin.protected_ms
+        ));
+    }
     if let Some(divergence) = &status.divergence {
         out.push_str(&format!("  {}\n", divergence.report));
     }
@@ -89,6 +99,12 @@ pub(super) fn kill(name: Option<&str>, role: RoleName, signal: SignalName) -> Re
         Response::Killed { pid } => print(&format!("{}\n", pid)),
         other => Err(Error::Refused(format!("the supervisor answered {other:?}"))),
     }
+}
+
+/// Asks for a new replica, with or without a change of roles before, and waits until it is a member of the pair.
+pub(super) fn rejoin(name: Option<&str>, request: &Request) -> Result<()> {
+    let status = Client::connect(name)?.rejoin(request)?;
+    print(&format!("paired in generation {}\n", status.generation))
 }
 
 pub(super) fn down(name: Option<&str>) -> Result<()> {

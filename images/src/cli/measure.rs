@@ -59,7 +59,10 @@ enum Bench {
         #[arg(long, value_name = "FOLDER", requires = "peer")]
         peer_folder: Option<PathBuf>,
     },
-    /// Measure what mirrored disks cost: streams and commits of a pair against --bare.
+    /// Take checkpoints of a loaded store, bring in replicas and restore: pauses, gaps that clients see, times, sizes.
+    Checkpoint(MeasureArgs),
+    /// Measure what mirrored disks cost and keep: streams and commits of a pair against --bare, primaries killed during
+    /// writes, a store whose machines are both killed, a large log replaced.
     Disk(DiskBenchArgs),
     /// Redo the evaluation of Bressoud and Schneider's paper: what epochs cost by length, protocol and source; exactness;
     /// failovers of a guest that computes.
@@ -83,7 +86,7 @@ struct PaperArgs {
     /// Measure this part only; may be repeated.
     #[arg(long, value_name = "PART")]
     only: Vec<Part>,
-    /// Measure dhrystone.img and kv.img of this folder instead of building them.
+    /// Measure dhrystone.img, kv.img and probe.img of this folder instead of building them.
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
     /// Rounds, instead of 5, or 1 with --quick.
@@ -108,7 +111,13 @@ struct DiskBenchArgs {
     /// Measure this image of the probe instead of building one.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Where the disks lie meanwhile; the folder for temporary files unless given. Some 150 MiB are needed.
+    /// Measure this image of the store instead of building one.
+    #[arg(long, value_name = "FILE")]
+    store_image: Option<PathBuf>,
+    /// What the moments of kills and the work of clients are made from.
+    #[arg(long, value_name = "SEED", default_value_t = 1996)]
+    seed: u64,
+    /// Where the disks lie meanwhile; the folder for temporary files unless given. Some 250 MiB are needed.
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
     /// Install what is missing, with sudo if need be.
@@ -155,6 +164,7 @@ impl MeasureArgs {
 pub(super) fn bench(args: &BenchArgs) -> Result<()> {
     match &args.what {
         Bench::Failover(common) => bench_failover(common),
+        Bench::Checkpoint(common) => bench_checkpoint(common),
         Bench::Throughput { common, peer, peer_folder } => {
             let folder = peer.as_ref().map(|script| peer_folder.clone().unwrap_or_else(|| bench::peer_folder(script)));
             bench_throughput(common, peer.as_deref().zip(folder.as_deref()))
@@ -179,6 +189,21 @@ fn bench_failover(args: &MeasureArgs) -> Result<()> {
     bench::judge(&report.promises)
 }
 
+fn bench_checkpoint(args: &MeasureArgs) -> Result<()> {
+    setup::ensure(Need::Run, args.yes)?;
+    let image = args.image()?;
+    let bar = demo::progress();
+    let report = bench::checkpoint(&image, &args.net, args.quick, |text| bar.set_message(text.to_owned()));
+    bar.finish_and_clear();
+    let report = report?;
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&bench::describe_checkpoint(&report))?
+    }
+    bench::judge(&report.promises)
+}
+
 fn bench_throughput(args: &MeasureArgs, peer: Option<(&std::path::Path, &std::path::Path)>) -> Result<()> {
     setup::ensure(Need::Test, args.yes)?;
     let image = args.image()?;
@@ -199,14 +224,15 @@ fn bench_throughput(args: &MeasureArgs, peer: Option<(&std::path::Path, &std::pa
 
 fn bench_disk(args: &DiskBenchArgs) -> Result<()> {
     setup::ensure(Need::Run, args.yes)?;
-    let image = match &args.image {
-        Some(path) => build::open(path)?,
-        None => build::build(&Workspace::find()?, "probe", Some(false), true)?,
+    let image = |given: &Option<PathBuf>, app: &str| match given {
+        Some(path) => build::open(path),
+        None => build::build(&Workspace::find()?, app, Some(false), true),
     };
+    let images = bench::DiskImages { probe: image(&args.image, "probe")?, store: image(&args.store_image, "kv")? };
     let folder = args.folder.clone().unwrap_or_else(std::env::temp_dir);
     let folder = std::path::absolute(&folder).context(|| format!("cannot use {}", folder.display()))?;
     let bar = demo::progress();
-    let report = bench::disk(&image, &folder, args.quick, |text| bar.set_message(text.to_owned()));
+    let report = bench::disk(&images, &folder, args.quick, args.seed, |text| bar.set_message(text.to_owned()));
     bar.finish_and_clear();
     let report = report?;
     if args.json {
@@ -225,7 +251,7 @@ fn bench_paper(args: &PaperArgs) -> Result<()> {
         None => build::build(&workspace, app, Some(counts), true),
     };
     let both = |app| Ok::<_, Error>(ImagesOf { plain: image(app, false)?, counting: image(app, true)? });
-    let images = Images { dhrystone: both("dhrystone")?, store: both("kv")? };
+    let images = Images { dhrystone: both("dhrystone")?, store: both("kv")?, probe: both("probe")? };
     let plan = Plan::new(args.quick, &args.only, args.rounds.map(usize::from), args.seed);
     let bar = demo::progress_of(plan.steps());
     let report = bench::paper::run(&images, &plan, |progress| {

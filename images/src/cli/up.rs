@@ -15,7 +15,7 @@ use crate::qemu::{Accelerator, MAX_GUEST_MEMORY_MIB, MIN_GUEST_MEMORY_MIB, Machi
 use crate::running;
 use crate::state::{DEFAULT_NAME, StateDir};
 use crate::supervise::net::Net;
-use crate::supervise::spec::{BackupOverrides, EpochSpec, ProtocolName, Publish, RunName, Spec, Tuning};
+use crate::supervise::spec::{BackupOverrides, EpochSpec, ProtocolName, Publish, RejoinName, RunName, Spec, Tuning};
 
 /// What `up` accepts.
 #[derive(Args, Debug, Clone)]
@@ -45,6 +45,10 @@ pub struct UpArgs {
     /// needs an image built with --counted. Unless given, the manifest of an app that is built decides.
     #[arg(long, value_name = "SOURCE")]
     epoch: Option<EpochSpec>,
+    /// What is done when a replica is lost: bring in a new one at once ("auto"), or leave the survivor alone until
+    /// `pollux rejoin` ("manual").
+    #[arg(long, value_enum, default_value_t)]
+    rejoin: RejoinName,
     /// Compare all memory that the guest writes to, after every epoch, and name the first byte that differs, with its
     /// symbol: finds what in a program is not deterministic. The next epoch waits until the last one is compared, and
     /// every page written to is read once more by both: a busy pair is up to twice as slow, and ten times with short
@@ -196,6 +200,7 @@ impl UpArgs {
         Self::check_ticks(&image, epoch)?;
         Ok(Spec {
             run: self.run_name(),
+            rejoin: self.rejoin,
             protocol: self.protocol,
             epoch,
             check_determinism: self.check_determinism,
@@ -245,7 +250,7 @@ pub(super) fn up(args: &UpArgs) -> Result<()> {
 }
 
 /// What `up` prints.
-fn describe(status: &PairStatus) -> String {
+pub(super) fn describe(status: &PairStatus) -> String {
     let mut out =
         format!("{} serves as {:?} ({}) after {} ms\n", status.app, status.name, status.mode, status.start_ms);
     for port in &status.publish {

@@ -114,6 +114,29 @@ impl Arbiter {
         Ok(grant)
     }
 
+    /// The solo replica `proposer` asks to be paired with a newcomer, which must be there. A change is in the file before
+    /// this returns.
+    ///
+    /// # Errors
+    /// The file cannot be written: the record is as it was, and nobody may be told anything.
+    pub fn ask_pairing(
+        &mut self,
+        expect_generation: Generation,
+        proposer: ReplicaId,
+        newcomer_is_there: bool,
+    ) -> Result<Grant> {
+        let mut record = self.record;
+        let grant = record.pair_request(expect_generation, proposer);
+        if record != self.record {
+            if !newcomer_is_there {
+                return Ok(Grant { granted: false, record: self.record });
+            }
+            self.write_slot(record.generation % 2, &record)?;
+            self.record = record;
+        }
+        Ok(grant)
+    }
+
     fn write_slot(&self, slot: u64, record: &ArbiterRecord) -> Result<()> {
         let mut line = crate::ctl::to_line(&Slot::new(record))?.into_bytes();
         let end = line.len() - 1;
@@ -139,6 +162,20 @@ mod tests {
         assert!(arbiter.ask(1, ReplicaId::ONE).expect("written").granted);
         assert!(!arbiter.ask(1, ReplicaId::ZERO).expect("nothing to write").granted);
         let expected = ArbiterRecord { generation: 2, active: ReplicaId::ONE, mode: Mode::Solo };
+        assert_eq!((read(&path), arbiter.record()), (Some(expected), expected));
+        std::fs::remove_file(path).expect("removed");
+    }
+
+    #[test]
+    fn a_pairing_is_in_the_file_and_needs_a_newcomer() {
+        let path = path("pairing");
+        let mut arbiter = Arbiter::create(path.clone(), Mode::Paired).expect("written");
+        arbiter.ask(1, ReplicaId::ONE).expect("written");
+        assert!(!arbiter.ask_pairing(2, ReplicaId::ONE, false).expect("nothing to write").granted);
+        assert!(arbiter.ask_pairing(2, ReplicaId::ONE, true).expect("written").granted);
+        // Said again after the newcomer has gone, it is the same answer: the record is paired.
+        assert!(arbiter.ask_pairing(2, ReplicaId::ONE, false).expect("nothing to write").granted);
+        let expected = ArbiterRecord { generation: 3, active: ReplicaId::ONE, mode: Mode::Paired };
         assert_eq!((read(&path), arbiter.record()), (Some(expected), expected));
         std::fs::remove_file(path).expect("removed");
     }

@@ -13,12 +13,12 @@ pub struct Console {
 }
 
 impl Console {
-    /// Begins an empty log.
+    /// Begins an empty log of a guest that has written so many bytes before.
     ///
     /// # Errors
     /// The system's.
-    pub fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: File::create(path)?, written_bytes: 0 })
+    pub fn create(path: &Path, before_bytes: u64) -> io::Result<Self> {
+        Ok(Self { file: File::create(path)?, written_bytes: before_bytes })
     }
 
     /// Writes what is new of `bytes`, which begin at `offset_bytes` of the guest's stream. A promoted replica sends
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn repeated_bytes_are_written_once_and_missing_ones_are_owned_up_to() {
         let path = std::env::temp_dir().join(format!("pollux-console-test-{}", std::process::id()));
-        let mut console = Console::create(&path).expect("a file");
+        let mut console = Console::create(&path, 0).expect("a file");
         for (offset, bytes) in [(0, &b"hello "[..]), (0, b"hello "), (3, b"lo world\n"), (12, b""), (20, b"late\n")] {
             console.write(offset, bytes).expect("written");
         }

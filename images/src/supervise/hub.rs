@@ -77,14 +77,14 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// A wire to `active`, which need not be up yet.
-    pub fn new(session: u64, generation: Generation, active: ReplicaId) -> Self {
+    /// A wire to `active`, which need not be up yet. Its guest has sent `frames_out` frames in an earlier life.
+    pub fn new(session: u64, generation: Generation, active: ReplicaId, frames_out: u64) -> Self {
         Self {
             log: InputLog::new(LOG_BYTES, LOG_FRAMES, FIRST_SEQUENCE),
             scratch: vec![0; MAX_FRAME_BYTES].into_boxed_slice(),
             next_to_send: FIRST_SEQUENCE,
             waiting_bytes: 0,
-            filter: OutputFilter::new(FIRST_SEQUENCE),
+            filter: OutputFilter::new(FIRST_SEQUENCE + frames_out),
             session,
             generation,
             active,
@@ -236,7 +236,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         ours.set_nonblocking(true).expect("non-blocking");
         theirs.set_nonblocking(true).expect("non-blocking");
-        (Wire::new(SESSION, 1, ReplicaId::ZERO), Port::new(mio::net::UnixStream::from_std(ours)), theirs)
+        (Wire::new(SESSION, 1, ReplicaId::ZERO, 0), Port::new(mio::net::UnixStream::from_std(ours)), theirs)
     }
 
     fn transmit(wire: &mut Wire, byte: u8) {

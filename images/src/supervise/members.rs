@@ -70,8 +70,10 @@ impl Supervisor {
         if let Err(error) = replica.vm.signal(rustix::process::Signal::KILL) {
             self.happened(format!("replica {id} cannot be ended: {error}"));
         }
-        // What it had let out before it died goes first.
+        // What it had let out before it died goes first, and what it had asked the arbiter for: the newcomer that it may
+        // have brought in would be denied otherwise what a moment later it is named for.
         self.read_port(id, self.now_ns());
+        self.control_ready(id, self.now_ns());
         self.tell_survivor(id);
         if !expected {
             self.happened(format!("replica {id}: {what}"));
@@ -80,9 +82,8 @@ impl Supervisor {
 
     /// Tells the peer of a dead replica.
     fn tell_survivor(&mut self, dead: ReplicaId) {
-        if let Some(ends) = &self.link {
-            // The dead one's end of the link is open here too: without this the survivor could write to nobody.
-            let _ = ends[dead.index()].shutdown(Shutdown::Both);
+        // The dead one's end of the link stays open here, for the next one: the survivor learns of the death only so.
+        if self.link.is_some() {
             self.say(dead.peer(), &ToShim::PeerDead);
         }
     }
@@ -116,6 +117,14 @@ impl Supervisor {
             ToSupervisor::Stopped(stopped) => self.stopped(id, stopped, now_ns),
             ToSupervisor::Touched(page) => self.shows_page(id, page),
             ToSupervisor::TouchedEnd(end) => self.has_shown(id, *end),
+            ToSupervisor::LinkFresh { link_session } => self.link_is_fresh(id, *link_session, now_ns),
+            ToSupervisor::PairingRequest(request) => self.arbitrate_pairing(id, *request, now_ns),
+            ToSupervisor::JoinFailed => self.join_failed(id, now_ns),
+            ToSupervisor::Copied(copied) => self.note_copied(*copied),
+            ToSupervisor::Pages(pages) => self.captured_pages(id, pages),
+            ToSupervisor::State(state) => self.captured_state(id, state),
+            ToSupervisor::CaptureFailed => self.capture_failed(id),
+            ToSupervisor::PagesHeld { messages } => self.feed_checkpoint(id, *messages),
         }
     }
 
@@ -128,10 +137,14 @@ impl Supervisor {
             return self.happened(format!("replica {id} said twice that it is ready: ignored"));
         }
         self.happened(format!("replica {id} booted in {:.1} ms", ready.boot_ns as f64 / 1e6));
+        if let Some(Err(error)) = self.restoring.as_ref().map(|restoring| restoring.check(&ready)) {
+            return self.refusal = Some(format!("the checkpoint cannot be restored here: {error}"));
+        }
         let arguments = self.spec.arguments.clone();
         let config = ToShim::Config(self.config(id, &arguments));
         self.configured = true;
         self.say(id, &config);
+        self.feed_checkpoint(id, 0);
         let peer_ends = self.replicas[id.peer().index()].as_ref().is_none_or(|peer| peer.ending);
         if self.link.is_some() && peer_ends {
             self.say(id, &ToShim::PeerDead);
@@ -141,15 +154,20 @@ impl Supervisor {
     fn config<'a>(&self, id: ReplicaId, arguments: &'a str) -> Config<'a> {
         let record = self.arbiter.record();
         let tuning = &self.spec.tuning;
+        let joins = self.rejoin.is_joining();
+        let restores = self.restoring.is_some();
         Config {
             replica: id,
-            role: if id == ReplicaId::ZERO { Role::Primary } else { Role::Backup },
+            role: if id == ReplicaId::ZERO && !joins { Role::Primary } else { Role::Backup },
             // The mode at the start, even if the peer has gone meanwhile: the replica learns of changes by asking.
-            mode: if self.link.is_some() { protocol::Mode::Paired } else { record.mode },
+            mode: if self.link.is_some() && !restores { protocol::Mode::Paired } else { record.mode },
             run_mode: self.spec.run.run_mode(),
             discipline: self.spec.protocol.discipline(),
-            generation: 1,
+            generation: if joins { record.generation } else { 1 },
             session: self.session,
+            link_session: self.rejoin.link_session(),
+            joins,
+            restores,
             pair_id: self.pair_id,
             epoch_source: u32::from(self.spec.epoch.source().code()),
             epoch_length_instructions: self.spec.epoch.length(),
@@ -289,6 +307,7 @@ impl Supervisor {
         let reason = replica.stopped.unwrap_or_else(|| format!("process ended by {exit}"));
         let pid = replica.vm.pid();
         self.happened(format!("replica {id} (process {pid}) has ended: {reason}"));
+        self.rejoin_lost(id);
         self.ended.push(EndedStatus { replica: id.get(), pid, reason });
         if self.replicas.iter().all(Option::is_none) {
             self.uplink.guest_has_gone();
@@ -307,6 +326,7 @@ impl Supervisor {
             // One that is closed already is as good.
             let _ = end.shutdown(Shutdown::Both);
         }
+        self.link_cut = true;
         self.happened("the replication link was cut on request".to_owned());
         for id in [ReplicaId::ZERO, ReplicaId::ONE] {
             self.say(id, &ToShim::LinkCut);

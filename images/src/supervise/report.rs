@@ -92,7 +92,10 @@ impl Supervisor {
     fn start_fault(&self, now_ns: u64) -> Option<String> {
         let timeout_ns = self.spec.tuning.start_timeout_ms * NS_PER_MS;
         if let Some(refusal) = &self.refusal {
-            return Some(format!("the two replicas do not match: {refusal}"));
+            return Some(match self.spec.restore {
+                Some(_) => refusal.clone(),
+                None => format!("the two replicas do not match: {refusal}"),
+            });
         }
         if let Some(stopped) = &self.guest_stopped {
             return Some(format!("the guest stopped ({} {}):\n{}", stopped.kind, stopped.code, stopped.report));
@@ -250,6 +253,8 @@ impl Supervisor {
             ended: self.ended.clone(),
             guest_stopped: self.guest_stopped.clone(),
             divergence: self.divergence.clone(),
+            rejoin: self.rejoin_status(),
+            checkpoints: self.checkpoint_status(),
             hub: self.hub_counters(),
             events: self.happenings.iter().cloned().collect(),
             supervisor_pid: rustix::process::getpid().as_raw_nonzero().get(),

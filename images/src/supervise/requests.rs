@@ -163,6 +163,11 @@ impl Supervisor {
             Request::Kill { role, signal } => self.kill(*role, *signal),
             Request::CutLink => self.cut_link().map_or_else(Response::Error, |()| Response::Done),
             Request::GarbageOnLink { role } => self.garbage_on_link(*role),
+            Request::Checkpoint { path, since } => {
+                self.take_checkpoint(path, since.as_deref()).map_or_else(Response::Error, |()| Response::Done)
+            }
+            Request::Rejoin => self.rejoin_on_request().map_or_else(Response::Error, |()| Response::Done),
+            Request::SwitchOver => self.switch_over().map_or_else(Response::Error, |()| Response::Done),
             Request::ConsoleInput { text } => self.console_input(text),
             // Answered when all has ended.
             Request::Down => Response::Done,

@@ -60,6 +60,17 @@ impl ProtocolName {
     }
 }
 
+/// What is done when a pair has lost a replica.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RejoinName {
+    /// A new one is brought in at once.
+    Auto,
+    /// The survivor stays alone until `pollux rejoin`.
+    #[default]
+    Manual,
+}
+
 /// Nanoseconds of machine time that an instruction takes where instructions are counted, as a power of two. With 8 ns
 /// the machine's clock runs ahead of everybody's while it works.
 const ICOUNT_SHIFT: u8 = 3;
@@ -271,6 +282,12 @@ pub struct Spec {
     /// Whether the pair ends with the program that started it. Otherwise only until it serves.
     #[serde(default)]
     pub ends_with_starter: bool,
+    /// Go on from this checkpoint.
+    #[serde(default)]
+    pub restore: Option<PathBuf>,
+    /// What is done when a replica is lost.
+    #[serde(default)]
+    pub rejoin: RejoinName,
     /// Which protocol.
     pub protocol: ProtocolName,
     /// What ends an epoch.

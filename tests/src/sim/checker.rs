@@ -81,6 +81,19 @@ impl Checker {
         }
     }
 
+    /// The record was paired: the active replica is the same.
+    pub fn paired(&mut self, record: ArbiterRecord) {
+        self.active.insert(record.generation, record.active);
+    }
+
+    /// A new replica takes this number's place in the one history, after this epoch.
+    pub fn goes_on(&mut self, replica: ReplicaId, epoch: Epoch) {
+        self.running[replica.index()] = epoch;
+        if self.abandoned == Some(replica) {
+            self.abandoned = None;
+        }
+    }
+
     /// A promoted replica goes on from the end of its log: what its peer did after that is no history.
     pub fn promoted(&mut self, replica: ReplicaId, first_own_epoch: Epoch) -> Verdict {
         drop(self.history.split_off(&first_own_epoch));

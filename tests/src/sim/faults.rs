@@ -75,6 +75,14 @@ pub enum Moment {
     CloseLink,
     /// Its guest has ended.
     GuestStopped,
+    /// It sends pages to a newcomer.
+    Pages,
+    /// It sends the state to a newcomer.
+    State,
+    /// It asks the arbiter to pair.
+    AskPairing,
+    /// It knows that it is paired again.
+    Joined,
 }
 
 /// When a fault strikes.
@@ -156,6 +164,14 @@ pub struct Settings {
     pub close_noticed_percent: u64,
     /// How often messages that come while an epoch runs wait for its end.
     pub lazy_percent: u64,
+    /// When the roles are to change as planned.
+    pub hand_over_at_ns: Option<u64>,
+    /// How many new machines the supervisor starts for those that die.
+    pub rejoins: u64,
+    /// The least and the greatest time until it does.
+    pub rejoin_delay_ns: (u64, u64),
+    /// Slices of pages that a copy takes.
+    pub copy_slices: u64,
     /// What goes wrong.
     pub faults: Vec<Planned>,
     /// The least and the greatest time that a request to the disk takes, if the guest has one.
@@ -179,6 +195,7 @@ impl Settings {
         let epoch_us = rng.pick(&[(10, 60), (30, 300), (100, 1000)]);
         let gap_us = rng.pick(&[(20, 100), (50, 500), (500, 3000)]);
         let faults = draw_faults(rng);
+        let disk_delay_ns = rng.chance(50).then(|| microseconds(rng.pick(&[(5, 50), (20, 1500), (500, 5000)])));
         let diverges = faults.iter().any(|planned| planned.fault == Fault::FlipBit);
         Self {
             discipline,
@@ -206,7 +223,13 @@ impl Settings {
             faults,
             diverges,
             compares_first: rng.chance(15),
-            disk_delay_ns: rng.chance(50).then(|| microseconds(rng.pick(&[(5, 50), (20, 1500), (500, 5000)]))),
+            hand_over_at_ns: (!diverges && rng.chance(20)).then(|| rng.between(500, 30_000) * MICROSECOND_NS),
+            // A guest that was tampered with is judged between the first two replicas only.
+            // And mirrors of disks are not copied.
+            rejoins: if diverges || disk_delay_ns.is_some() { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },
+            rejoin_delay_ns: microseconds(rng.pick(&[(50, 300), (200, 4000)])),
+            copy_slices: rng.pick(&[0, 3, 30]),
+            disk_delay_ns,
         }
     }
 }
@@ -227,6 +250,17 @@ fn draw_faults(rng: &mut Rng) -> Vec<Planned> {
                 second.trigger = Trigger::AfterPrevious { delay_ns: rng.between(0, 3000) * MICROSECOND_NS };
             }
             vec![first, second]
+        }
+        // The first death calls for a newcomer, and the next ones strike while it comes.
+        18 => {
+            let crash = Planned { fault: Fault::Crash, ..draw_fault(rng) };
+            let moments = [Moment::Pages, Moment::State, Moment::AskPairing, Moment::Joined];
+            let mut faults = vec![crash];
+            for _ in 0..rng.between(1, 3) {
+                let trigger = Trigger::On { moment: rng.pick(&moments), count: rng.below(3) };
+                faults.push(Planned { trigger, ..draw_fault(rng) });
+            }
+            faults
         }
         _ => (0..4).map(|_| draw_fault(rng)).collect(),
     }
@@ -259,7 +293,7 @@ fn draw_victim(rng: &mut Rng) -> Victim {
 
 fn draw_trigger(rng: &mut Rng) -> Trigger {
     const OFTEN: [Moment; 4] = [Moment::EpochStart, Moment::Ack, Moment::RunEpoch, Moment::Release];
-    const RARE: [Moment; 8] = [
+    const RARE: [Moment; 12] = [
         Moment::Hello,
         Moment::Discard,
         Moment::AskArbiter,
@@ -268,6 +302,10 @@ fn draw_trigger(rng: &mut Rng) -> Trigger {
         Moment::Goodbye,
         Moment::CloseLink,
         Moment::GuestStopped,
+        Moment::Pages,
+        Moment::State,
+        Moment::AskPairing,
+        Moment::Joined,
     ];
     match rng.below(10) {
         0..3 => Trigger::Step(rng.below(30)),

@@ -62,6 +62,37 @@ impl Guest {
         self.stopped
     }
 
+    /// All of it, and what its shim knows beside it.
+    #[must_use]
+    pub fn save(&self, frames_in_log: u64) -> Vec<u8> {
+        let words = [
+            self.state,
+            self.timer_at_ns,
+            self.timer_period_ns,
+            self.requests_taken,
+            self.exit_after_requests.map_or(0, |requests| requests + 1),
+            self.stopped.into(),
+            frames_in_log,
+        ];
+        words.map(u64::to_le_bytes).concat()
+    }
+
+    /// What [`Self::save`] has written.
+    #[must_use]
+    pub fn load(bytes: &[u8]) -> Option<(Self, u64)> {
+        let words: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let [state, timer_at_ns, timer_period_ns, requests_taken, exit, stopped, frames_in_log] = *words else {
+            return None;
+        };
+        let exit_after_requests = exit.checked_sub(1);
+        let stopped = stopped != 0;
+        Some((
+            // A guest with a disk is not copied.
+            Self { state, timer_at_ns, timer_period_ns, requests_taken, exit_after_requests, stopped, disk: None },
+            frames_in_log,
+        ))
+    }
+
     /// A cosmic ray.
     pub const fn flip_bit(&mut self, bit: u32) {
         self.state ^= 1 << (bit % 64);

@@ -81,6 +81,17 @@ impl Hub {
         }
     }
 
+    /// To and from whom frames go.
+    #[must_use]
+    pub const fn active(&self) -> ReplicaId {
+        self.active
+    }
+
+    /// What this replica has written and nobody has read goes with it.
+    pub fn forget(&mut self, replica: ReplicaId) {
+        self.sockets[replica.index()].clear();
+    }
+
     /// The client sends a frame.
     pub fn send(&mut self, frame: &[u8]) -> ToReplica {
         let sequence = self.log.push(frame).expect("frames are small");

@@ -83,6 +83,24 @@ marks! {
     DeathToldLate;
     /// A crash cut the link in the middle of a frame.
     CutInsideFrame;
+    /// The roles changed as planned.
+    HandedOver;
+    /// A newcomer became a member of the pair.
+    Joined;
+    /// A newcomer failed before it was one.
+    JoinFailed;
+    /// The record was paired with a newcomer that had died meanwhile.
+    PairedWithTheDead;
+    /// The arbiter refused to pair the record with a newcomer that was gone.
+    PairingDenied;
+    /// A newcomer found that the record does not name it, and stopped.
+    NewcomerDenied;
+    /// A newcomer lost its primary before it held the state.
+    NewcomerIncomplete;
+    /// A newcomer was promoted.
+    NewcomerPromoted;
+    /// A newcomer was promoted before it was told that the record is paired.
+    NewcomerPromotedUntold;
     /// A flush that the primary's disk had done waited for the backup's.
     FlushWaited;
     /// A backup waited for its own disk.

@@ -2,8 +2,9 @@
 //!
 //! One seed decides everything: two replicas with clocks of their own that drift, a toy guest that is a function of its
 //! log, a link that delays, loses its tail when it breaks, repeats and corrupts (all bytes go through the real codec), a
-//! supervisor with the arbiter whose answers are late, lost and repeated, a hub that hands frames over, and a client
-//! that records what it sees. In half of the runs the guest also uses a disk, mirrored at both. Faults strike between any two steps, and between any two commands of one step.
+//! supervisor with the arbiter whose answers are late, lost and repeated, and who starts new machines for those that died,
+//! a hub that hands frames over, and a client that records what it sees. In half of the runs the guest also uses a disk,
+//! mirrored at both. Faults strike between any two steps, and between any two commands of one step.
 //!
 //! | judge | what it asks |
 //! |---|---|
@@ -27,6 +28,7 @@ mod marks;
 mod mirror;
 mod node;
 mod pipe;
+mod rejoin;
 mod rng;
 mod shim;
 mod world;
@@ -45,6 +47,8 @@ pub enum Canary {
     IgnoreDenial,
     /// A promoted shim forgets the outputs that it holds.
     ForgetHeldOutputs,
+    /// A newcomer's shim does not put the state that it was sent in place.
+    ForgetState,
     /// The primary's shim tells the guest of a flush that only its own disk has done.
     FlushAlone,
     /// The backup's shim takes no notice of what its disk has not done yet.

@@ -21,6 +21,7 @@ pub const MAX_EPOCH_EVENTS_BYTES: u32 = 4096;
 pub const HEARTBEAT_NS: u64 = 1_000_000;
 /// A peer silent for this long has failed.
 pub const FAILURE_TIMEOUT_NS: u64 = 6_000_000;
+const MAX_MESSAGE_BYTES: usize = 8192;
 const PAIRING_TIMEOUT_NS: u64 = 10_000_000;
 
 /// What comes from the supervisor.
@@ -116,6 +117,8 @@ pub struct Node {
     pub paused: bool,
     /// It was paused at some time.
     pub was_paused: bool,
+    /// It was started in place of another.
+    pub is_newcomer: bool,
     /// Why the replica has stopped for good, if it has.
     pub stopped: Option<StopReason>,
     /// Writes what goes to the peer.
@@ -162,6 +165,8 @@ pub struct Node {
     pub wake_at_ns: Option<u64>,
     /// The supervisor has told that the peer's process has ended.
     pub told_dead: bool,
+    /// The arbiter has denied it something.
+    pub denied: bool,
     /// The arbiter was asked this before.
     pub asked: Option<u64>,
 }
@@ -184,9 +189,10 @@ impl Node {
             alive: true,
             paused: false,
             was_paused: false,
+            is_newcomer: false,
             stopped: None,
             writer: FrameWriter::new(direction_session(LINK_SESSION, id)),
-            reader: Some(FrameReader::new(direction_session(LINK_SESSION, id.peer()), 8192)),
+            reader: Some(FrameReader::new(direction_session(LINK_SESSION, id.peer()), MAX_MESSAGE_BYTES)),
             unread: Vec::new(),
             control: VecDeque::new(),
             packets: VecDeque::new(),
@@ -207,8 +213,31 @@ impl Node {
             began: BTreeMap::new(),
             wake_at_ns: None,
             told_dead: false,
+            denied: false,
             asked: None,
         }
+    }
+
+    /// A machine that has just booted to be taken in by a solo primary.
+    #[must_use]
+    pub fn newcomer(id: ReplicaId, settings: &Settings, generation: Generation, session: u64, now_ns: u64) -> Self {
+        // Without a disk, of which nothing is drawn.
+        let mut node = Self::new(id, settings, Rng::new(0));
+        let local_ns = node.clock.local_ns(now_ns);
+        let config = Config { role: Role::Backup, generation, joins: true, ..config(id, settings) };
+        node.replica = Replica::new(config, local_ns).expect("the configuration is right");
+        node.guest_clock = (0, local_ns);
+        node.is_newcomer = true;
+        node.renew_link(session);
+        node
+    }
+
+    /// The link begins anew.
+    pub fn renew_link(&mut self, session: u64) {
+        let session = LINK_SESSION ^ (session << 32);
+        self.writer = FrameWriter::new(direction_session(session, self.id));
+        self.reader = Some(FrameReader::new(direction_session(session, self.id.peer()), MAX_MESSAGE_BYTES));
+        self.unread.clear();
     }
 
     /// The process can do something.
@@ -283,6 +312,7 @@ fn config(id: ReplicaId, settings: &Settings) -> Config {
         max_epoch_events_bytes: MAX_EPOCH_EVENTS_BYTES,
         confirms_releases: settings.confirms_releases,
         compares_first: settings.compares_first,
+        joins: false,
     }
 }
 

@@ -4,7 +4,7 @@ use hypercall::disk::Completion;
 use protocol::event::{Event as GuestEvent, EventReader, record_bytes};
 use protocol::hubwire::{self, Envelope, Packet};
 use protocol::link::{GoodbyeReason, Message};
-use protocol::replica::{Blocked, Command, Gate, Input, LinkFault, Outgoing, Phase, StopReason};
+use protocol::replica::{Blocked, Command, Gate, Input, JoinPhase, LinkFault, Outgoing, Phase, StopReason};
 use protocol::{Clocks, Epoch, Mode, ReplicaId, Role};
 
 use super::Canary;
@@ -71,6 +71,7 @@ impl World {
             self.node(id).replica.flush(local_ns, &mut commands);
             self.carry_out(id, commands);
         }
+        self.copy(id);
         self.begin(id);
     }
 
@@ -156,6 +157,7 @@ impl World {
         {
             self.marks.set(Mark::SupersededByGoodbye);
         }
+        self.take_copy(id, &message);
         self.step(id, Input::Message(message));
         if suspected
             && matches!(self.nodes[id.index()].replica.phase(), Phase::Running { .. } | Phase::AtBoundary { .. })
@@ -233,6 +235,10 @@ impl World {
         }
         if !matches!(self.nodes[id.index()].replica.phase(), Phase::AwaitingGrant { .. }) {
             self.marks.set(Mark::AnswerTooLate);
+        }
+        let newcomer = &self.nodes[id.index()].replica;
+        if granted && newcomer.role() == Role::Backup && newcomer.join_phase() == JoinPhase::Settling {
+            self.marks.set(Mark::NewcomerPromotedUntold);
         }
         self.step(id, Input::ArbiterReply { request_id, granted, record });
         if self.nodes[id.index()].replica.phase() == Phase::Promoting {
@@ -402,7 +408,13 @@ impl World {
                 let verdict = self.checker.became_active(id, generation, self.arbiter);
                 self.judge_by(verdict);
                 self.moment(id, Moment::GoSolo);
+                self.plan_rejoin(id);
             }
+            Command::AskPairing { request_id, expect_generation } => {
+                self.ask_pairing(id, request_id, expect_generation);
+            }
+            Command::Joined { .. } => self.joined(id),
+            Command::JoinFailed => self.join_failed(id),
             Command::CloseLink => {
                 self.close_pipe(id);
                 self.moment(id, Moment::CloseLink);
@@ -423,13 +435,24 @@ impl World {
         let message = node.replica.message(outgoing).expect("the record of an epoch is held until the next call");
         let mut bytes = Vec::new();
         message.encode_into(&mut node.writer, &mut bytes).expect("epochs are bounded");
+        self.transmit_bytes(id, bytes);
+        if let Some(moment) = moment {
+            self.moment(id, moment);
+        }
+    }
+
+    /// Sends a message of a copy, which the replica does not make.
+    pub(super) fn transmit(&mut self, id: ReplicaId, message: &Message<'_>) {
+        let mut bytes = Vec::new();
+        message.encode_into(&mut self.nodes[id.index()].writer, &mut bytes).expect("a short message");
+        self.transmit_bytes(id, bytes);
+    }
+
+    fn transmit_bytes(&mut self, id: ReplicaId, bytes: Vec<u8>) {
         let (least_ns, greatest_ns) = self.settings.link_delay_ns;
         let delay_ns = self.rng.between(least_ns, greatest_ns);
         if let Some(at_ns) = self.pipes[id.index()].send(self.now_ns, delay_ns, bytes) {
             self.at(at_ns, Event::LinkArrival(id.peer()));
-        }
-        if let Some(moment) = moment {
-            self.moment(id, moment);
         }
     }
 
@@ -563,6 +586,13 @@ impl World {
         self.hub.write(id, packet);
         self.after((1_000, 100_000), Event::HubRead(id));
         self.moment(id, Moment::Promote);
+        if self.nodes[id.index()].is_newcomer {
+            self.marks.set(Mark::NewcomerPromoted);
+        }
+        if self.nodes[id.index()].replica.status(0).link_fault == Some(LinkFault::HandedOver) {
+            self.marks.set(Mark::HandedOver);
+        }
+        self.plan_rejoin(id);
     }
 
     fn stop(&mut self, id: ReplicaId, reason: StopReason) {
@@ -570,14 +600,18 @@ impl World {
         node.stopped = Some(reason);
         node.device.clear();
         let was_paused = node.was_paused;
+        let tentative = node.replica.join_phase() == JoinPhase::Settling;
         match reason {
+            StopReason::Superseded { .. } if tentative => self.marks.set(Mark::NewcomerDenied),
+            StopReason::Incomplete => self.marks.set(Mark::NewcomerIncomplete),
             StopReason::Superseded { .. } if was_paused => self.marks.set(Mark::SupersededAfterPause),
             StopReason::GuestStopped if self.arbiter.mode == Mode::Paired => self.marks.set(Mark::GuestStoppedInPair),
             _ => {}
         }
         self.close_pipe(id);
         let percent = self.settings.tells_loser_percent;
-        if self.rng.chance(percent) {
+        let newcomer_waits = self.nodes[id.peer().index()].replica.join_phase() == JoinPhase::Empty;
+        if self.rng.chance(percent) || newcomer_waits {
             // The supervisor ends the machine of a replica that has stopped.
             self.after(self.settings.death_notice_ns, Event::Control(id.peer(), Control::PeerDead));
         }

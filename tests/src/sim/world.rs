@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use protocol::arbiter::ArbiterRecord;
+use protocol::arbiter::{ArbiterRecord, Grant};
 use protocol::replica::{Input, StopReason};
 use protocol::{Epoch, Mode, ReplicaId, Role};
 
@@ -13,6 +13,7 @@ use super::hub::{Hub, ToReplica};
 use super::marks::{Mark, Marks};
 use super::node::{Control, Node};
 use super::pipe::Pipe;
+use super::rejoin::Joining;
 use super::rng::Rng;
 use super::{Canary, Report};
 
@@ -49,6 +50,12 @@ pub enum Event {
     Fault(usize),
     /// A paused process goes on.
     Resume(ReplicaId),
+    /// The supervisor starts a new machine for the one that this replica has lost.
+    Rejoin(ReplicaId),
+    /// An operator wants the roles to change.
+    HandOver,
+    /// A request to pair reaches the arbiter.
+    PairingRequest { from: ReplicaId, request_id: u64, expect_generation: u64 },
     /// The end of all faults.
     Heal,
 }
@@ -74,6 +81,7 @@ pub struct World {
     pub(super) verdict: Verdict,
     pub(super) healed: bool,
     pub(super) cut: bool,
+    pub(super) joining: Joining,
     /// Planned faults that have struck, and how often their moments have been let pass.
     pub(super) struck: Vec<bool>,
     pub(super) passed: Vec<u64>,
@@ -107,6 +115,7 @@ impl World {
             verdict: Ok(()),
             healed: false,
             cut: false,
+            joining: Joining::default(),
             struck: vec![false; faults],
             passed: vec![0; faults],
             settings,
@@ -142,6 +151,9 @@ impl World {
     fn start(&mut self) {
         self.at(HEAL_NS, Event::Heal);
         self.at(0, Event::ClientSend);
+        if let Some(at_ns) = self.settings.hand_over_at_ns {
+            self.at(at_ns, Event::HandOver);
+        }
         for id in [ReplicaId::ZERO, ReplicaId::ONE] {
             let boot_ns = self.rng.below(500_000);
             self.nodes[id.index()].wake_at_ns = Some(boot_ns);
@@ -171,6 +183,17 @@ impl World {
             Event::ClientSend => self.client_sends(),
             Event::Fault(index) => self.strike(index, None),
             Event::Resume(id) => self.resume(id),
+            Event::Rejoin(id) => self.rejoin(id),
+            Event::HandOver => {
+                let active = self.arbiter.active;
+                if self.nodes[active.index()].runs() {
+                    self.step(active, Input::HandOver);
+                    self.wake_by(active, self.now_ns);
+                }
+            }
+            Event::PairingRequest { from, request_id, expect_generation } => {
+                self.arbitrate_pairing(from, request_id, expect_generation);
+            }
             Event::Heal => self.heal(),
         }
     }
@@ -183,6 +206,11 @@ impl World {
     pub(super) fn after(&mut self, (least_ns, greatest_ns): (u64, u64), event: Event) {
         let delay_ns = self.rng.between(least_ns, greatest_ns);
         self.at(self.now_ns + delay_ns, event);
+    }
+
+    /// Forgets the events that are not to be kept.
+    pub(super) fn retain_events(&mut self, keep: impl Fn(&Event) -> bool) {
+        self.queue.retain(|_, event| keep(event));
     }
 
     pub(super) fn node(&mut self, id: ReplicaId) -> &mut Node {
@@ -230,6 +258,7 @@ impl World {
     fn arbitrate(&mut self, from: ReplicaId, request_id: u64, expect_generation: u64) {
         let before = self.arbiter;
         let grant = self.arbiter.compare_and_set(expect_generation, from);
+        self.node(from).denied |= !grant.granted;
         self.note(|| format!("arbiter: {from} asks for {expect_generation}+1: {grant:?}"));
         if self.arbiter != before && self.cut {
             let primary_won = from == ReplicaId::ZERO;
@@ -240,6 +269,11 @@ impl World {
             let superseded = Control::Superseded(self.arbiter.generation);
             self.control(from.peer(), superseded);
         }
+        self.answer(from, request_id, grant);
+    }
+
+    /// Sends the arbiter's answer, as well as it can be sent.
+    pub(super) fn answer(&mut self, from: ReplicaId, request_id: u64, grant: Grant) {
         let Settings { answer_repeat_percent, answer_late_percent, answer_lost_percent, .. } = self.settings;
         let reply = Control::ArbiterReply { request_id, granted: grant.granted, record: grant.record };
         if self.healed || !self.rng.chance(answer_lost_percent) {

@@ -38,6 +38,9 @@ pub struct Status {
     pub base_bytes: u64,
     /// Logs replaced since the start.
     pub rewrites: u64,
+    /// The longest that a slice of the newest log took, from its start until the disk had it, in nanoseconds of the machine's
+    /// clock: an upper bound of how long it kept others from running. Slices that waited for a flush too are left out.
+    pub longest_slice_ns: u64,
     /// The last attempt to replace the log failed.
     pub rewrite_failed: bool,
     /// Records replayed at the start.

@@ -109,7 +109,9 @@ pub(super) async fn keep(shared: Rc<Shared>, mut engine: Engine<DataDisk>) {
             Fsync::EverySec => due,
             Fsync::No => false,
         };
+        let (began, was_rewriting) = (Instant::now(), engine.is_busy(&shared.server.borrow()));
         engine.step(&shared.server, super::now_ms(), sync).await;
+        note_slice(&mut shared.server.borrow_mut(), began, was_rewriting, sync);
         shared.gate.progress.notify_all();
         let failure = shared.server.borrow().journal.failure();
         if failure.is_some() != failed {
@@ -121,5 +123,21 @@ pub(super) async fn keep(shared: Rc<Shared>, mut engine: Engine<DataDisk>) {
         }
         // A device that is done at once must not keep the others waiting while a log is replaced.
         yield_now().await;
+    }
+}
+
+/// Keeps the longest time of a slice of the newest log for INFO. The clock stands still while the slice is made; it is read
+/// again when the disk has taken it, so what is kept is a little more than the slice. One that ends a log, or that waited
+/// for a flush too, says nothing.
+fn note_slice(server: &mut Server, began: Instant, was_rewriting: bool, synced: bool) {
+    if !server.journal.is_rewriting() {
+        return;
+    }
+    let longest_ns = &mut server.journal.status.longest_slice_ns;
+    if !was_rewriting {
+        *longest_ns = 0;
+    }
+    if !synced {
+        *longest_ns = (*longest_ns).max(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
 }

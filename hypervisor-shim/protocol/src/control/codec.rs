@@ -1,12 +1,14 @@
 //! The wire format of the control messages: the only place that encodes and decodes them.
 
 mod config;
+mod copies;
 
 use alloc::vec::Vec;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 
 use self::config::config;
+use self::copies::{copied, count, count_body, join_state, link_session, link_session_body, pages};
 use super::{
     ArbiterReply, ArbiterRequest, Console, Counter, Counters, GuestStopped, Level, Log, Promoted, Ready, State, Status,
     StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
@@ -36,6 +38,14 @@ kinds! {
     KIND_STOPPED = 0x0208 for ToSupervisor::Stopped;
     KIND_TOUCHED = 0x0209 for ToSupervisor::Touched;
     KIND_TOUCHED_END = 0x020a for ToSupervisor::TouchedEnd;
+    KIND_LINK_FRESH = 0x020b for ToSupervisor::LinkFresh;
+    KIND_PAIRING_REQUEST = 0x020c for ToSupervisor::PairingRequest;
+    KIND_JOIN_FAILED = 0x020d for ToSupervisor::JoinFailed;
+    KIND_COPIED = 0x020e for ToSupervisor::Copied;
+    KIND_CAPTURED_PAGES = 0x020f for ToSupervisor::Pages;
+    KIND_CAPTURED_STATE = 0x0210 for ToSupervisor::State;
+    KIND_RESTORED_PAGES_HELD = 0x0211 for ToSupervisor::PagesHeld;
+    KIND_CAPTURE_FAILED = 0x0212 for ToSupervisor::CaptureFailed;
     KIND_CONFIG = 0x0301 for ToShim::Config;
     KIND_ARBITER_REPLY = 0x0302 for ToShim::ArbiterReply;
     KIND_PEER_DEAD = 0x0303 for ToShim::PeerDead;
@@ -45,6 +55,12 @@ kinds! {
     KIND_CONSOLE_INPUT = 0x0307 for ToShim::ConsoleInput;
     KIND_SHUTDOWN = 0x0308 for ToShim::Shutdown;
     KIND_SHOWN = 0x0309 for ToShim::Shown;
+    KIND_PEER_JOINS = 0x030a for ToShim::PeerJoins;
+    KIND_HAND_OVER = 0x030b for ToShim::HandOver;
+    KIND_CAPTURE = 0x030c for ToShim::Capture;
+    KIND_CAPTURED_PAGES_HELD = 0x030d for ToShim::PagesHeld;
+    KIND_RESTORED_PAGES = 0x030e for ToShim::Pages;
+    KIND_RESTORED_STATE = 0x030f for ToShim::State;
 }
 
 bodies! {
@@ -137,8 +153,10 @@ bodies! {
         mac: [u8; 6],
         mtu_bytes: U16,
         check_determinism: u8,
+        joins: u8,
+        restores: u8,
         shared_disks: u8,
-        reserved: [u8; 2],
+        link_session: U64,
     }
     ArbiterReplyBody {
         request_id: U64,
@@ -158,6 +176,28 @@ bodies! {
     }
     ShownBody {
         pages: U64,
+    }
+    CountBody {
+        count: U64,
+    }
+    StateBody {
+        epoch: U64,
+        digest: U64,
+        monotonic_ns: U64,
+        realtime_ns: U64,
+        released_through: U64,
+    }
+    LinkSessionBody {
+        link_session: U64,
+    }
+    CopiedBody {
+        epoch: U64,
+        pages: U64,
+        zero_pages: U64,
+        last_pages: U64,
+        rounds: U64,
+        pause_ns: U64,
+        took_ns: U64,
     }
 }
 
@@ -231,6 +271,16 @@ impl<'a> ToSupervisor<'a> {
             }
             Self::Touched(touched) => write(KIND_TOUCHED, &[TouchedBody::from(touched).as_bytes(), touched.bytes]),
             Self::TouchedEnd(end) => write(KIND_TOUCHED_END, &[TouchedEndBody::from(end).as_bytes()]),
+            Self::LinkFresh { link_session } => write(KIND_LINK_FRESH, &[link_session_body(*link_session).as_bytes()]),
+            Self::PairingRequest(request) => {
+                write(KIND_PAIRING_REQUEST, &[ArbiterRequestBody::from(request).as_bytes()])
+            }
+            Self::JoinFailed => write(KIND_JOIN_FAILED, &[Prefix::of::<EmptyBody>().as_bytes()]),
+            Self::Copied(copied) => write(KIND_COPIED, &[CopiedBody::from(copied).as_bytes()]),
+            Self::Pages(pages) => write(KIND_CAPTURED_PAGES, &[Prefix::of::<EmptyBody>().as_bytes(), pages.records]),
+            Self::State(state) => write(KIND_CAPTURED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
+            Self::PagesHeld { messages } => write(KIND_RESTORED_PAGES_HELD, &[count_body(*messages).as_bytes()]),
+            Self::CaptureFailed => write(KIND_CAPTURE_FAILED, &[Prefix::of::<EmptyBody>().as_bytes()]),
         }
     }
 
@@ -242,7 +292,9 @@ impl<'a> ToSupervisor<'a> {
         match kind {
             KIND_READY => body::fixed(kind, payload).map(|body| Self::Ready(ready(body))),
             KIND_STATUS => body::fixed(kind, payload).and_then(status).map(Self::Status),
-            KIND_ARBITER_REQUEST => body::fixed(kind, payload).and_then(arbiter_request).map(Self::ArbiterRequest),
+            KIND_ARBITER_REQUEST => {
+                body::fixed(kind, payload).and_then(|body| arbiter_request(kind, body)).map(Self::ArbiterRequest)
+            }
             KIND_CONSOLE => {
                 let (body, bytes) = body::with_bulk::<ConsoleBody>(kind, payload)?;
                 Ok(Self::Console(Console { stream_offset_bytes: body.stream_offset_bytes.get(), bytes }))
@@ -257,6 +309,18 @@ impl<'a> ToSupervisor<'a> {
                 Ok(Self::Touched(Touched { epoch, page_offset, bytes }))
             }
             KIND_TOUCHED_END => body::fixed(kind, payload).and_then(touched_end).map(Self::TouchedEnd),
+            KIND_LINK_FRESH => link_session(kind, payload).map(|link_session| Self::LinkFresh { link_session }),
+            KIND_PAIRING_REQUEST => {
+                body::fixed(kind, payload).and_then(|body| arbiter_request(kind, body)).map(Self::PairingRequest)
+            }
+            KIND_JOIN_FAILED => body::fixed::<EmptyBody>(kind, payload).map(|_| Self::JoinFailed),
+            KIND_COPIED => body::fixed(kind, payload).map(|body| Self::Copied(copied(body))),
+            KIND_CAPTURED_PAGES => pages(kind, payload).map(Self::Pages),
+            KIND_CAPTURED_STATE => {
+                body::with_bulk(kind, payload).map(|(body, state)| Self::State(join_state(body, state)))
+            }
+            KIND_RESTORED_PAGES_HELD => count(kind, payload).map(|messages| Self::PagesHeld { messages }),
+            KIND_CAPTURE_FAILED => body::fixed::<EmptyBody>(kind, payload).map(|_| Self::CaptureFailed),
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -288,6 +352,12 @@ impl<'a> ToShim<'a> {
                 let body = ShownBody { prefix: Prefix::of::<ShownBody>(), pages: U64::new(*pages) };
                 write(KIND_SHOWN, &[body.as_bytes()])
             }
+            Self::PeerJoins { link_session } => write(KIND_PEER_JOINS, &[link_session_body(*link_session).as_bytes()]),
+            Self::HandOver => write(KIND_HAND_OVER, &[empty.as_bytes()]),
+            Self::Capture { since_epoch } => write(KIND_CAPTURE, &[count_body(*since_epoch).as_bytes()]),
+            Self::PagesHeld { messages } => write(KIND_CAPTURED_PAGES_HELD, &[count_body(*messages).as_bytes()]),
+            Self::Pages(pages) => write(KIND_RESTORED_PAGES, &[empty.as_bytes(), pages.records]),
+            Self::State(state) => write(KIND_RESTORED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
         }
     }
 
@@ -321,6 +391,14 @@ impl<'a> ToShim<'a> {
             KIND_SHOWN => {
                 let body: &ShownBody = body::fixed(kind, payload)?;
                 Ok(Self::Shown { pages: body.pages.get() })
+            }
+            KIND_PEER_JOINS => link_session(kind, payload).map(|link_session| Self::PeerJoins { link_session }),
+            KIND_HAND_OVER => empty(Self::HandOver),
+            KIND_CAPTURE => count(kind, payload).map(|since_epoch| Self::Capture { since_epoch }),
+            KIND_CAPTURED_PAGES_HELD => count(kind, payload).map(|messages| Self::PagesHeld { messages }),
+            KIND_RESTORED_PAGES => pages(kind, payload).map(Self::Pages),
+            KIND_RESTORED_STATE => {
+                body::with_bulk(kind, payload).map(|(body, state)| Self::State(join_state(body, state)))
             }
             got => Err(MessageError::UnknownKind { got }),
         }
@@ -401,12 +479,12 @@ impl From<&ArbiterRequest> for ArbiterRequestBody {
     }
 }
 
-fn arbiter_request(body: &ArbiterRequestBody) -> Result<ArbiterRequest, MessageError> {
-    body::unused(KIND_ARBITER_REQUEST, &body.reserved)?;
+fn arbiter_request(kind: u16, body: &ArbiterRequestBody) -> Result<ArbiterRequest, MessageError> {
+    body::unused(kind, &body.reserved)?;
     Ok(ArbiterRequest {
         request_id: body.request_id.get(),
         expect_generation: body.expect_generation.get(),
-        proposer: body::field(KIND_ARBITER_REQUEST, "proposer", body.proposer, ReplicaId::new)?,
+        proposer: body::field(kind, "proposer", body.proposer, ReplicaId::new)?,
     })
 }
 

@@ -19,7 +19,7 @@ pub struct Config<'a> {
     pub discipline: Discipline,
     /// The arbiter's generation at the start.
     pub generation: Generation,
-    /// Random, for one life of the pair: see [`crate::frame::direction_session`].
+    /// Random, for one life of the pair: names its packets to and from the hub.
     pub session: u64,
     /// Names the pair; the same in all its lives.
     pub pair_id: u64,
@@ -52,6 +52,13 @@ pub struct Config<'a> {
     pub check_determinism: bool,
     /// Which disks are shared: bit i for the i-th by name. The others are mirrored.
     pub shared_disks: u8,
+    /// The session of the link: [`Config::session`] for a new pair, another one for each newcomer.
+    pub link_session: u64,
+    /// This replica is a newcomer, to be taken in by a solo primary.
+    pub joins: bool,
+    /// This replica is a solo primary whose guest's state comes from a checkpoint, by [`super::ToShim::Pages`] and
+    /// [`super::ToShim::State`].
+    pub restores: bool,
     /// The guest's network.
     pub network: Network,
     /// The program's arguments, separated by spaces.

@@ -5,7 +5,8 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
 use super::{
-    Ack, Divergence, EpochStart, Goodbye, GoodbyeReason, Heartbeat, Hello, Identity, IdentityField, Message, Mismatch,
+    Ack, Divergence, EpochStart, Goodbye, GoodbyeReason, Heartbeat, Hello, Identity, IdentityField, JoinState, Message,
+    Mismatch, Pages,
 };
 use crate::event::EventReader;
 use crate::frame::body::{self, Prefix, bodies};
@@ -26,9 +27,18 @@ pub const KIND_HEARTBEAT: u16 = 0x0105;
 pub const KIND_DIVERGED: u16 = 0x0106;
 /// Frame kind of [`Message::Goodbye`].
 pub const KIND_GOODBYE: u16 = 0x0107;
+/// Frame kind of [`Message::Pages`].
+pub const KIND_PAGES: u16 = 0x0108;
+/// Frame kind of [`Message::PagesHeld`].
+pub const KIND_PAGES_HELD: u16 = 0x0109;
+/// Frame kind of [`Message::State`].
+pub const KIND_STATE: u16 = 0x010a;
+/// Frame kind of [`Message::Joined`].
+pub const KIND_JOINED: u16 = 0x010b;
 
 /// Bytes of an [`EpochStart`]'s payload besides its events. A reader that must take epochs of up to N bytes of events
-/// accepts payloads of N plus this; no other message is longer than this plus 512 bytes.
+/// accepts payloads of N plus this; beside it only [`Message::Pages`] and [`Message::State`] are longer than this plus 512
+/// bytes, and their senders keep them within N.
 pub const EPOCH_START_FIXED_BYTES: usize = size_of::<EpochStartBody>();
 
 bodies! {
@@ -83,6 +93,21 @@ bodies! {
         reason: u8,
         reserved: [u8; 7],
     }
+    PagesBody {
+    }
+    PagesHeldBody {
+        messages: U64,
+    }
+    StateBody {
+        epoch: U64,
+        digest: U64,
+        monotonic_ns: U64,
+        realtime_ns: U64,
+        released_through: U64,
+    }
+    JoinedBody {
+        generation: U64,
+    }
 }
 
 impl<'a> Message<'a> {
@@ -97,6 +122,10 @@ impl<'a> Message<'a> {
             Self::Heartbeat(_) => KIND_HEARTBEAT,
             Self::Diverged(_) => KIND_DIVERGED,
             Self::Goodbye(_) => KIND_GOODBYE,
+            Self::Pages(_) => KIND_PAGES,
+            Self::PagesHeld { .. } => KIND_PAGES_HELD,
+            Self::State(_) => KIND_STATE,
+            Self::Joined { .. } => KIND_JOINED,
         }
     }
 
@@ -126,6 +155,16 @@ impl<'a> Message<'a> {
             Self::Heartbeat(heartbeat) => write(kind, &[HeartbeatBody::from(heartbeat).as_bytes()]),
             Self::Diverged(divergence) => write(kind, &[DivergedBody::from(divergence).as_bytes()]),
             Self::Goodbye(goodbye) => write(kind, &[GoodbyeBody::from(goodbye).as_bytes()]),
+            Self::Pages(pages) => write(kind, &[Prefix::of::<PagesBody>().as_bytes(), pages.records]),
+            Self::PagesHeld { messages } => {
+                let body = PagesHeldBody { prefix: Prefix::of::<PagesHeldBody>(), messages: U64::new(*messages) };
+                write(kind, &[body.as_bytes()])
+            }
+            Self::State(state) => write(kind, &[StateBody::from(state).as_bytes(), state.state]),
+            Self::Joined { generation } => {
+                let body = JoinedBody { prefix: Prefix::of::<JoinedBody>(), generation: U64::new(*generation) };
+                write(kind, &[body.as_bytes()])
+            }
         }
     }
 
@@ -147,6 +186,22 @@ impl<'a> Message<'a> {
             KIND_HEARTBEAT => body::fixed(kind, payload).map(|body| Self::Heartbeat(heartbeat(body))),
             KIND_DIVERGED => body::fixed(kind, payload).map(|body| Self::Diverged(diverged(body))),
             KIND_GOODBYE => body::fixed(kind, payload).and_then(goodbye).map(Self::Goodbye),
+            KIND_PAGES => {
+                let (_, records) = body::with_bulk::<PagesBody>(kind, payload)?;
+                Ok(Self::Pages(Pages { records }))
+            }
+            KIND_PAGES_HELD => {
+                let body: &PagesHeldBody = body::fixed(kind, payload)?;
+                Ok(Self::PagesHeld { messages: body.messages.get() })
+            }
+            KIND_STATE => {
+                let (body, state) = body::with_bulk(kind, payload)?;
+                Ok(Self::State(join_state(body, state)))
+            }
+            KIND_JOINED => {
+                let body: &JoinedBody = body::fixed(kind, payload)?;
+                Ok(Self::Joined { generation: body.generation.get() })
+            }
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -296,6 +351,29 @@ impl From<&Divergence> for DivergedBody {
 
 fn diverged(body: &DivergedBody) -> Divergence {
     Divergence { epoch: body.epoch.get(), ours: body.ours.get(), theirs: body.theirs.get() }
+}
+
+impl From<&JoinState<'_>> for StateBody {
+    fn from(state: &JoinState<'_>) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            epoch: U64::new(state.epoch),
+            digest: U64::new(state.digest),
+            monotonic_ns: U64::new(state.clocks.monotonic_ns),
+            realtime_ns: U64::new(state.clocks.realtime_ns),
+            released_through: U64::new(state.released_through),
+        }
+    }
+}
+
+fn join_state<'a>(body: &StateBody, state: &'a [u8]) -> JoinState<'a> {
+    JoinState {
+        epoch: body.epoch.get(),
+        digest: body.digest.get(),
+        clocks: Clocks { monotonic_ns: body.monotonic_ns.get(), realtime_ns: body.realtime_ns.get() },
+        released_through: body.released_through.get(),
+        state,
+    }
 }
 
 impl From<&Goodbye> for GoodbyeBody {

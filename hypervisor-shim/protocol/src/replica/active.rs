@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use super::failover::Failover;
+use super::handover::HandOver;
 use super::log::Window;
 use super::{
     Active, Blocked, Command, Commands, EVERY_DEVICE, Gate, Guest, Outgoing, ProtocolFault, Record, Replica, StopReason,
@@ -89,13 +90,20 @@ impl Replica {
     }
 
     /// Records and heartbeats go to the backup. They do not once the arbiter was asked: then there is no way back to
-    /// the pair, and the backup could not tell epochs that it was not sent.
+    /// the pair, and the backup could not tell epochs that it was not sent. Nor do they to a newcomer that is only being
+    /// brought to the state.
     pub(super) fn sends_log(&self) -> bool {
-        self.peer.link_open && self.peer.agreed && self.failover == Failover::None
+        self.mode == Mode::Paired && self.peer.link_open && self.peer.agreed && self.failover == Failover::None
     }
 
     fn paired_obstacle(&self) -> Option<Blocked> {
         let active = &self.active;
+        if self.handover != HandOver::No {
+            return Some(Blocked::HandingOver);
+        }
+        if self.awaits_newcomer() {
+            return Some(Blocked::Joining);
+        }
         if active.divergence.is_some() {
             return Some(Blocked::Arbiter);
         }
@@ -228,6 +236,10 @@ impl Replica {
         let active = &mut self.active;
         active.confirmed_through = active.confirmed_through.max(through.min(active.commanded_through));
         self.finish_if_released(now_ns, out);
+        if self.stopped.is_none() {
+            self.pair_if_settled(now_ns, out);
+            self.hand_over_if_done(now_ns, out);
+        }
     }
 
     pub(super) fn on_ack(&mut self, now_ns: u64, ack: &Ack, out: &mut impl Commands) {
@@ -235,6 +247,9 @@ impl Replica {
             return self.fault(now_ns, ProtocolFault::WrongRole, out);
         }
         let Ack { received_through, executed_through, disks_done_below, echo_ns } = *ack;
+        if self.ack_of_newcomer(now_ns, received_through, out) {
+            return;
+        }
         let active = &mut self.active;
         if received_through < active.received_through
             || executed_through < active.executed_through
@@ -257,6 +272,9 @@ impl Replica {
             active.rtt_ns = now_ns - echo_ns;
         }
         self.release_committed(now_ns, out);
+        if self.stopped.is_none() {
+            self.pair_if_settled(now_ns, out);
+        }
     }
 
     /// The backup has found a difference and stops. Which of the two is wrong nobody knows: outputs stop until the
@@ -268,6 +286,8 @@ impl Replica {
         self.active.divergence = Some(divergence.swapped());
         self.peer.link_open = false;
         out.push(Command::CloseLink);
-        self.ask_arbiter(now_ns, out);
+        if !self.join_lost(now_ns, out) {
+            self.ask_arbiter(now_ns, out);
+        }
     }
 }

@@ -43,6 +43,9 @@ pub struct Config {
     /// epoch does not begin: when digests differ, both guests still stand at the end of the epoch in which they came
     /// apart. Costs a round trip an epoch.
     pub compares_first: bool,
+    /// A backup that is to be taken in by a solo primary ([`Input::PeerJoins`] there): it holds nothing until the state of
+    /// the primary's guest has come, and is a full member of the pair when it is told [`Message::Joined`].
+    pub joins: bool,
 }
 
 /// Why a [`Config`] cannot be run.
@@ -50,6 +53,8 @@ pub struct Config {
 pub enum ConfigError {
     /// A replica without a peer must be a primary.
     SoloBackup,
+    /// Only the backup of a pair can be taken in.
+    JoinsAlone,
     /// A duration or bound that must be positive is zero; its field's name.
     Zero(&'static str),
     /// The event bytes of one epoch would not hold one frame.
@@ -70,6 +75,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SoloBackup => f.write_str("a solo replica must be started as primary, not as backup"),
+            Self::JoinsAlone => f.write_str("a replica that joins must be started as a pair's backup"),
             Self::Zero(field) => write!(f, "{field} must be greater than zero"),
             Self::EpochEventsTooShort { max_epoch_events_bytes } => write!(
                 f,
@@ -123,6 +129,11 @@ pub enum Input<'a> {
     },
     /// The pair is to be shut down: stop, and tell the peer to stop.
     Shutdown,
+    /// A newcomer is at the other end of the link, which begins anew: for a solo primary; others pass it over.
+    PeerJoins,
+    /// Planned change of roles: for a paired primary; others pass it over. It begins no further epoch, and when the
+    /// backup holds everything and every output has left, the backup is told to take over.
+    HandOver,
     /// Time has passed. Give it only after all messages that had arrived; see [`super::Replica::next_deadline_ns`].
     Tick,
 }
@@ -136,6 +147,8 @@ pub enum LinkFault {
     Corrupt,
     /// The peer sent a message that is impossible in this state.
     Protocol(ProtocolFault),
+    /// The primary has handed over as planned.
+    HandedOver,
 }
 
 /// A message that no correct peer sends.
@@ -213,6 +226,7 @@ impl fmt::Display for LinkFault {
             Self::Closed => f.write_str("the link was closed"),
             Self::Corrupt => f.write_str("the link carried bytes that are no valid frames"),
             Self::Protocol(fault) => fault.fmt(f),
+            Self::HandedOver => f.write_str("the primary has handed over"),
         }
     }
 }
@@ -257,6 +271,21 @@ pub enum Command {
         /// The new generation.
         generation: Generation,
     },
+    /// Ask the arbiter to move from this generation to the next with this replica active and paired.
+    AskPairing {
+        /// To be given back in [`Input::ArbiterReply`]; the same when a request is repeated.
+        request_id: u64,
+        /// The generation that the record must have.
+        expect_generation: Generation,
+    },
+    /// The newcomer is a full member of the pair: it can take over from now on.
+    Joined {
+        /// The new generation.
+        generation: Generation,
+    },
+    /// The newcomer has failed before it was one. This replica goes on alone, as if there had been none; the newcomer
+    /// must be ended before another one is taken in.
+    JoinFailed,
     /// Close the link, or read nothing from it any more. What was sent before should still go out if it can.
     CloseLink,
     /// Stop for good. Nothing is released any more.
@@ -283,6 +312,11 @@ pub enum Outgoing {
     Diverged(Divergence),
     /// [`Message::Goodbye`].
     Goodbye(Goodbye),
+    /// [`Message::Joined`].
+    Joined {
+        /// The generation of the arbiter's record.
+        generation: Generation,
+    },
 }
 
 /// How a backup becomes the active replica (rules P6 and P7).
@@ -319,6 +353,8 @@ pub enum StopReason {
     Discarded,
     /// The pair was shut down.
     Shutdown,
+    /// The primary, or the link to it, was lost before this newcomer held the primary's state.
+    Incomplete,
 }
 
 impl fmt::Display for StopReason {
@@ -332,6 +368,7 @@ impl fmt::Display for StopReason {
             Self::GuestStopped => f.write_str("the guest has stopped"),
             Self::Discarded => f.write_str("the peer goes on without this replica"),
             Self::Shutdown => f.write_str("the pair was shut down"),
+            Self::Incomplete => f.write_str("the primary was lost before this replica held its state"),
         }
     }
 }
@@ -419,10 +456,30 @@ pub enum Blocked {
     Outstanding,
     /// The arbiter has not answered.
     Arbiter,
+    /// A newcomer has not said that it holds the state.
+    Joining,
+    /// The backup is to take over.
+    HandingOver,
     /// The guest has ended.
     GuestStopped,
     /// The replica has stopped.
     Stopped,
+}
+
+/// How far the taking in of a newcomer is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum JoinPhase {
+    /// There is no newcomer.
+    None,
+    /// Primary: its first words have not come, or the peers have not agreed.
+    Greeting,
+    /// Primary: the caller sends pages; at a boundary it may send the state and call [`super::Replica::state_sent`].
+    Copying,
+    /// Primary: it has everything or is about to; the arbiter's record is not paired, as far as this replica knows.
+    /// Newcomer: the same.
+    Settling,
+    /// Newcomer: the state has not come.
+    Empty,
 }
 
 /// Where a replica stands.

@@ -2,6 +2,7 @@
 //! released the same, and its digests are compared with the primary's.
 
 use super::failover::Failover;
+use super::join::Join;
 use super::log::Queue;
 use super::{Backup, Command, Commands, Guest, Outgoing, ProtocolFault, Record, Replica, StopReason};
 use crate::link::{Ack, Divergence, EpochStart, Heartbeat};
@@ -27,7 +28,7 @@ impl Backup {
 
 impl Replica {
     pub(super) fn on_epoch_start(&mut self, now_ns: u64, start: &EpochStart<'_>, out: &mut impl Commands) {
-        if self.role != Role::Backup {
+        if self.role != Role::Backup || self.join == Join::Empty {
             return self.fault(now_ns, ProtocolFault::WrongRole, out);
         }
         if let Err(fault) = self.check_record(start) {
@@ -89,7 +90,7 @@ impl Replica {
     }
 
     pub(super) fn on_heartbeat(&mut self, now_ns: u64, heartbeat: &Heartbeat, out: &mut impl Commands) {
-        if self.role != Role::Backup {
+        if self.role != Role::Backup || self.join == Join::Empty {
             return self.fault(now_ns, ProtocolFault::WrongRole, out);
         }
         let Heartbeat { ended_epoch, ended_digest, released_through, sent_ns } = *heartbeat;

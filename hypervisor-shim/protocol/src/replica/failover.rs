@@ -1,5 +1,7 @@
 //! Losing the peer: suspicion, the arbiter's grant, promotion (P6, P7), and being superseded.
 
+use super::handover::HandOver;
+use super::join::Join;
 use super::{Command, Commands, Guest, LinkFault, Outgoing, Promotion, ProtocolFault, Replica, StopReason};
 use crate::arbiter::ArbiterRecord;
 use crate::link::{Goodbye, GoodbyeReason};
@@ -31,15 +33,22 @@ impl Replica {
         }
         self.peer.link_open = false;
         self.peer.link_fault = Some(fault);
-        self.suspect(now_ns, false, out);
+        if !self.join_lost(now_ns, out) {
+            self.suspect(now_ns, false, out);
+        }
     }
 
     pub(super) fn on_silence(&mut self, now_ns: u64, out: &mut impl Commands) {
-        self.suspect(now_ns, true, out);
+        if !self.join_lost(now_ns, out) {
+            self.suspect(now_ns, true, out);
+        }
     }
 
     pub(super) fn on_peer_dead(&mut self, now_ns: u64, out: &mut impl Commands) {
         self.peer.dead = true;
+        if self.join_lost(now_ns, out) {
+            return;
+        }
         if self.mode == Mode::Solo || self.peer.finished || self.needs_peer_no_more(out) {
             return;
         }
@@ -116,7 +125,7 @@ impl Replica {
     }
 
     fn push_request(&self, request_id: u64, out: &mut impl Commands) {
-        out.push(Command::AskArbiter { request_id, expect_generation: self.generation });
+        out.push(Command::AskArbiter { request_id, expect_generation: self.asking_from() });
     }
 
     pub(super) fn on_arbiter_reply(
@@ -128,10 +137,18 @@ impl Replica {
         out: &mut impl Commands,
     ) {
         if record.active != self.config.replica {
+            if self.join == Join::Tentative {
+                // The record was not paired: this newcomer is no member of anything.
+                return self.stop(StopReason::Superseded { generation: record.generation }, out);
+            }
             return self.on_superseded(record.generation, out);
         }
+        if self.on_pairing_reply(now_ns, request_id, granted, record, out) {
+            return;
+        }
         let asked = matches!(self.failover, Failover::Asking { request_id: ours, .. } if ours == request_id);
-        if asked && granted && record.mode == Mode::Solo && record.generation.checked_sub(1) == Some(self.generation) {
+        let expected = record.generation.checked_sub(1) == Some(self.asking_from());
+        if asked && granted && record.mode == Mode::Solo && expected {
             self.on_grant(now_ns, record.generation, out);
         }
     }
@@ -145,6 +162,8 @@ impl Replica {
 
     fn on_grant(&mut self, now_ns: u64, generation: Generation, out: &mut impl Commands) {
         self.generation = generation;
+        self.join = Join::None;
+        self.handover = HandOver::No;
         if self.peer.link_open && !self.peer.dead {
             let goodbye = Goodbye { reason: GoodbyeReason::Superseded, generation };
             self.send(now_ns, Outgoing::Goodbye(goodbye), out);
@@ -193,7 +212,14 @@ impl Replica {
     }
 
     pub(super) fn on_goodbye(&mut self, now_ns: u64, goodbye: Goodbye, out: &mut impl Commands) {
+        if self.join == Join::Empty && goodbye.reason != GoodbyeReason::Shutdown {
+            return self.stop(StopReason::Incomplete, out);
+        }
         match goodbye.reason {
+            GoodbyeReason::HandOver if self.role == Role::Primary => {
+                self.fault(now_ns, ProtocolFault::WrongRole, out);
+            }
+            GoodbyeReason::HandOver => self.take_over(now_ns, out),
             GoodbyeReason::Superseded if goodbye.generation > self.generation => {
                 self.on_superseded(goodbye.generation, out);
             }

@@ -1,6 +1,7 @@
 //! Pairing: both say who they are, and epoch 1 starts only when both agreed.
 
-use super::{Command, Commands, MIN_EPOCH_EVENTS_BYTES, Outgoing, ProtocolFault, Replica, StopReason};
+use super::join::Join;
+use super::{Command, Commands, LinkFault, MIN_EPOCH_EVENTS_BYTES, Outgoing, ProtocolFault, Replica, StopReason};
 use crate::Role;
 use crate::link::Hello;
 
@@ -13,6 +14,10 @@ impl Replica {
         }
         if let Err(mismatch) = self.hello().compare(hello) {
             self.send(now_ns, Outgoing::Refuse(mismatch), out);
+            if self.has_newcomer() {
+                // A newcomer that does not fit is no reason to stop what serves.
+                return self.on_link_closed(now_ns, LinkFault::Closed, out);
+            }
             out.push(Command::CloseLink);
             return self.stop(StopReason::Refused(mismatch), out);
         }
@@ -25,6 +30,9 @@ impl Replica {
             // The acknowledgement of nothing tells the primary that this side agrees.
             self.peer.agreed = true;
             self.backup.ack_due = true;
+        } else if self.join == Join::Greeting {
+            // A newcomer speaks first: before, there was nobody to hear a hello.
+            self.send(now_ns, Outgoing::Hello, out);
         }
     }
 }

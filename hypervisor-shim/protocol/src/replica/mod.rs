@@ -20,7 +20,8 @@
 //!
 //! # The rules
 //! P1 and P2 are [`Replica::begin`] and [`Input::EpochEnded`] (`active.rs`), P3 to P5 `backup.rs`, P6 and P7
-//! `failover.rs`; the handshake, disks and silence have files of their own.
+//! `failover.rs`; the handshake, disks, silence, newcomers (`join.rs`) and planned changes of roles (`handover.rs`) have
+//! files of their own.
 
 use alloc::vec::Vec;
 
@@ -32,7 +33,9 @@ mod api;
 mod backup;
 mod disks;
 mod failover;
+mod handover;
 mod handshake;
+mod join;
 mod log;
 mod timers;
 
@@ -40,12 +43,14 @@ mod timers;
 mod tests;
 
 pub use api::{
-    Blocked, Command, CommandList, Commands, Config, ConfigError, Gate, Input, LinkFault, Outgoing, Phase, Promotion,
-    ProtocolFault, Record, Status, StopReason,
+    Blocked, Command, CommandList, Commands, Config, ConfigError, Gate, Input, JoinPhase, LinkFault, Outgoing, Phase,
+    Promotion, ProtocolFault, Record, Status, StopReason,
 };
 pub use timers::PAUSE_HEARTBEATS;
 
 use failover::Failover;
+use handover::HandOver;
+use join::Join;
 use log::{Pool, Queue, Window};
 use timers::Timers;
 
@@ -143,6 +148,8 @@ pub struct Replica {
     active: Active,
     backup: Backup,
     failover: Failover,
+    join: Join,
+    handover: HandOver,
     timers: Timers,
     last_request_id: u64,
     stopped: Option<StopReason>,
@@ -173,6 +180,8 @@ impl Replica {
             active: Active::new(),
             backup: Backup::new(),
             failover: Failover::None,
+            join: if config.joins { Join::Empty } else { Join::None },
+            handover: HandOver::No,
             timers: Timers::new(now_ns, config.pairing_timeout_ns),
             last_request_id: 0,
             stopped: None,
@@ -210,7 +219,10 @@ impl Replica {
             Input::GuestStopped { digest } => self.on_guest_end(now_ns, digest, true, true, out),
             Input::Shutdown => self.on_shutdown(now_ns, out),
             Input::Tick => self.on_tick(now_ns, out),
+            Input::PeerJoins => self.on_peer_joins(now_ns),
+            Input::HandOver => self.on_hand_over(),
         }
+        self.hand_over_if_done(now_ns, out);
     }
 
     /// Ends a round of inputs: the backup acknowledges all that came, in one message, and runs the next epoch if it can.
@@ -232,6 +244,10 @@ impl Replica {
         self.clear_suspicion();
         match message {
             Message::Hello(hello) => self.on_hello(now_ns, hello, out),
+            // Whatever its reason, the newcomer goes.
+            Message::Goodbye(_) | Message::Refuse(_) if self.has_newcomer() => {
+                self.on_link_closed(now_ns, LinkFault::Closed, out);
+            }
             Message::Refuse(mismatch) if self.record.epoch == 0 && self.backup.received_through == 0 => {
                 out.push(Command::CloseLink);
                 self.stop(StopReason::Refused(mismatch.swapped()), out);
@@ -243,6 +259,10 @@ impl Replica {
             Message::Ack(ack) => self.on_ack(now_ns, ack, out),
             Message::Diverged(divergence) => self.on_diverged(now_ns, *divergence, out),
             Message::Goodbye(goodbye) => self.on_goodbye(now_ns, *goodbye, out),
+            Message::Pages(_) => self.on_pages(now_ns, out),
+            Message::PagesHeld { .. } => self.on_pages_held(now_ns, out),
+            Message::State(state) => self.on_state(now_ns, state, out),
+            Message::Joined { generation } => self.on_joined(now_ns, *generation, out),
         }
     }
 
@@ -288,6 +308,7 @@ impl Replica {
             Outgoing::Heartbeat(heartbeat) => Message::Heartbeat(heartbeat),
             Outgoing::Diverged(divergence) => Message::Diverged(divergence),
             Outgoing::Goodbye(goodbye) => Message::Goodbye(goodbye),
+            Outgoing::Joined { generation } => Message::Joined { generation },
         })
     }
 
@@ -342,7 +363,7 @@ impl Replica {
             (None, Failover::Granted) => Phase::Promoting,
             (None, Failover::None) if self.mode == Mode::Solo && running => Phase::SoloRunning,
             (None, Failover::None) if self.mode == Mode::Solo => Phase::SoloAtBoundary,
-            (None, Failover::None) if !self.peer.agreed => Phase::Pairing,
+            (None, Failover::None) if !self.peer.agreed || self.join == Join::Empty => Phase::Pairing,
             (None, Failover::None) if running => Phase::Running { role },
             (None, Failover::None) => Phase::AtBoundary { role },
         }
@@ -394,8 +415,8 @@ impl Replica {
         Hello {
             identity: self.config.identity,
             replica: self.config.replica,
-            role: self.config.role,
-            generation: self.config.generation,
+            role: self.role,
+            generation: self.generation,
             max_epoch_events_bytes: self.config.max_epoch_events_bytes,
         }
     }
@@ -407,6 +428,9 @@ impl Replica {
 
 impl Config {
     fn check(&self) -> Result<(), ConfigError> {
+        if self.joins && (self.mode == Mode::Solo || self.role == Role::Primary) {
+            return Err(ConfigError::JoinsAlone);
+        }
         if self.mode == Mode::Solo {
             return if self.role == Role::Backup { Err(ConfigError::SoloBackup) } else { Ok(()) };
         }

@@ -3,7 +3,9 @@
 mod disks;
 mod failover;
 mod guest_end;
+mod handover;
 mod harness;
+mod join;
 mod peer_faults;
 mod properties;
 mod rules;

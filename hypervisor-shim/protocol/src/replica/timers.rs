@@ -1,6 +1,7 @@
 //! Time: heartbeats, silence, repeated requests. No timer runs here; the caller asks when the next tick is due.
 
 use super::failover::Failover;
+use super::join::Join;
 use super::{Commands, Config, Guest, Outgoing, Replica};
 use crate::link::Heartbeat;
 use crate::{Mode, Role};
@@ -68,11 +69,17 @@ impl Replica {
             Failover::Suspected { ask_at_ns, .. } if self.log_consumed() => ask_at_ns,
             _ => u64::MAX,
         };
-        failover_ns.min(self.silence_deadline_ns()).min(self.send_deadline_ns()).min(self.progress_deadline_ns())
+        failover_ns
+            .min(self.pairing_deadline_ns())
+            .min(self.silence_deadline_ns())
+            .min(self.send_deadline_ns())
+            .min(self.progress_deadline_ns())
     }
 
     fn silence_deadline_ns(&self) -> u64 {
-        if !self.peer.link_open || self.failover != Failover::None {
+        // A primary that copies is solo and sends no heartbeats: whether it lives the supervisor knows.
+        let copies = self.join == Join::Empty && self.peer.agreed;
+        if !self.peer.link_open || self.failover != Failover::None || copies {
             u64::MAX
         } else if self.peer.agreed {
             self.timers.last_heard_ns.saturating_add(self.config.failure_timeout_ns)
@@ -111,6 +118,7 @@ impl Replica {
             self.on_silence(now_ns, out);
         }
         self.repeat_request(now_ns, out);
+        self.repeat_pairing(now_ns, out);
         self.flush_backup(now_ns, out);
         if self.stopped.is_none() && now_ns >= self.send_deadline_ns() {
             match self.role {

@@ -117,6 +117,8 @@ pub enum Part {
     Dhrystone,
     /// The network server.
     Kv,
+    /// Reads and writes of a mirrored disk.
+    Disk,
     /// The comparison of very many digests.
     Exactness,
     /// Primaries that are killed while they compute.
@@ -150,6 +152,9 @@ impl Plan {
         }
         if wanted(Part::Kv) {
             groups.extend(store(quick));
+        }
+        if wanted(Part::Disk) {
+            groups.extend([Workload::DiskRead, Workload::DiskWrite].into_iter().flat_map(|what| disk(quick, what)));
         }
         Self {
             quick,
@@ -215,9 +220,19 @@ fn store(quick: bool) -> Vec<Group> {
     std::iter::once(group(EpochSpec::Cooperative, requests * 2)).chain(exact).chain([counted]).collect()
 }
 
+fn disk(quick: bool, workload: Workload) -> Vec<Group> {
+    let (operations, least) = if quick { (3_000, 500) } else { (20_000, 2_000) };
+    let group = |epoch, size| Group { workload, epoch, size, systems: systems(&[]) };
+    let lengths = if quick { &QUICK_STORE_LENGTHS[..] } else { &LENGTHS[..] };
+    let exact = lengths.iter().map(|&length| group(EpochSpec::Exact(length), operations.min((length / 2).max(least))));
+    let counted = group(EpochSpec::Counted(COUNTED_MIDDLE), operations);
+    std::iter::once(group(EpochSpec::Cooperative, operations)).chain(exact).chain([counted]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::EpochSource;
 
     #[test]
     fn every_group_has_its_baseline_first_and_both_protocols() {
@@ -228,14 +243,14 @@ mod tests {
                 for protocol in [ProtocolName::Original, ProtocolName::Revised] {
                     assert!(group.systems.contains(&System::Pair(protocol)));
                 }
-                assert!(group.size > 0 && group.workload.needs().is_none());
+                assert!(group.size > 0);
             }
             let solo = |group: &Group| group.systems.contains(&System::Solo);
             for length in [PROMISED_SHORT, PROMISED_LONG] {
                 assert!(plan.groups.iter().any(|group| group.epoch == EpochSpec::Exact(length)));
             }
             assert!(plan.groups.iter().any(|group| solo(group) && group.epoch == EpochSpec::Exact(PROMISED_SHORT)));
-            for workload in [Workload::COMPUTES, Workload::Store] {
+            for workload in Workload::ALL {
                 let counted = |group: &Group| group.workload == workload && group.epoch.needs_ticks();
                 assert!(plan.groups.iter().any(counted));
             }
@@ -250,6 +265,14 @@ mod tests {
         let plan = Plan::new(true, &[Part::Kv], Some(2), 1);
         assert!(plan.groups.iter().all(|group| group.workload == Workload::Store));
         assert_eq!(plan.steps(), plan.groups.len() * 3 * 2);
+        let plan = Plan::new(true, &[Part::Disk], None, 1);
+        assert!(plan.groups.iter().all(|group| group.workload.has_disk()));
+        for source in [EpochSource::Cooperative, EpochSource::Exact, EpochSource::Counted] {
+            for workload in [Workload::DiskRead, Workload::DiskWrite] {
+                let measured = |group: &Group| group.workload == workload && group.epoch.source() == source;
+                assert!(plan.groups.iter().any(measured), "{workload}, {source:?}");
+            }
+        }
     }
 
     #[test]

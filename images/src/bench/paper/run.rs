@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::plan::{Configuration, Group, System};
-use super::workload::{Client, Workload};
+use super::workload::{Client, DISK_BYTES, Workload};
+use crate::bench::scratch::ScratchDisk;
 use crate::build::Image;
 use crate::ctl::{PairStatus, ReplicaStatus, RoleName};
 use crate::error::{Error, Result};
@@ -36,11 +37,17 @@ pub struct Images {
     pub dhrystone: ImagesOf,
     /// Of the store.
     pub store: ImagesOf,
+    /// Of the probe, which uses a disk.
+    pub probe: ImagesOf,
 }
 
 impl Images {
     fn of(&self, workload: Workload, epoch: EpochSpec) -> &Image {
-        let images = if workload == Workload::Store { &self.store } else { &self.dhrystone };
+        let images = match workload {
+            Workload::Dhrystone { .. } => &self.dhrystone,
+            Workload::Store => &self.store,
+            Workload::DiskRead | Workload::DiskWrite => &self.probe,
+        };
         if epoch.needs_ticks() { &images.counting } else { &images.plain }
     }
 
@@ -127,7 +134,12 @@ pub struct Sample {
 /// It does not start, answers wrongly, or a replica fails meanwhile.
 pub fn measure(images: &Images, group: &Group, system: System, round: usize) -> Result<Sample> {
     let configuration = Configuration { workload: group.workload, epoch: group.epoch, system };
-    let spec = images.spec(configuration)?;
+    let mut spec = images.spec(configuration)?;
+    // Kept until the pair is down; the files of both mirrors are new each time.
+    let disk = ScratchDisk::new(&std::env::temp_dir(), "paper", DISK_BYTES);
+    if group.workload.has_disk() {
+        spec.disks = vec![disk.spec()];
+    }
     if system == System::Neighbours {
         let elapsed_s = beside_another(&spec, group)?;
         return Ok(Sample { configuration, round, size: group.size, elapsed_s, counts: Counts::default() });

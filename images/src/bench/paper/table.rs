@@ -167,7 +167,7 @@ pub fn counting(samples: &[Sample]) -> Vec<Counting> {
         });
         Some(Counting { workload, counter, np: Spread::of(&ratios.collect::<Vec<f64>>())? })
     };
-    let workloads = [Workload::COMPUTES, Workload::Store].into_iter();
+    let workloads = Workload::ALL.into_iter();
     let all = workloads.flat_map(|workload| [Counter::Machine, Counter::Guest].map(|counter| (workload, counter)));
     all.filter_map(of).collect()
 }
@@ -175,7 +175,7 @@ pub fn counting(samples: &[Sample]) -> Vec<Counting> {
 /// The model for every workload and system that ran under exact epochs of several lengths.
 pub fn models(samples: &[Sample], rows: &[Row]) -> Vec<Model> {
     let systems = [System::Pair(ProtocolName::Revised), System::Pair(ProtocolName::Original), System::Solo];
-    let all = [Workload::COMPUTES, Workload::Store].into_iter().flat_map(|w| systems.map(|system| (w, system)));
+    let all = Workload::ALL.into_iter().flat_map(|w| systems.map(|system| (w, system)));
     let of = |(workload, system)| {
         let own = |row: &&Row| row.configuration.workload == workload && row.configuration.system == system;
         let points: Vec<Point> = rows.iter().filter(own).filter_map(|row| point(samples, row)).collect();

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use hypercall::disk::BLOCK_BYTES;
 use serde::Serialize;
 
 use crate::bench::throughput::{CLIENTS, TEST_COUNT, benchmark};
@@ -13,6 +14,14 @@ use crate::failover::STORE_PORT;
 
 /// The port that the benchmark which computes answers on.
 const DHRYSTONE_PORT: u16 = 7000;
+/// The port that the probe answers on, which uses the disk.
+const PROBE_PORT: u16 = 7000;
+/// Size of its disk.
+pub const DISK_BYTES: u64 = 8 << 20;
+/// What the disk's content is made from.
+const DISK_SEED: u64 = 1996;
+/// Blocks that are written at once where the disk is filled before it is read.
+const FILL_BLOCKS: u64 = 128;
 /// Something is wrong when an answer takes longer.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Memory of a guest that computes, and of the store, in MiB.
@@ -30,25 +39,18 @@ pub enum Workload {
     },
     /// `apps/kv` under `redis-benchmark`. Its size is the number of requests of each test.
     Store,
-    /// Reads blocks of a disk.
+    /// Reads 8 KiB at random places of a mirrored disk, one after the other, and checks them. Its size is a number of
+    /// reads.
     DiskRead,
-    /// Writes blocks of a disk.
+    /// Makes up 8 KiB and writes them to random places, one after the other. Its size is a number of writes.
     DiskWrite,
 }
 
 impl Workload {
     /// The one that the model is made for: it computes and does nothing else.
     pub const COMPUTES: Self = Self::Dhrystone { yield_after: 0 };
-    /// Those that cannot be run yet.
-    pub const TO_COME: [Self; 2] = [Self::DiskRead, Self::DiskWrite];
-
-    /// What is missing before it can be run; `None` when nothing is.
-    pub fn needs(self) -> Option<&'static str> {
-        match self {
-            Self::Dhrystone { .. } | Self::Store => None,
-            Self::DiskRead | Self::DiskWrite => Some("block I/O"),
-        }
-    }
+    /// All of them, the one that computes without giving way.
+    pub const ALL: [Self; 4] = [Self::COMPUTES, Self::DiskRead, Self::DiskWrite, Self::Store];
 
     /// The part of a file's name that stands for it.
     pub fn slug(self) -> &'static str {
@@ -62,7 +64,11 @@ impl Workload {
 
     /// The guest's port that the host talks to.
     pub fn port(self) -> u16 {
-        if self == Self::Store { STORE_PORT } else { DHRYSTONE_PORT }
+        match self {
+            Self::Dhrystone { .. } => DHRYSTONE_PORT,
+            Self::Store => STORE_PORT,
+            Self::DiskRead | Self::DiskWrite => PROBE_PORT,
+        }
     }
 
     /// The program's arguments.
@@ -78,15 +84,24 @@ impl Workload {
         if self == Self::Store { STORE_MEMORY_MIB } else { DHRYSTONE_MEMORY_MIB }
     }
 
-    /// Connects to a guest that runs it.
+    /// Whether its guest has a disk.
+    pub fn has_disk(self) -> bool {
+        matches!(self, Self::DiskRead | Self::DiskWrite)
+    }
+
+    /// Connects to a guest that runs it. What is to be read is written first.
     ///
     /// # Errors
-    /// The guest does not answer, or the workload cannot be run yet.
+    /// The guest does not answer, or its disk cannot be filled.
     pub fn connect(self, address: SocketAddr) -> Result<Client> {
-        match (self, self.needs()) {
-            (_, Some(needed)) => Err(Error::Missing(format!("{self} needs {needed}"))),
-            (Self::Store, None) => Ok(Client::Store(address)),
-            (_, None) => Dhrystone::connect(address).map(Client::Dhrystone),
+        match self {
+            Self::Store => Ok(Client::Store(address)),
+            Self::Dhrystone { .. } => Dhrystone::connect(address).map(Client::Dhrystone),
+            Self::DiskRead | Self::DiskWrite => {
+                let mut disk = DiskUser { line: Line::connect(address)?, write: self == Self::DiskWrite };
+                disk.fill()?;
+                Ok(Client::Disk(disk))
+            }
         }
     }
 }
@@ -109,6 +124,8 @@ pub enum Client {
     Dhrystone(Dhrystone),
     /// To the store: `redis-benchmark` makes its own.
     Store(SocketAddr),
+    /// To the probe, which uses its disk.
+    Disk(DiskUser),
 }
 
 impl Client {
@@ -119,6 +136,7 @@ impl Client {
     pub fn exchange(&mut self, size: u64) -> Result<f64> {
         match self {
             Self::Dhrystone(client) => client.run(size).map(|answer| answer.elapsed_s),
+            Self::Disk(client) => client.run(size),
             Self::Store(address) => {
                 let outcome = benchmark(*address, size, &["-c", CLIENTS])?;
                 Ok((size * TEST_COUNT) as f64 / outcome.rps)
@@ -127,11 +145,75 @@ impl Client {
     }
 }
 
+/// A connection that is asked and answers in lines.
+#[derive(Debug)]
+struct Line(BufReader<TcpStream>);
+
+impl Line {
+    fn connect(address: SocketAddr) -> Result<Self> {
+        let open = || -> io::Result<TcpStream> {
+            let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(stream)
+        };
+        Ok(Self(BufReader::new(open().context(|| format!("cannot connect to the guest at {address}"))?)))
+    }
+
+    /// Sends a line and waits for the answer, of so many lines; the first of them counts.
+    fn ask(&mut self, command: &str, lines: usize) -> Result<String> {
+        let mut answer = String::new();
+        let mut converse = || -> io::Result<()> {
+            self.0.get_mut().write_all(format!("{command}\n").as_bytes())?;
+            self.0.read_line(&mut answer)?;
+            for _ in 1..lines {
+                self.0.read_line(&mut String::new())?;
+            }
+            Ok(())
+        };
+        converse().context(|| "the connection to the guest broke")?;
+        answer.truncate(answer.trim_end().len());
+        Ok(answer)
+    }
+}
+
+/// A connection to the probe, which uses its disk `data`.
+#[derive(Debug)]
+pub struct DiskUser {
+    line: Line,
+    write: bool,
+}
+
+impl DiskUser {
+    /// Writes every block, as the reads want it.
+    fn fill(&mut self) -> Result<()> {
+        let blocks = DISK_BYTES / BLOCK_BYTES as u64;
+        for first in (0..blocks).step_by(FILL_BLOCKS as usize) {
+            self.must(&format!("disk data write {first} {FILL_BLOCKS} {DISK_SEED} 1"), "done")?;
+        }
+        self.must("disk data flush", "done")
+    }
+
+    /// Asks for so many operations; returns seconds of the host's clock.
+    fn run(&mut self, operations: u64) -> Result<f64> {
+        let begin = Instant::now();
+        let command = format!("disk data random {} {operations} {DISK_SEED}", u8::from(self.write));
+        self.must(&command, &format!("random {operations} ok"))?;
+        Ok(begin.elapsed().as_secs_f64())
+    }
+
+    fn must(&mut self, command: &str, expected: &str) -> Result<()> {
+        let answer = self.line.ask(command, 1)?;
+        if answer == expected {
+            return Ok(());
+        }
+        Err(Error::CheckFailed(format!("the guest answered {answer:?} to `{command}`, not {expected:?}")))
+    }
+}
+
 /// A connection to `dhrystone serve`.
 #[derive(Debug)]
-pub struct Dhrystone {
-    stream: BufReader<TcpStream>,
-}
+pub struct Dhrystone(Line);
 
 /// What it said, and when.
 #[derive(Debug, Clone, PartialEq)]
@@ -149,13 +231,7 @@ impl Dhrystone {
     /// # Errors
     /// The system's.
     pub fn connect(address: SocketAddr) -> Result<Self> {
-        let open = || -> io::Result<TcpStream> {
-            let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            Ok(stream)
-        };
-        Ok(Self { stream: BufReader::new(open().context(|| format!("cannot connect to the guest at {address}"))?) })
+        Line::connect(address).map(Self)
     }
 
     /// Asks for `runs` runs and waits for the answer.
@@ -163,17 +239,10 @@ impl Dhrystone {
     /// # Errors
     /// The connection broke, or the answer is not that the final values are right.
     pub fn run(&mut self, runs: u64) -> Result<Answer> {
-        let mut answer = String::new();
         let begin = Instant::now();
-        let mut converse = || -> io::Result<usize> {
-            self.stream.get_mut().write_all(format!("run {runs}\n").as_bytes())?;
-            self.stream.read_line(&mut answer)?;
-            // The second line holds times of the guest's clock.
-            self.stream.read_line(&mut String::new())
-        };
-        converse().context(|| "the connection to the guest broke")?;
+        // The second line holds times of the guest's clock.
+        let verdict = self.0.ask(&format!("run {runs}"), 2)?;
         let elapsed_s = begin.elapsed().as_secs_f64();
-        let verdict = answer.trim_end().to_owned();
         if is_right(&verdict, runs) {
             Ok(Answer { verdict, elapsed_s })
         } else {
@@ -224,9 +293,40 @@ mod tests {
         guest.join().expect("no panic");
     }
 
+    /// A guest that answers so many lines: to writes and flushes `done`, to the rest this.
+    fn probe(answer: &'static str) -> (SocketAddr, std::thread::JoinHandle<Vec<String>>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let guest = std::thread::spawn(move || {
+            let (mut output, _) = listener.accept().expect("a client");
+            let lines = BufReader::new(output.try_clone().expect("a copy")).lines();
+            let mut asked = Vec::new();
+            for line in lines.map_while(std::result::Result::ok) {
+                let text = if line.starts_with("disk data random") { answer } else { "done" };
+                writeln!(output, "{text}").expect("sent");
+                asked.push(line);
+            }
+            asked
+        });
+        (address, guest)
+    }
+
     #[test]
-    fn what_is_to_come_says_what_it_needs() {
-        assert!(Workload::TO_COME.iter().all(|workload| workload.needs() == Some("block I/O")));
-        assert!(Workload::DiskRead.connect(SocketAddr::from(([127, 0, 0, 1], 1))).is_err());
+    fn a_disk_is_filled_before_it_is_used_and_a_wrong_answer_is_told() {
+        let (address, guest) = probe("random 5 ok");
+        let mut client = Workload::DiskRead.connect(address).expect("connected");
+        assert!(client.exchange(5).is_ok());
+        assert!(client.exchange(6).is_err(), "that many were not asked for");
+        drop(client);
+        let asked = guest.join().expect("no panic");
+        let fills = DISK_BYTES / (FILL_BLOCKS * BLOCK_BYTES as u64);
+        assert_eq!(asked.len() as u64, fills + 1 + 2, "{asked:?}");
+        assert_eq!(asked[fills as usize + 1], "disk data random 0 5 1996");
+        let (address, guest) = probe("EIO");
+        let mut client = Workload::DiskWrite.connect(address).expect("connected");
+        let told = client.exchange(5).expect_err("it failed").to_string();
+        assert!(told.contains("EIO"), "{told}");
+        drop(client);
+        assert_eq!(guest.join().expect("no panic").last().map(String::as_str), Some("disk data random 1 5 1996"));
     }
 }

@@ -70,7 +70,7 @@ impl Bench {
         Self {
             poll,
             forwarder,
-            wire: Wire::new(SESSION, 1, ReplicaId::ZERO),
+            wire: Wire::new(SESSION, 1, ReplicaId::ZERO, 0),
             port: Port::new(mio::net::UnixStream::from_std(ours)),
             guest_end: theirs,
             guest_input: Vec::new(),

@@ -41,8 +41,10 @@ impl From<&Config<'_>> for ConfigBody {
             mac: network.mac,
             mtu_bytes: U16::new(network.mtu_bytes),
             check_determinism: config.check_determinism.into(),
+            joins: config.joins.into(),
+            restores: config.restores.into(),
             shared_disks: config.shared_disks,
-            reserved: [0; 2],
+            link_session: U64::new(config.link_session),
         }
     }
 }
@@ -50,7 +52,6 @@ impl From<&Config<'_>> for ConfigBody {
 /// Reads a configuration.
 pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config<'a>, MessageError> {
     let kind = KIND_CONFIG;
-    body::unused(kind, &body.reserved)?;
     Ok(Config {
         replica: body::field(kind, "replica", body.replica, ReplicaId::new)?,
         role: body::field(kind, "role", body.role, Role::from_code)?,
@@ -74,6 +75,9 @@ pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config
         max_outstanding_bytes: body.max_outstanding_bytes.get(),
         check_determinism: body::truth(kind, "check_determinism", body.check_determinism)?,
         shared_disks: body.shared_disks,
+        link_session: body.link_session.get(),
+        joins: body::truth(kind, "joins", body.joins)?,
+        restores: body::truth(kind, "restores", body.restores)?,
         network: network(body)?,
         arguments,
     })

@@ -1,7 +1,9 @@
 use super::*;
+use crate::control::Copied;
 use crate::control::{Config, MAX_PAYLOAD_BYTES, Network, Seed};
 use crate::frame::HEADER_BYTES;
-use crate::{Discipline, RunMode};
+use crate::link::{JoinState, Pages};
+use crate::{Clocks, Discipline, RunMode};
 use alloc::string::String;
 use alloc::vec;
 use proptest::prelude::*;
@@ -23,7 +25,7 @@ struct Draw {
 fn draw() -> impl Strategy<Value = Draw> {
     let fixed = (any::<[u64; 12]>(), any::<[u32; 4]>(), any::<[u8; 7]>(), any::<[[u8; 32]; 2]>(), any::<[u8; 6]>());
     let counters = prop::collection::vec(any::<u64>(), Counter::COUNT);
-    (0_u8..10, fixed, counters, ".{0,40}", prop::collection::vec(any::<u8>(), 0..60)).prop_map(
+    (0_u8..19, fixed, counters, ".{0,40}", prop::collection::vec(any::<u8>(), 0..60)).prop_map(
         |(which, (words, halves, codes, digests, mac), counters, text, bulk)| Draw {
             which,
             words,
@@ -86,7 +88,27 @@ impl Draw {
                 text: &self.text,
             }),
             8 => ToSupervisor::Touched(Touched { epoch: a, page_offset: b, bytes: &self.bulk }),
-            _ => ToSupervisor::TouchedEnd(TouchedEnd { epoch: a, pages: b, complete: self.codes[0] & 1 == 1 }),
+            9 => ToSupervisor::TouchedEnd(TouchedEnd { epoch: a, pages: b, complete: self.codes[0] & 1 == 1 }),
+            10 => ToSupervisor::LinkFresh { link_session: a },
+            11 => ToSupervisor::PairingRequest(ArbiterRequest {
+                request_id: a,
+                expect_generation: b,
+                proposer: self.pick(0, 2, 0, ReplicaId::new),
+            }),
+            12 => ToSupervisor::JoinFailed,
+            14 => ToSupervisor::Pages(Pages { records: &self.bulk }),
+            15 => ToSupervisor::State(self.state()),
+            16 => ToSupervisor::PagesHeld { messages: a },
+            17 => ToSupervisor::CaptureFailed,
+            _ => ToSupervisor::Copied(Copied {
+                epoch: a,
+                pages: b,
+                zero_pages: c,
+                last_pages: d,
+                rounds: e,
+                pause_ns: f,
+                took_ns: g,
+            }),
         }
     }
 
@@ -108,12 +130,24 @@ impl Draw {
             5 => ToShim::Time { realtime_ns: self.words[0] },
             6 => ToShim::ConsoleInput { bytes: &self.bulk },
             7 => ToShim::Shutdown,
-            _ => ToShim::Shown { pages: self.words[0] },
+            8 => ToShim::Shown { pages: self.words[0] },
+            9 => ToShim::PeerJoins { link_session: self.words[0] },
+            10 => ToShim::HandOver,
+            11 => ToShim::Capture { since_epoch: self.words[0] },
+            12 => ToShim::PagesHeld { messages: self.words[0] },
+            13 => ToShim::Pages(Pages { records: &self.bulk }),
+            _ => ToShim::State(self.state()),
         }
     }
 
+    fn state(&self) -> JoinState<'_> {
+        let [epoch, digest, monotonic_ns, realtime_ns, released_through, ..] = self.words;
+        let clocks = Clocks { monotonic_ns, realtime_ns };
+        JoinState { epoch, digest, clocks, released_through, state: &self.bulk }
+    }
+
     fn config(&self) -> Config<'_> {
-        let [a, b, c, d, e, f, g, h, i, j, k, _] = self.words;
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.words;
         Config {
             replica: self.pick(0, 2, 0, ReplicaId::new),
             role: self.pick(1, 2, 0, Role::from_code),
@@ -137,6 +171,9 @@ impl Draw {
             max_outstanding_bytes: k,
             check_determinism: self.codes[5] & 1 == 1,
             shared_disks: self.codes[4],
+            link_session: l,
+            joins: self.codes[6] & 4 == 4,
+            restores: self.codes[6] & 8 == 8,
             network: Network {
                 mac: self.mac,
                 address: self.halves[3].to_be_bytes(),

@@ -119,17 +119,27 @@ impl Raw {
             3 => Message::Ack(Ack { received_through: a, executed_through: b, disks_done_below: d, echo_ns: c }),
             4 => Message::Heartbeat(Heartbeat { ended_epoch: a, ended_digest: b, released_through: c, sent_ns: d }),
             5 => Message::Diverged(Divergence { epoch: a, ours: b, theirs: c }),
-            _ => Message::Goodbye(Goodbye {
-                reason: GoodbyeReason::from_code(1 + x % 4).expect("defined"),
+            6 => Message::Goodbye(Goodbye {
+                reason: GoodbyeReason::from_code(1 + x % 5).expect("defined"),
                 generation: a,
             }),
+            7 => Message::Pages(Pages { records: &self.events }),
+            8 => Message::PagesHeld { messages: a },
+            9 => Message::State(JoinState {
+                epoch: a,
+                digest: b,
+                clocks: Clocks { monotonic_ns: c, realtime_ns: d },
+                released_through: e,
+                state: &self.events,
+            }),
+            _ => Message::Joined { generation: a },
         }
     }
 }
 
 fn raw() -> impl Strategy<Value = Raw> {
     let frames = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..100), 0..5);
-    (0_u8..7, any::<[u64; 6]>(), any::<[[u8; 32]; 3]>(), any::<[u8; 3]>(), frames).prop_map(
+    (0_u8..11, any::<[u64; 6]>(), any::<[[u8; 32]; 3]>(), any::<[u8; 3]>(), frames).prop_map(
         |(which, words, bytes, codes, frames)| {
             let mut events = Vec::new();
             for frame in &frames {
@@ -172,7 +182,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(kind in 0x0100_u16..0x010a, bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+    fn arbitrary_bytes_never_panic(kind in 0x0100_u16..0x010e, bytes in prop::collection::vec(any::<u8>(), 0..256)) {
         if let Ok(decoded) = Message::decode(kind, &bytes) {
             prop_assert_eq!(payload(&decoded), bytes);
         }

@@ -48,6 +48,7 @@ pub fn config(role: Role) -> Config {
         max_epoch_events_bytes: 2048,
         confirms_releases: false,
         compares_first: false,
+        joins: false,
     }
 }
 
@@ -75,6 +76,9 @@ impl Owned {
             Message::Heartbeat(heartbeat) => Self::Small(Message::Heartbeat(heartbeat)),
             Message::Diverged(divergence) => Self::Small(Message::Diverged(divergence)),
             Message::Goodbye(goodbye) => Self::Small(Message::Goodbye(goodbye)),
+            Message::PagesHeld { messages } => Self::Small(Message::PagesHeld { messages }),
+            Message::Joined { generation } => Self::Small(Message::Joined { generation }),
+            Message::Pages(_) | Message::State(_) => panic!("the state machine sends no {message:?}"),
         }
     }
 
@@ -97,6 +101,9 @@ pub struct Node {
     pub released: Epoch,
     pub discarded: Epoch,
     pub requests: Vec<(u64, u64)>,
+    pub pairings: Vec<(u64, u64)>,
+    pub joined: bool,
+    pub joins_failed: u32,
     pub promotion: Option<Promotion>,
     pub stop: Option<StopReason>,
     pub guest: Digest64,
@@ -118,6 +125,9 @@ impl Node {
             released: 0,
             discarded: 0,
             requests: Vec::new(),
+            pairings: Vec::new(),
+            joined: false,
+            joins_failed: 0,
             promotion: None,
             stop: None,
             guest: Digest64::new(7),
@@ -155,6 +165,11 @@ impl Node {
                 }
                 Command::Promote(promotion) => self.promotion = Some(promotion),
                 Command::GoSolo { .. } => {}
+                Command::AskPairing { request_id, expect_generation } => {
+                    self.pairings.push((request_id, expect_generation));
+                }
+                Command::Joined { .. } => self.joined = true,
+                Command::JoinFailed => self.joins_failed += 1,
                 Command::CloseLink => self.link_closed = true,
                 Command::Stop(reason) => self.stop = Some(reason),
             }
@@ -290,6 +305,14 @@ impl Node {
         self.flush();
     }
 
+    /// Answers this node's newest request to be paired.
+    pub fn answer_pairing(&mut self, arbiter: &mut ArbiterRecord, me: ReplicaId) {
+        let &(request_id, expect_generation) = self.pairings.last().expect("the arbiter was asked to pair");
+        let grant = arbiter.pair_request(expect_generation, me);
+        self.step(Input::ArbiterReply { request_id, granted: grant.granted, record: grant.record });
+        self.flush();
+    }
+
     pub fn phase(&self) -> Phase {
         self.replica.phase()
     }
@@ -305,7 +328,9 @@ impl Node {
                 Owned::Small(Message::Heartbeat(_)) => "heartbeat",
                 Owned::Small(Message::Diverged(_)) => "diverged",
                 Owned::Small(Message::Goodbye(_)) => "goodbye",
-                Owned::Small(Message::EpochStart(_)) => "borrowed start",
+                Owned::Small(Message::PagesHeld { .. }) => "pages held",
+                Owned::Small(Message::Joined { .. }) => "joined",
+                Owned::Small(Message::EpochStart(_) | Message::Pages(_) | Message::State(_)) => "borrowed bulk",
             })
             .collect()
     }

@@ -1,0 +1,544 @@
+//! Checkpoints: what the active replica sends of its guest becomes a file, and a file becomes a replica's guest.
+//!
+//! Pages come while the guest runs, and come again when it has written to them since; only the newest count. They are
+//! kept here until the state has come that belongs to all of them, and a thread of its own then writes the file: clients
+//! would wait for the disk otherwise. The file gets its name when it is whole and on the disk.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use checkpoint::file::{self, Decoder, Encoder, FileError, Header, Identity, Kind, Section, Totals};
+use checkpoint::pages::{self, PAGE_BYTES, PageRecord};
+use checkpoint::state::{GuestState, X86_64};
+use protocol::control::{Ready, ToShim};
+use protocol::link::{JoinState, Pages};
+use protocol::{Clocks, Epoch, Generation, ReplicaId};
+
+use super::Supervisor;
+use super::spec::{RunName, Spec};
+use crate::ctl::{CheckpointStatus, CopyStatus, TakenStatus};
+use crate::error::{Error, Result};
+
+/// Messages with pages on their way to a replica that is restored: half a megabyte keeps it busy, and the channel to it
+/// counts as stuck beyond one.
+const WINDOW: u64 = 16;
+/// Pages in one of them.
+const SLICE_PAGES: usize = 7;
+/// What is wrong with a checkpoint of somebody else's making.
+const SILENT: &str = "it does not say how its guest was run";
+
+/// A checkpoint on its way from the active replica.
+#[derive(Debug)]
+struct Capture {
+    path: PathBuf,
+    /// What it builds upon.
+    base: Option<Base>,
+    from: ReplicaId,
+    messages: u64,
+    /// By number; a page without content is zero.
+    pages: BTreeMap<u32, Option<Box<[u8]>>>,
+}
+
+/// The newest checkpoint, as the next one may build upon it.
+#[derive(Debug, Clone)]
+struct Base {
+    path: PathBuf,
+    epoch: Epoch,
+    checksum: u64,
+    /// The process that knows what has changed since.
+    pid: i32,
+}
+
+/// A file that was written.
+#[derive(Debug)]
+struct Written {
+    path: PathBuf,
+    since: Option<PathBuf>,
+    pid: i32,
+    epoch: Epoch,
+    totals: Totals,
+    bytes: u64,
+}
+
+/// What the supervisor knows of checkpoints.
+#[derive(Debug, Default)]
+pub struct Checkpoints {
+    capture: Option<Capture>,
+    writer: Option<JoinHandle<std::result::Result<Written, String>>>,
+    taken: u64,
+    failed: u64,
+    newest: Option<TakenStatus>,
+    base: Option<Base>,
+    /// How the newest one's guest was copied.
+    pub copy: Option<CopyStatus>,
+}
+
+/// A checkpoint that a replica is brought to.
+#[derive(Debug)]
+pub struct Restoring {
+    /// What it is of.
+    pub header: Header,
+    /// The guest's frames and console bytes go on from here.
+    pub state: GuestState,
+    encoded_state: Vec<u8>,
+    /// Messages with pages that are to be sent.
+    slices: Vec<Vec<u8>>,
+    sent: u64,
+    held: u64,
+    done: bool,
+}
+
+/// How a checkpoint's guest was run, and which file it builds upon.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Settings {
+    spec: Spec,
+    /// The name of a file in the same folder.
+    parent: Option<String>,
+}
+
+/// A file that was read and judged as a whole.
+struct Loaded {
+    header: Header,
+    totals: Totals,
+    settings: Settings,
+    state: Vec<u8>,
+    /// By number; a page without content is zero.
+    pages: BTreeMap<u32, Option<Box<[u8]>>>,
+}
+
+impl Loaded {
+    fn open(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path)
+            .map_err(|source| Error::Io { what: format!("cannot read {}", path.display()), source })?;
+        let bad = |text: String| Error::Checkpoint(format!("{}: {text}", path.display()));
+        let memory_bytes = Header::decode(&bytes).map_err(|error| bad(error.to_string()))?.identity.memory_bytes;
+        let (mut pages, mut settings, mut state) = (BTreeMap::new(), None, None);
+        let (header, totals) = file::read_all(&bytes, |section| match section {
+            Section::Pages(records) => add_pages(&mut pages, records, memory_bytes),
+            Section::State(bytes) => state = Some(bytes.to_vec()),
+            Section::Settings(text) => settings = serde_json::from_slice(text).ok(),
+            Section::End(_) => {}
+        })
+        .map_err(|error| bad(error.to_string()))?;
+        let settings = settings.ok_or_else(|| bad(SILENT.to_owned()))?;
+        let state = state.ok_or_else(|| bad("it holds no registers".to_owned()))?;
+        Ok(Self { header, totals, settings, state, pages })
+    }
+
+    /// The file that this one builds upon.
+    fn parent(&self, path: &Path) -> Result<Option<(PathBuf, Self)>> {
+        let Kind::Incremental { parent } = self.header.kind else { return Ok(None) };
+        let bad = |text: String| Error::Checkpoint(format!("{}: {text}", path.display()));
+        let name =
+            self.settings.parent.as_deref().ok_or_else(|| bad("it does not say what it builds upon".to_owned()))?;
+        let file_name = Path::new(name).file_name().ok_or_else(|| bad(format!("{name:?} names no file")))?;
+        let parent_path = path.with_file_name(file_name);
+        let loaded = Self::open(&parent_path)?;
+        if loaded.totals.checksum != parent {
+            return Err(bad(format!("it builds upon another {} than the one that is there", parent_path.display())));
+        }
+        loaded.header.identity.check(&self.header.identity).map_err(|error| bad(error.to_string()))?;
+        Ok(Some((parent_path, loaded)))
+    }
+
+    /// All pages, those of the files that this one builds upon included.
+    fn all_pages(mut self, path: &Path) -> Result<Self> {
+        let (mut path, mut parent) = (path.to_owned(), self.parent(path)?);
+        // A file names the checksum of its parent, so no chain is a circle.
+        while let Some((parent_path, loaded)) = parent {
+            for (page, content) in &loaded.pages {
+                self.pages.entry(*page).or_insert_with(|| content.clone());
+            }
+            path.clone_from(&parent_path);
+            parent = loaded.parent(&path)?;
+        }
+        let whole = self.pages.len() as u64 * PAGE_BYTES as u64;
+        if whole != self.header.identity.memory_bytes {
+            return Err(Error::Checkpoint(format!("{}: it holds {whole} bytes of memory only", path.display())));
+        }
+        Ok(self)
+    }
+}
+
+fn add_pages(pages: &mut BTreeMap<u32, Option<Box<[u8]>>>, records: &[u8], memory_bytes: u64) {
+    for record in pages::records(records, memory_bytes).flatten() {
+        match record {
+            PageRecord::Content { page, bytes } => drop(pages.insert(page, Some(bytes.into()))),
+            PageRecord::Zero { first, count } => pages.extend((first..first + count).map(|page| (page, None))),
+        }
+    }
+}
+
+impl Restoring {
+    /// Reads a checkpoint and those that it builds upon, and judges all of them.
+    ///
+    /// # Errors
+    /// One of them cannot be read, is none, is damaged, or is not the one that another builds upon.
+    pub fn open(path: &Path) -> Result<Self> {
+        let loaded = Loaded::open(path)?.all_pages(path)?;
+        let state = GuestState::decode(&loaded.state, X86_64)
+            .map_err(|error| Error::Checkpoint(format!("{}: {error}", path.display())))?;
+        let slices = slices(&loaded.pages);
+        Ok(Self { header: loaded.header, state, encoded_state: loaded.state, slices, sent: 0, held: 0, done: false })
+    }
+
+    /// Whether a replica that says this of itself can go on from here.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn check(&self, ready: &Ready) -> std::result::Result<(), FileError> {
+        self.header.identity.check(&identity(ready))
+    }
+}
+
+/// Pages as messages.
+fn slices(pages: &BTreeMap<u32, Option<Box<[u8]>>>) -> Vec<Vec<u8>> {
+    let mut slices = vec![Vec::new()];
+    let mut zeros: Option<(u32, u32)> = None;
+    for (&page, content) in pages {
+        if slices.last().is_none_or(|slice| slice.len() >= SLICE_PAGES * pages::CONTENT_BYTES) {
+            slices.push(Vec::new());
+        }
+        let Some(slice) = slices.last_mut() else { continue };
+        match (content, zeros) {
+            (None, Some((first, count))) if first + count == page => zeros = Some((first, count + 1)),
+            (None, other) => {
+                other.into_iter().for_each(|(first, count)| pages::push_zero(slice, first, count));
+                zeros = Some((page, 1));
+            }
+            (Some(bytes), other) => {
+                other.into_iter().for_each(|(first, count)| pages::push_zero(slice, first, count));
+                zeros = None;
+                pages::push_content(slice, page, |out| out.extend_from_slice(bytes));
+            }
+        }
+    }
+    if let (Some(slice), Some((first, count))) = (slices.last_mut(), zeros) {
+        pages::push_zero(slice, first, count);
+    }
+    slices
+}
+
+fn identity(ready: &Ready) -> Identity {
+    Identity {
+        architecture: X86_64,
+        abi_version: ready.abi_version,
+        image: ready.image,
+        cpu: ready.cpu,
+        memory_bytes: ready.guest_memory_bytes,
+    }
+}
+
+/// How a checkpoint's guest was run.
+///
+/// # Errors
+/// It cannot be read, or is no checkpoint.
+pub fn settings(path: &Path) -> Result<Spec> {
+    let bad = |text: String| Error::Checkpoint(format!("{}: {text}", path.display()));
+    // They come first. The rest is judged by whoever restores it.
+    let most_bytes = file::HEADER_BYTES + file::SECTION_HEADER_BYTES + file::MAX_SECTION_BYTES;
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(most_bytes as u64).read_to_end(&mut bytes));
+    read.map_err(|source| Error::Io { what: format!("cannot read {}", path.display()), source })?;
+    let (mut decoder, _) = Decoder::new(&bytes).map_err(|error| bad(error.to_string()))?;
+    let progress = decoder.read(&bytes[file::HEADER_BYTES..]).map_err(|error| bad(error.to_string()))?;
+    let settings = match progress.section {
+        Some(Section::Settings(text)) => serde_json::from_slice::<Settings>(text).ok(),
+        Some(_) => None,
+        None => return Err(bad(FileError::Truncated { section: Some(0) }.to_string())),
+    };
+    settings.map(|settings| settings.spec).ok_or_else(|| bad(SILENT.to_owned()))
+}
+
+impl Supervisor {
+    /// Somebody asks for a checkpoint.
+    pub(super) fn take_checkpoint(&mut self, path: &Path, since: Option<&Path>) -> std::result::Result<(), String> {
+        let active = self.arbiter.record().active;
+        let replica = self.replicas[active.index()].as_ref();
+        if self.spec.run == RunName::Bare {
+            return Err("a bare machine has no epochs, at whose ends checkpoints are taken".to_owned());
+        }
+        if !self.spec.disks.is_empty() {
+            return Err("the guest has disks, of which a checkpoint holds nothing yet".to_owned());
+        }
+        if replica.is_none_or(|replica| replica.ending || !replica.is_running()) {
+            return Err("no replica runs".to_owned());
+        }
+        if self.checkpoints.capture.is_some() || self.checkpoints.writer.is_some() {
+            return Err("a checkpoint is being taken already".to_owned());
+        }
+        let pid = replica.map(|replica| replica.vm.pid());
+        let base = self.checkpoints.base.as_ref().filter(|base| Some(base.pid) == pid && Some(&*base.path) == since);
+        if since.is_some() && (base.is_none() || since == Some(path)) {
+            return Err(
+                "only the newest checkpoint can be built upon, as long as the primary that it is of lives, and by \
+                        another file: leave --since out"
+                    .to_owned(),
+            );
+        }
+        let since_epoch = base.map_or(0, |base| base.epoch);
+        let (path, base) = (path.to_owned(), base.cloned());
+        self.checkpoints.capture = Some(Capture { path, base, from: active, messages: 0, pages: BTreeMap::new() });
+        self.say(active, &ToShim::Capture { since_epoch });
+        Ok(())
+    }
+
+    pub(super) fn captured_pages(&mut self, id: ReplicaId, pages: &Pages<'_>) {
+        let memory_bytes = self.memory_bytes(id);
+        let Some(capture) = self.checkpoints.capture.as_mut().filter(|capture| capture.from == id) else { return };
+        capture.messages += 1;
+        add_pages(&mut capture.pages, pages.records, memory_bytes);
+        let messages = capture.messages;
+        self.say(id, &ToShim::PagesHeld { messages });
+    }
+
+    fn memory_bytes(&self, id: ReplicaId) -> u64 {
+        let ready = self.replicas[id.index()].as_ref().and_then(|replica| replica.ready);
+        ready.map_or(0, |ready| ready.guest_memory_bytes)
+    }
+
+    /// The state has come: the file can be written.
+    pub(super) fn captured_state(&mut self, id: ReplicaId, state: &JoinState<'_>) {
+        let ready = self.replicas[id.index()].as_ref().and_then(|replica| replica.ready);
+        let (Some(capture), Some(ready)) = (self.checkpoints.capture.take(), ready) else { return };
+        let whole = u64::from(u32::try_from(capture.pages.len()).unwrap_or(u32::MAX)) * PAGE_BYTES as u64;
+        if capture.from != id || (whole != ready.guest_memory_bytes && capture.base.is_none()) {
+            return self.checkpoint_failed(&format!("{whole} bytes of the guest's memory came"));
+        }
+        let header = Header {
+            kind: capture.base.as_ref().map_or(Kind::Full, |base| Kind::Incremental { parent: base.checksum }),
+            identity: identity(&ready),
+            epoch: state.epoch,
+            generation: self.arbiter.record().generation,
+            digest: state.digest,
+            clocks: state.clocks,
+        };
+        // Without what belongs to this pair's own life.
+        let spec = Spec { restore: None, ends_with_starter: false, ..self.spec.clone() };
+        let parent = capture.base.as_ref().and_then(|base| base.path.file_name());
+        let settings = Settings { spec, parent: parent.map(|name| name.to_string_lossy().into_owned()) };
+        let (settings, state) = (serde_json::to_string(&settings).unwrap_or_default(), state.state.to_vec());
+        let pid = self.replicas[id.index()].as_ref().map_or(0, |replica| replica.vm.pid());
+        // Whatever comes of this one, the replica no longer knows what has changed since the one before.
+        self.checkpoints.base = None;
+        let write = move || write(&capture, &header, &settings, &state, pid);
+        match std::thread::Builder::new().name("checkpoint".to_owned()).spawn(write) {
+            Ok(writer) => self.checkpoints.writer = Some(writer),
+            Err(error) => self.checkpoint_failed(&error.to_string()),
+        }
+    }
+
+    pub(super) fn capture_failed(&mut self, id: ReplicaId) {
+        if self.checkpoints.capture.as_ref().is_some_and(|capture| capture.from == id) {
+            self.checkpoints.capture = None;
+            self.checkpoint_failed("the guest has stopped, or is being copied already");
+        }
+    }
+
+    fn checkpoint_failed(&mut self, why: &str) {
+        self.checkpoints.failed += 1;
+        self.happened(format!("no checkpoint was taken: {why}"));
+    }
+
+    /// Notices that a file is written, or that its replica is gone. The status messages of the shims wake the loop often
+    /// enough.
+    pub(super) fn look_after_checkpoints(&mut self) {
+        if let Some(capture) = &self.checkpoints.capture
+            && self.replicas[capture.from.index()].as_ref().is_none_or(|replica| replica.ending)
+        {
+            self.checkpoints.capture = None;
+            self.checkpoint_failed("its replica has gone");
+        }
+        let Some(writer) = self.checkpoints.writer.take_if(|writer| writer.is_finished()) else { return };
+        match writer.join() {
+            Ok(Ok(written)) => {
+                self.happened(format!(
+                    "checkpoint of epoch {} in {}: {} bytes, {} pages and {} zero ones",
+                    written.epoch,
+                    written.path.display(),
+                    written.bytes,
+                    written.totals.pages,
+                    written.totals.zero_pages
+                ));
+                self.checkpoints.taken += 1;
+                self.checkpoints.base = Some(Base {
+                    path: written.path.clone(),
+                    epoch: written.epoch,
+                    checksum: written.totals.checksum,
+                    pid: written.pid,
+                });
+                self.checkpoints.newest = Some(TakenStatus {
+                    path: written.path,
+                    since: written.since,
+                    epoch: written.epoch,
+                    bytes: written.bytes,
+                    pages: written.totals.pages,
+                    zero_pages: written.totals.zero_pages,
+                });
+            }
+            Ok(Err(text)) => self.checkpoint_failed(&text),
+            Err(_) => self.checkpoint_failed("its writer has failed"),
+        }
+    }
+
+    pub(super) fn checkpoint_status(&self) -> CheckpointStatus {
+        CheckpointStatus {
+            taken: self.checkpoints.taken,
+            failed: self.checkpoints.failed,
+            newest: self.checkpoints.newest.clone(),
+            copy: self.checkpoints.copy.clone(),
+        }
+    }
+
+    /// The replica that is restored takes so many messages, or has just begun to.
+    pub(super) fn feed_checkpoint(&mut self, id: ReplicaId, held: u64) {
+        let Some(mut restoring) = self.restoring.take() else { return };
+        restoring.held = restoring.held.max(held);
+        while restoring.sent < restoring.held + WINDOW
+            && let Some(records) = restoring.slices.get(restoring.sent as usize)
+        {
+            restoring.sent += 1;
+            self.say(id, &ToShim::Pages(Pages { records }));
+        }
+        if restoring.sent == restoring.slices.len() as u64 && !restoring.done {
+            restoring.done = true;
+            let Header { epoch, digest, clocks, .. } = restoring.header;
+            let state = &restoring.encoded_state;
+            self.say(id, &ToShim::State(JoinState { epoch, digest, clocks, released_through: epoch, state }));
+            self.happened(format!("the checkpoint of epoch {epoch} was sent to replica {id}"));
+        }
+        // Nothing of a done one is needed any more.
+        self.restoring = (!restoring.done).then_some(restoring);
+    }
+}
+
+/// Writes a checkpoint to a temporary name and, when it is on the disk, gives it its own.
+fn write(
+    capture: &Capture,
+    header: &Header,
+    settings: &str,
+    state: &[u8],
+    pid: i32,
+) -> std::result::Result<Written, String> {
+    let name = capture.path.file_name().ok_or("the path names no file")?.to_string_lossy();
+    let temporary = capture.path.with_file_name(format!(".{name}.{}.part", std::process::id()));
+    let result = write_new(&temporary, capture, header, settings, state, pid)
+        .and_then(|written| std::fs::rename(&temporary, &capture.path).map(|()| written))
+        .and_then(|written| {
+            // The name, too, must outlive the host.
+            let folder = capture.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            File::open(folder.unwrap_or(Path::new(".")))?.sync_all().map(|()| written)
+        });
+    result.map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        format!("cannot write {}: {error}", capture.path.display())
+    })
+}
+
+fn write_new(
+    path: &Path,
+    capture: &Capture,
+    header: &Header,
+    settings: &str,
+    state: &[u8],
+    pid: i32,
+) -> io::Result<Written> {
+    // It holds all that the program knows, secrets included.
+    let mut output = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut bytes = 0;
+    let mut put = |piece: &[u8]| {
+        bytes += piece.len() as u64;
+        output.write_all(piece)
+    };
+    let mut out = Vec::new();
+    let mut encoder = Encoder::new(header, &mut out);
+    encoder.settings(settings, &mut out);
+    put(&out)?;
+    let zero = [0; PAGE_BYTES];
+    let contents = capture.pages.iter().map(|(page, content)| (*page, content.as_deref().unwrap_or(&zero)));
+    let mut result = Ok(());
+    file::encode_pages(&mut encoder, header.identity.memory_bytes, contents, |piece| {
+        if result.is_ok() {
+            result = put(piece);
+        }
+    })
+    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    result?;
+    out.clear();
+    encoder.state(state, &mut out);
+    let totals = encoder.finish(&mut out);
+    put(&out)?;
+    output.sync_all()?;
+    let since = capture.base.as_ref().map(|base| base.path.clone());
+    Ok(Written { path: capture.path.clone(), since, pid, epoch: header.epoch, totals, bytes })
+}
+
+/// What `pollux inspect` shows of a checkpoint.
+#[derive(Debug, serde::Serialize)]
+pub struct Inspection {
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// The app.
+    pub app: String,
+    /// The file that it builds upon.
+    pub since: Option<PathBuf>,
+    /// Its image, SHA-256 in hexadecimal.
+    pub image_id: String,
+    /// Bytes of guest memory.
+    pub memory_bytes: u64,
+    /// The epoch at whose end it is the guest's state.
+    pub epoch: Epoch,
+    /// The pair's generation then.
+    pub generation: Generation,
+    /// The guest's clocks then, in nanoseconds.
+    pub monotonic_ns: u64,
+    /// As seconds since 1970-01-01 00:00 UTC.
+    pub realtime_ns: u64,
+    /// Pages with content.
+    pub pages: u64,
+    /// Pages that are zero.
+    pub zero_pages: u64,
+    /// Pages that differ from another checkpoint's.
+    pub changed_pages: Option<u64>,
+}
+
+/// Looks at a checkpoint and, if there is one, at what differs from another.
+///
+/// # Errors
+/// One of them cannot be read, is none or is damaged; or they are of different guests.
+pub fn inspect(path: &Path, other: Option<&Path>) -> Result<Inspection> {
+    let loaded = Loaded::open(path)?;
+    let (header, totals) = (loaded.header, loaded.totals);
+    let since = loaded.settings.parent.as_ref().map(PathBuf::from);
+    let app = loaded.settings.spec.app.clone();
+    let changed_pages = match other {
+        None => None,
+        Some(other) => {
+            let theirs = Loaded::open(other)?;
+            let mismatch = |error| Error::Checkpoint(format!("{}: {error}", other.display()));
+            theirs.header.identity.check(&header.identity).map_err(mismatch)?;
+            let (ours, theirs) = (loaded.all_pages(path)?.pages, theirs.all_pages(other)?.pages);
+            Some(ours.iter().filter(|(page, content)| theirs.get(page) != Some(content)).count() as u64)
+        }
+    };
+    let Clocks { monotonic_ns, realtime_ns } = header.clocks;
+    let file_bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    Ok(Inspection {
+        file_bytes,
+        app,
+        since,
+        image_id: header.identity.image.iter().map(|byte| format!("{byte:02x}")).collect(),
+        memory_bytes: header.identity.memory_bytes,
+        epoch: header.epoch,
+        generation: header.generation,
+        monotonic_ns,
+        realtime_ns,
+        pages: totals.pages,
+        zero_pages: totals.zero_pages,
+        changed_pages,
+    })
+}

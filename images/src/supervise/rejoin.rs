@@ -1,0 +1,325 @@
+//! Bringing in a new replica for one that has gone.
+//!
+//! The new QEMU gets the dead one's end of the link's socket, of which the supervisor holds a copy: the survivor's QEMU
+//! notices nothing. What the dead one has left in the socket must not be taken for the newcomer's words, so the survivor
+//! is told only when its QEMU has read all of it; and what the survivor had sent for the dead one is thrown away when
+//! the survivor has said that nothing more of it will come.
+
+use std::io::Read;
+
+use protocol::control::{ArbiterReply, ArbiterRequest, Copied, ToShim};
+use protocol::{Mode, ReplicaId};
+use rustix::process::Signal;
+
+use super::replica::Replica;
+use super::spec::{RejoinName, RunName};
+use super::{NS_PER_MS, Phase, Supervisor};
+use crate::ctl::{CopyStatus, RejoinStatus};
+
+/// The survivor's socket is looked at this often until it is empty.
+const DRAIN_INTERVAL_NS: u64 = NS_PER_MS;
+/// A newcomer that has failed is not followed by another one at once.
+const RETRY_NS: u64 = 1_000 * NS_PER_MS;
+/// A newcomer that is not a member of the pair after this time is given up. Copying takes a second for 64 MiB.
+const TIMEOUT_NS: u64 = 60_000 * NS_PER_MS;
+
+/// How far the bringing in of a new replica is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing is done.
+    Idle,
+    /// The old replica's process and what it has left in the link must go first.
+    Clearing,
+    /// The survivor was told, and has not answered.
+    Told,
+    /// The new replica boots, or is brought to the survivor's state.
+    Joining,
+}
+
+/// What the supervisor knows of it.
+#[derive(Debug)]
+pub struct Rejoin {
+    stage: Stage,
+    /// It shall be done.
+    wanted: bool,
+    /// Not before.
+    not_before_ns: u64,
+    started_ns: u64,
+    link_session: u64,
+    /// How many replicas were brought in.
+    joined: u64,
+    /// How many have failed before they were.
+    failed: u64,
+    copy: Option<CopyStatus>,
+    protected_ms: f64,
+}
+
+impl Rejoin {
+    /// Nothing is done; with `wanted`, a replica is brought in as soon as the pair serves.
+    pub fn new(session: u64, wanted: bool) -> Self {
+        Self {
+            stage: Stage::Idle,
+            wanted,
+            not_before_ns: 0,
+            started_ns: 0,
+            link_session: session,
+            joined: 0,
+            failed: 0,
+            copy: None,
+            protected_ms: 0.0,
+        }
+    }
+
+    /// The session of the link.
+    pub fn link_session(&self) -> u64 {
+        self.link_session
+    }
+
+    /// Whether a replica that starts now is a newcomer.
+    pub fn is_joining(&self) -> bool {
+        self.stage == Stage::Joining
+    }
+}
+
+impl Supervisor {
+    /// Somebody asks for a new replica.
+    pub(super) fn rejoin_on_request(&mut self) -> Result<(), String> {
+        self.rejoin_obstacle().map_or(Ok(()), |obstacle| Err(obstacle.to_owned()))?;
+        if self.rejoin.stage != Stage::Idle {
+            return Err("a new replica is being brought in already".to_owned());
+        }
+        self.rejoin.wanted = true;
+        self.rejoin.not_before_ns = 0;
+        Ok(())
+    }
+
+    /// Why no replica can be brought in.
+    fn rejoin_obstacle(&self) -> Option<&'static str> {
+        let active = self.arbiter.record().active;
+        let reason = if self.spec.run != RunName::Pair {
+            "this was not started as a pair"
+        } else if self.arbiter.record().mode == Mode::Paired {
+            "the pair is complete"
+        } else if self.link_cut {
+            "the replication link was cut: it can be mended only by a new start of the pair"
+        } else if !self.spec.disks.is_empty() {
+            "the guest has disks, whose mirrors a new replica cannot be given yet"
+        } else if self.guest_stopped.is_some() {
+            "the guest has stopped"
+        } else if !matches!(self.phase, Phase::Serving) {
+            "the pair does not serve"
+        } else if self.replicas[active.index()].as_ref().is_none_or(|replica| replica.ending) {
+            "no replica is left"
+        } else {
+            return None;
+        };
+        Some(reason)
+    }
+
+    /// The primary shall hand over to its backup; then a new backup is brought in.
+    pub(super) fn switch_over(&mut self) -> Result<(), String> {
+        let record = self.arbiter.record();
+        let backup = self.replicas[record.active.peer().index()].as_ref();
+        if record.mode != Mode::Paired || backup.is_none_or(|replica| replica.ending) {
+            return Err("there is no backup to hand over to: `pollux rejoin` brings one in".to_owned());
+        }
+        self.happened(format!("replica {} is told to hand over, on request", record.active));
+        self.rejoin.wanted = true;
+        self.say(record.active, &ToShim::HandOver);
+        Ok(())
+    }
+
+    /// Does what can be done now. Returns when to call again.
+    pub(super) fn look_after_rejoin(&mut self, now_ns: u64) -> Option<u64> {
+        let wanted = self.rejoin.wanted || self.spec.rejoin == RejoinName::Auto;
+        match self.rejoin.stage {
+            Stage::Idle if !wanted || self.rejoin_obstacle().is_some() => None,
+            Stage::Idle if now_ns < self.rejoin.not_before_ns => Some(self.rejoin.not_before_ns),
+            Stage::Idle => {
+                self.rejoin.stage = Stage::Clearing;
+                self.rejoin.started_ns = now_ns;
+                self.clear_the_way(now_ns)
+            }
+            Stage::Clearing => self.clear_the_way(now_ns),
+            Stage::Told | Stage::Joining => {
+                let due_ns = self.rejoin.started_ns + TIMEOUT_NS;
+                if now_ns >= due_ns {
+                    self.happened(format!("a new replica was not brought in within {} s", TIMEOUT_NS / 1_000_000_000));
+                    let active = self.arbiter.record().active;
+                    self.join_failed(active, now_ns);
+                    // It may wait for one that was never started.
+                    self.say(active, &ToShim::PeerDead);
+                }
+                Some(due_ns)
+            }
+        }
+    }
+
+    /// Ends what is left of the old replica; when nothing is, the survivor is told to expect a newcomer.
+    fn clear_the_way(&mut self, now_ns: u64) -> Option<u64> {
+        if self.rejoin_obstacle().is_some() {
+            self.rejoin.stage = Stage::Idle;
+            return None;
+        }
+        let survivor = self.arbiter.record().active;
+        if let Some(old) = &mut self.replicas[survivor.peer().index()] {
+            // Frozen or slow, it has no say any more, and of two newcomers only one may be able to ask for anything.
+            if !old.ending {
+                old.ending = true;
+                let _ = old.vm.signal(Signal::KILL);
+            }
+            // Its end wakes the loop.
+            return None;
+        }
+        let unread = self.link.as_ref().map(|ends| rustix::io::ioctl_fionread(&ends[survivor.index()]));
+        match unread {
+            Some(Ok(0)) => {
+                self.rejoin.stage = Stage::Told;
+                self.rejoin.link_session = self.rejoin.link_session.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
+                self.say(survivor, &ToShim::PeerJoins { link_session: self.rejoin.link_session });
+                None
+            }
+            Some(Ok(_)) => Some(now_ns + DRAIN_INTERVAL_NS),
+            _ => {
+                self.link_cut = true;
+                self.rejoin.stage = Stage::Idle;
+                None
+            }
+        }
+    }
+
+    /// Nothing of the survivor's old words is on its way any more: the new replica starts.
+    pub(super) fn link_is_fresh(&mut self, id: ReplicaId, link_session: u64, now_ns: u64) {
+        let record = self.arbiter.record();
+        let expected = self.rejoin.stage == Stage::Told && link_session == self.rejoin.link_session;
+        if !expected || id != record.active || self.replicas[id.peer().index()].is_some() {
+            return;
+        }
+        let newcomer = id.peer();
+        let started = self.take_link(newcomer).and_then(|link| {
+            let (locks, registry) = (self.disks.locks(), self.poll.registry());
+            let started = Replica::start(newcomer, &self.spec, &self.dir, Some(link), locks, registry);
+            started.map_err(|error| error.to_string())
+        });
+        match started {
+            Ok(replica) => {
+                self.happened(format!(
+                    "for its predecessor, replica {newcomer} started as process {}",
+                    replica.vm.pid()
+                ));
+                self.replicas[newcomer.index()] = Some(replica);
+                self.rejoin.stage = Stage::Joining;
+            }
+            Err(text) => {
+                self.happened(format!("no new replica can be started: {text}"));
+                self.say(id, &ToShim::PeerDead);
+                self.join_failed(id, now_ns);
+            }
+        }
+    }
+
+    /// The newcomer's end of the link, without what was sent to its predecessor.
+    fn take_link(&mut self, newcomer: ReplicaId) -> Result<std::os::unix::net::UnixStream, String> {
+        let ends = self.link.as_mut().ok_or("there is no replication link")?;
+        let end = &mut ends[newcomer.index()];
+        let mut bytes = [0; 16 * 1024];
+        while rustix::io::ioctl_fionread(&*end).map_err(|error| error.to_string())? > 0 {
+            end.read(&mut bytes).map_err(|error| error.to_string())?;
+        }
+        end.try_clone().map_err(|error| error.to_string())
+    }
+
+    /// The active replica asks to be paired with the newcomer.
+    pub(super) fn arbitrate_pairing(&mut self, id: ReplicaId, request: ArbiterRequest, now_ns: u64) {
+        // A record is not paired with a replica that is known to be gone, or that was denied something and so will stop.
+        let newcomer = self.replicas[id.peer().index()].as_ref().is_some_and(|newcomer| {
+            let denied = newcomer.asked.is_some_and(|grant| !grant.granted);
+            !newcomer.ending && newcomer.stopped.is_none() && !denied
+        });
+        let before = self.arbiter.record();
+        let grant = match self.arbiter.ask_pairing(request.expect_generation, id, newcomer) {
+            Ok(grant) => grant,
+            // No answer: the replica asks again.
+            Err(error) => return self.happened(format!("the arbiter cannot decide: {error}")),
+        };
+        if grant.granted && grant.record != before {
+            self.wire.switch(grant.record.generation, grant.record.active);
+            self.rejoin.stage = Stage::Idle;
+            self.rejoin.wanted = false;
+            self.rejoin.joined += 1;
+            self.rejoin.protected_ms = (now_ns - self.rejoin.started_ns) as f64 / 1e6;
+            self.happened(format!(
+                "arbiter: replica {id} is paired with replica {} (generation {}), after {:.1} ms",
+                id.peer(),
+                grant.record.generation,
+                self.rejoin.protected_ms
+            ));
+        }
+        self.say(id, &ToShim::ArbiterReply(ArbiterReply::new(request.request_id, grant)));
+    }
+
+    /// The newcomer has failed before it was a member of the pair.
+    pub(super) fn join_failed(&mut self, id: ReplicaId, now_ns: u64) {
+        if !matches!(self.rejoin.stage, Stage::Told | Stage::Joining) || id != self.arbiter.record().active {
+            return;
+        }
+        self.rejoin.stage = Stage::Idle;
+        self.rejoin.wanted = false;
+        self.rejoin.failed += 1;
+        self.rejoin.not_before_ns = now_ns + RETRY_NS;
+        if let Some(newcomer) = &mut self.replicas[id.peer().index()] {
+            newcomer.kill_at_ns = Some(now_ns);
+        }
+        self.happened("no new replica was brought in".to_owned());
+    }
+
+    /// A replica has gone: with the survivor goes what it was doing for a newcomer.
+    pub(super) fn rejoin_lost(&mut self, id: ReplicaId) {
+        if self.rejoin.stage != Stage::Idle && self.arbiter.record().active == id {
+            self.rejoin.stage = Stage::Idle;
+            self.rejoin.wanted = false;
+        }
+    }
+
+    pub(super) fn note_copied(&mut self, copied: Copied) {
+        self.happened(format!(
+            "the guest was copied in {:.1} ms: {} pages in {} rounds, {} of them zero; it waited {:.2} ms for the last {}",
+            copied.took_ns as f64 / 1e6,
+            copied.pages + copied.zero_pages,
+            copied.rounds,
+            copied.zero_pages,
+            copied.pause_ns as f64 / 1e6,
+            copied.last_pages
+        ));
+        let copy = CopyStatus {
+            pages: copied.pages,
+            zero_pages: copied.zero_pages,
+            last_pages: copied.last_pages,
+            rounds: copied.rounds,
+            pause_us: copied.pause_ns as f64 / 1e3,
+            took_ms: copied.took_ns as f64 / 1e6,
+        };
+        if self.rejoin.stage == Stage::Joining {
+            self.rejoin.copy = Some(copy);
+        } else {
+            self.checkpoints.copy = Some(copy);
+        }
+    }
+
+    /// What `status` shows of it.
+    pub(super) fn rejoin_status(&self) -> RejoinStatus {
+        RejoinStatus {
+            policy: self.spec.rejoin,
+            state: match self.rejoin.stage {
+                Stage::Idle => "idle",
+                Stage::Clearing | Stage::Told => "preparing",
+                Stage::Joining => "joining",
+            }
+            .to_owned(),
+            joined: self.rejoin.joined,
+            failed: self.rejoin.failed,
+            protected_ms: self.rejoin.protected_ms,
+            copy: self.rejoin.copy.clone(),
+        }
+    }
+}

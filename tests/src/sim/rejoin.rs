@@ -1,0 +1,192 @@
+//! Bringing in a new machine for one that has gone: what the supervisor and the two shims do for it.
+//!
+//! Pages have no content here: the toy guest's state is a few words, which travel in the message that ends the copy. But
+//! they take their time and room, so that anything can happen between any two of them.
+
+use protocol::link::{Message, Pages};
+use protocol::replica::{Input, JoinPhase};
+use protocol::{Mode, ReplicaId, Role};
+
+use super::Canary;
+use super::faults::Moment;
+use super::guest::Guest;
+use super::marks::Mark;
+use super::node::{Control, Node};
+use super::pipe::Pipe;
+use super::world::{Event, World};
+
+/// Slices of pages on their way at most.
+const WINDOW: u64 = 3;
+/// Between two slices.
+const SLICE_NS: u64 = 15_000;
+/// A survivor that cannot be helped now may be later.
+const AGAIN_NS: u64 = 500_000;
+
+/// What is known of the newcomer of the moment.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Joining {
+    /// How many machines were started in place of others.
+    pub newcomers: u64,
+    /// Slices of pages that the primary has sent, and that have arrived.
+    sent: u64,
+    arrived: u64,
+    /// Slices that the newcomer has taken.
+    taken: u64,
+}
+
+impl World {
+    /// A replica is alone: the supervisor may start a new one.
+    pub(super) fn plan_rejoin(&mut self, survivor: ReplicaId) {
+        if self.joining.newcomers < self.settings.rejoins {
+            self.after(self.settings.rejoin_delay_ns, Event::Rejoin(survivor));
+        }
+    }
+
+    /// Starts a new machine, if the survivor can take it in.
+    pub(super) fn rejoin(&mut self, survivor: ReplicaId) {
+        let node = &self.nodes[survivor.index()];
+        let alone = self.arbiter.mode == Mode::Solo && self.arbiter.active == survivor;
+        if !alone || !node.takes_part() || node.guest.stopped() || self.cut {
+            return;
+        }
+        let ready = node.runs() && node.replica.role() == Role::Primary && node.replica.mode() == Mode::Solo;
+        if !ready || self.hub.active() != survivor || node.replica.join_phase() != JoinPhase::None {
+            return self.at(self.now_ns + AGAIN_NS, Event::Rejoin(survivor));
+        }
+        let newcomer = survivor.peer();
+        self.note(|| format!("{newcomer} is started anew"));
+        self.joining = Joining { newcomers: self.joining.newcomers + 1, ..Joining::default() };
+        // The old process is gone, and with it what it was still to be told. What the survivor was to be told about it
+        // was said before.
+        self.forget_events_of(newcomer);
+        self.node(survivor).control.retain(|control| !control.is_about_peer());
+        self.node(survivor).told_dead = false;
+        self.hub.forget(newcomer);
+        self.pipes = [Pipe::default(), Pipe::default()];
+        let (generation, session) = (self.arbiter.generation, self.joining.newcomers);
+        self.node(survivor).renew_link(session);
+        self.nodes[newcomer.index()] = Node::newcomer(newcomer, &self.settings, generation, session, self.now_ns);
+        self.step(survivor, Input::PeerJoins);
+        let boot_ns = self.now_ns + self.rng.below(500_000);
+        self.wake_by(newcomer, boot_ns);
+    }
+
+    /// The primary's part of the copy, at the end of a round.
+    pub(super) fn copy(&mut self, id: ReplicaId) {
+        let node = &self.nodes[id.index()];
+        if !node.runs() || node.replica.join_phase() != JoinPhase::Copying {
+            return;
+        }
+        let Joining { sent, arrived, .. } = self.joining;
+        if sent < self.settings.copy_slices {
+            if sent < arrived + WINDOW {
+                self.joining.sent += 1;
+                self.transmit(id, &Message::Pages(Pages { records: &[0xaa; 64] }));
+                self.moment(id, Moment::Pages);
+                self.wake_by(id, self.now_ns + SLICE_NS);
+            }
+        } else if node.replica.may_send_state() && node.deferred.is_empty() {
+            let state = node.guest.save(node.frames_in_log);
+            let message = node.replica.join_state(&state);
+            self.transmit(id, &Message::State(message));
+            let local_ns = self.local_ns(id);
+            self.node(id).replica.state_sent(local_ns);
+            self.moment(id, Moment::State);
+        }
+    }
+
+    /// A message of a copy, before the replica gets it.
+    pub(super) fn take_copy(&mut self, id: ReplicaId, message: &Message<'_>) {
+        let empty = self.nodes[id.index()].replica.join_phase() == JoinPhase::Empty;
+        match message {
+            Message::Pages(_) if empty => {
+                self.joining.taken += 1;
+                let messages = self.joining.taken;
+                self.transmit(id, &Message::PagesHeld { messages });
+            }
+            Message::PagesHeld { messages } => self.joining.arrived = *messages,
+            Message::State(state) if empty => {
+                let produced = self.nodes[id.peer().index()].produced.iter();
+                let produced = produced.filter(|(epoch, _)| *epoch <= state.epoch).cloned().collect();
+                let (guest, frames_in_log) = Guest::load(state.state).expect("the checksum of the frame was right");
+                let forgets = self.canary == Some(Canary::ForgetState);
+                let node = self.node(id);
+                if !forgets {
+                    node.guest = guest;
+                }
+                node.frames_in_log = frames_in_log;
+                node.produced = produced;
+                self.checker.goes_on(id, state.epoch);
+            }
+            _ => {}
+        }
+    }
+
+    /// The arbiter is asked to pair.
+    pub(super) fn ask_pairing(&mut self, id: ReplicaId, request_id: u64, expect_generation: u64) {
+        let percent = self.settings.answer_lost_percent;
+        if self.healed || !self.rng.chance(percent) {
+            let request = Event::PairingRequest { from: id, request_id, expect_generation };
+            self.after(self.settings.control_delay_ns, request);
+        }
+        self.moment(id, Moment::AskPairing);
+    }
+
+    pub(super) fn arbitrate_pairing(&mut self, from: ReplicaId, request_id: u64, expect_generation: u64) {
+        let before = self.arbiter;
+        let mut record = before;
+        let mut grant = record.pair_request(expect_generation, from);
+        let newcomer = &self.nodes[from.peer().index()];
+        if record != before && (!newcomer.alive || newcomer.denied) {
+            // The supervisor knows that there is nobody to be paired with, or that it will stop.
+            (record, grant.granted, grant.record) = (before, false, before);
+            self.marks.set(Mark::PairingDenied);
+        }
+        self.arbiter = record;
+        self.note(|| format!("arbiter: {from} asks to be paired in {expect_generation}+1: {grant:?}"));
+        if record != before {
+            self.checker.paired(record);
+        }
+        self.answer(from, request_id, grant);
+    }
+
+    pub(super) fn joined(&mut self, id: ReplicaId) {
+        self.marks.set(Mark::Joined);
+        if !self.nodes[id.peer().index()].takes_part() {
+            self.marks.set(Mark::PairedWithTheDead);
+        }
+        self.moment(id, Moment::Joined);
+    }
+
+    /// The newcomer is ended before another one is started.
+    pub(super) fn join_failed(&mut self, id: ReplicaId) {
+        self.marks.set(Mark::JoinFailed);
+        let newcomer = id.peer();
+        self.node(newcomer).alive = false;
+        self.forget_events_of(newcomer);
+        self.plan_rejoin(id);
+    }
+
+    fn forget_events_of(&mut self, gone: ReplicaId) {
+        self.retain_events(|event| match event {
+            Event::Wake(id)
+            | Event::EpochDone(id, _)
+            | Event::LinkArrival(id)
+            | Event::DiskDone(id, _)
+            | Event::DeviceFlush(id)
+            | Event::Resume(id)
+            | Event::HubRead(id) => *id != gone,
+            Event::Control(id, control) => *id != gone && !control.is_about_peer(),
+            Event::ArbiterRequest { from, .. } | Event::PairingRequest { from, .. } => *from != gone,
+            Event::Packets(packets) => packets.to != gone,
+            Event::ClientSend | Event::Fault(_) | Event::Rejoin(_) | Event::HandOver | Event::Heal => true,
+        });
+    }
+}
+
+impl Control {
+    /// Whether this is about the peer's process or the link to it.
+    const fn is_about_peer(&self) -> bool {
+        matches!(self, Self::PeerDead | Self::LinkCut)
+    }
+}
