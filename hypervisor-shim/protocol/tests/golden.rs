@@ -196,10 +196,10 @@ fn config() -> Config<'static> {
         max_epoch_events_bytes: 12,
         max_outstanding_bytes: 13,
         check_determinism: true,
+        shared_disks: 0x5a,
         link_session: 14,
         joins: true,
         restores: true,
-        shared_disks: 0x5a,
         network: Network {
             mac: [2, 0, 0, 0, 0, 15],
             address: [10, 0, 2, 15],

@@ -154,8 +154,8 @@ impl Disks {
         self.table.is_empty() && self.outstanding.is_empty()
     }
 
-    /// Takes what the guest has asked for in an epoch, in its order, as long as there may be more requests. Each is added to the digest,
-    /// with all that it writes.
+    /// Takes what the guest has asked for in an epoch, in its order, as long as there may be more requests. Each is added to
+    /// the digest, with all that it writes.
     pub(super) fn take_requests(
         &mut self,
         epoch: u64,

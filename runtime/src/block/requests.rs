@@ -177,7 +177,7 @@ impl Requests {
     }
 
     /// Nobody knows whether this request was carried out: it is asked for again, before everything that was asked for later.
-    /// All that were in flight come back so at once, or none, and nothing new enters the ring before [`Requests::send`].
+    /// All that were in flight at that disk come back so at once, and nothing new enters the ring before [`Requests::send`].
     fn repeat(&mut self, index: usize, request: Request) {
         let place = self.slots[index].place;
         self.slots[index].state = State::Queued(request);

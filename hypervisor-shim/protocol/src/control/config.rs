@@ -50,6 +50,8 @@ pub struct Config<'a> {
     /// Epochs' digests cover all memory that the guest has written to, and each is compared before the next epoch
     /// begins.
     pub check_determinism: bool,
+    /// Which disks are shared: bit i for the i-th by name. The others are mirrored.
+    pub shared_disks: u8,
     /// The session of the link: [`Config::session`] for a new pair, another one for each newcomer.
     pub link_session: u64,
     /// This replica is a newcomer, to be taken in by a solo primary.
@@ -57,8 +59,6 @@ pub struct Config<'a> {
     /// This replica is a solo primary whose guest's state comes from a checkpoint, by [`super::ToShim::Pages`] and
     /// [`super::ToShim::State`].
     pub restores: bool,
-    /// Which disks are shared: bit i for the i-th by name. The others are mirrored.
-    pub shared_disks: u8,
     /// The guest's network.
     pub network: Network,
     /// The program's arguments, separated by spaces.

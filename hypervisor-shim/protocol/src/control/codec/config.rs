@@ -74,10 +74,10 @@ pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config
         max_epoch_events_bytes: body.max_epoch_events_bytes.get(),
         max_outstanding_bytes: body.max_outstanding_bytes.get(),
         check_determinism: body::truth(kind, "check_determinism", body.check_determinism)?,
+        shared_disks: body.shared_disks,
         link_session: body.link_session.get(),
         joins: body::truth(kind, "joins", body.joins)?,
         restores: body::truth(kind, "restores", body.restores)?,
-        shared_disks: body.shared_disks,
         network: network(body)?,
         arguments,
     })

@@ -170,10 +170,10 @@ impl Draw {
             max_epoch_events_bytes: self.halves[2],
             max_outstanding_bytes: k,
             check_determinism: self.codes[5] & 1 == 1,
+            shared_disks: self.codes[4],
             link_session: l,
             joins: self.codes[6] & 4 == 4,
             restores: self.codes[6] & 8 == 8,
-            shared_disks: self.codes[4],
             network: Network {
                 mac: self.mac,
                 address: self.halves[3].to_be_bytes(),
