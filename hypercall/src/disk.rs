@@ -12,6 +12,11 @@
 //! not completed at a time; more of them wait in the ring, in which a guest should keep no write whose data it wants to
 //! change.
 //!
+//! A replica that takes over does not know how far its predecessor came with a disk that both share. It completes everything
+//! outstanding there as [`UNCERTAIN`], at the start of its first epoch: done or not done, and nobody will do it any more. The
+//! guest asks again, in the order in which it had asked, before it asks for anything new. That brings back what a guest has
+//! seen: no operation that changes blocks was begun while a read before it that overlaps it was outstanding.
+//!
 //! Nobody is told that fewer blocks were read or written than asked for: a request is done or has failed.
 
 use crate::layout::PAGE_BYTES;
@@ -28,6 +33,9 @@ pub const MAX_TRANSFER_BYTES: usize = 64 * 1024;
 pub const MAX_PLAIN_BLOCKS: u64 = 1 << 21;
 /// Most requests that are taken and not completed.
 pub const MAX_OUTSTANDING: usize = 64;
+/// The status of a request that may have been carried out or not (the uncertain interrupt of rule P7): ask again. No
+/// [`crate::errno`] has this value.
+pub const UNCERTAIN: u32 = u32::MAX;
 
 /// A disk of this guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +153,7 @@ impl Request {
 pub struct Completion {
     /// Which request.
     pub number: u64,
-    /// 0, or one of [`crate::errno`].
+    /// 0, [`UNCERTAIN`], or one of [`crate::errno`].
     pub status: u32,
     /// Zero.
     pub reserved: u32,

@@ -22,6 +22,8 @@ pub const KIND_UNCERTAIN: u16 = 4;
 pub const KIND_DISK_DONE: u16 = 5;
 /// Only in the disk ring: a [`crate::disk::Request`].
 pub const KIND_DISK_REQUEST: u16 = 6;
+/// Only in epoch records: part of what the read of a shared disk has read; never seen by the guest itself.
+pub const KIND_DISK_DATA: u16 = 7;
 /// Only in rings: nothing follows up to the end of the ring's data area.
 pub const KIND_SKIP: u16 = 0xffff;
 

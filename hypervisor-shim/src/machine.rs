@@ -124,6 +124,8 @@ pub trait Port {
 pub struct DiskJob {
     /// Names it.
     pub number: u64,
+    /// The epoch in which the guest asked for it.
+    pub epoch: u64,
     /// What; never [`Operation::Forget`].
     pub operation: Operation,
     /// From this block on.

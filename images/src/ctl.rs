@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Kind;
 use crate::error::{Context, Error, Result};
 use crate::state::{self, StateDir};
 use crate::supervise::spec::RejoinName;
@@ -215,10 +216,12 @@ pub struct CopyStatus {
 pub struct DiskStatus {
     /// What the guest calls it.
     pub name: String,
-    /// What the names of its mirrors' files begin with.
+    /// What the names of its mirrors' files begin with; if it is shared, its file.
     pub file: PathBuf,
     /// Its size.
     pub size_bytes: u64,
+    /// Whether it is mirrored or shared.
+    pub kind: Kind,
     /// The replica whose mirror has missed writes, if one has.
     pub stale: Option<u8>,
 }

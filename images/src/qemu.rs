@@ -107,6 +107,8 @@ pub struct Drive {
     pub name: String,
     /// The file.
     pub path: PathBuf,
+    /// Another QEMU has it open, too.
+    pub shared: bool,
     /// What goes wrong with it.
     pub faults: Vec<DiskFault>,
 }
@@ -119,17 +121,26 @@ impl Drive {
 
     /// QEMU's description of the backend. The first block of the file, its identity, is none of the guest's. What the
     /// guest has flushed is on the host's disk, what it has written otherwise in the host's page cache. A file that
-    /// another QEMU has open is refused.
+    /// another QEMU has open is refused, unless it is shared: then there is a lock of our own.
+    ///
+    /// Writes are system calls of this process's threads (not of the kernel's, as io_uring's may be): none is left when the
+    /// process is gone, on which the fence of shared disks rests.
     fn backend(&self) -> String {
         let path = self.path.display().to_string().replace(',', ",,");
-        let mut file = format!("file.driver=file,file.filename={path},file.locking=on,file.discard=unmap");
+        let locking = if self.shared { "off" } else { "on" };
+        let mut file =
+            format!("file.driver=file,file.aio=threads,file.filename={path},file.locking={locking},file.discard=unmap");
         if self.slowness().is_some() {
             let name = &self.name;
-            let beneath = format!("file.file.driver=file,file.file.filename={path},file.file.locking=on");
+            let beneath = format!(
+                "file.file.driver=file,file.file.aio=threads,file.file.filename={path},file.file.locking={locking}"
+            );
             file = format!("file.driver=throttle,file.throttle-group=slow-{name},{beneath}");
         } else if !self.faults.is_empty() {
-            file =
-                format!("file.driver=blkdebug,file.image.driver=file,file.image.filename={path},file.image.locking=on");
+            let beneath = format!(
+                "file.image.driver=file,file.image.aio=threads,file.image.filename={path},file.image.locking={locking}"
+            );
+            file = format!("file.driver=blkdebug,{beneath}");
         }
         for (index, fault) in self.faults.iter().filter(|fault| fault.kind != "slow").enumerate() {
             let inject = format!("file.inject-error.{index}");
@@ -174,6 +185,8 @@ pub struct VmConfig<'a> {
     pub qemu_log: PathBuf,
     /// The disks.
     pub disks: Vec<Drive>,
+    /// Files whose locks the process keeps as long as it lives.
+    pub locks: Vec<BorrowedFd<'a>>,
     /// Further QEMU arguments, for experiments.
     pub extra: &'a [String],
 }
@@ -269,7 +282,8 @@ impl VmConfig<'_> {
             }
             push(out, "-blockdev", disk.backend());
             // An error is the guest's to judge: unless told so, QEMU stops the machine when the host's disk is full.
-            push(out, "-device", format!("{block},drive=disk-{name},serial={name},werror=report,rerror=report"));
+            let share = if disk.shared { ",share-rw=on" } else { "" };
+            push(out, "-device", format!("{block},drive=disk-{name},serial={name},werror=report,rerror=report{share}"));
         }
     }
 
@@ -277,7 +291,7 @@ impl VmConfig<'_> {
     fn inherited(&self) -> Vec<BorrowedFd<'_>> {
         let NetBackend::Hub(net) = &self.net;
         let streams = [Some(&self.control), self.link.as_ref(), Some(net)];
-        streams.into_iter().flatten().map(AsFd::as_fd).collect()
+        streams.into_iter().flatten().map(AsFd::as_fd).chain(self.locks.iter().copied()).collect()
     }
 
     /// Starts the process. Its ends of the sockets are closed here once it has them.
@@ -422,7 +436,8 @@ mod tests {
             net: NetBackend::Hub(net.0),
             debug_log: "a,b.log".into(),
             qemu_log: "q.log".into(),
-            disks: vec![Drive { name: "data".to_owned(), path: "x,y.0".into(), faults: vec![] }],
+            disks: vec![Drive { name: "data".to_owned(), path: "x,y.0".into(), shared: false, faults: vec![] }],
+            locks: vec![],
             extra: &[],
         };
         config.arguments()

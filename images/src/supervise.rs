@@ -39,6 +39,7 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use protocol::control::ArbiterRequest;
 use protocol::{Mode, ReplicaId};
 use serde::{Deserialize, Serialize};
 
@@ -157,6 +158,8 @@ struct Supervisor {
     disks: Disks,
     /// Last epochs of replicas that have ended with nothing under way.
     orderly_ends: [Option<u64>; 2],
+    /// Who is ended before the other's request to the arbiter is answered.
+    fenced_off: Option<(ReplicaId, ArbiterRequest)>,
     /// A shim was told how to run: its guest may have written to disks.
     configured: bool,
     console: Console,
@@ -229,6 +232,7 @@ impl Supervisor {
             arbiter,
             disks,
             orderly_ends: [None, None],
+            fenced_off: None,
             configured: false,
             console,
             requests,
@@ -266,7 +270,7 @@ impl Supervisor {
             links = [Some(zero), Some(one)];
         }
         for (id, link) in [ReplicaId::ZERO, ReplicaId::ONE].into_iter().zip(links).take(count) {
-            let replica = Replica::start(id, &self.spec, &self.dir, link, self.poll.registry())?;
+            let replica = Replica::start(id, &self.spec, &self.dir, link, self.disks.locks(), self.poll.registry())?;
             self.happened(format!("replica {id} started as process {}", replica.vm.pid()));
             self.replicas[id.index()] = Some(replica);
         }

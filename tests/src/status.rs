@@ -42,6 +42,7 @@ pub struct Disk {
     pub name: String,
     pub file: String,
     pub size_bytes: u64,
+    pub kind: String,
     pub stale: Option<u8>,
 }
 

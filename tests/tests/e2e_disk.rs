@@ -415,7 +415,7 @@ fn disks_that_do_not_belong_are_refused_by_the_command_that_starts_the_pair() {
     };
     refused("", DISK_CODE, "add size=64M");
     refused(",size=1", 2, "a size is a multiple of 512");
-    refused(",shared", 2, "is not known");
+    refused(",shred", 2, "is not known");
     let pair = files.up(",size=1M");
     refused("", DISK_CODE, "in use");
     pair.down();

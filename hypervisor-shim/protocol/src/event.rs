@@ -20,8 +20,8 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub use hypercall::record::{
-    ALIGNMENT_BYTES as RECORD_ALIGN_BYTES, HEADER_BYTES as RECORD_HEADER_BYTES, KIND_CONSOLE_INPUT, KIND_DISK_DONE,
-    KIND_FRAME, KIND_RESEED, KIND_UNCERTAIN, MAX_PAYLOAD_BYTES as MAX_RECORD_PAYLOAD_BYTES,
+    ALIGNMENT_BYTES as RECORD_ALIGN_BYTES, HEADER_BYTES as RECORD_HEADER_BYTES, KIND_CONSOLE_INPUT, KIND_DISK_DATA,
+    KIND_DISK_DONE, KIND_FRAME, KIND_RESEED, KIND_UNCERTAIN, MAX_PAYLOAD_BYTES as MAX_RECORD_PAYLOAD_BYTES,
     total_bytes as record_bytes,
 };
 
@@ -241,6 +241,50 @@ impl Uncertain {
     }
 }
 
+/// Bytes before the data of a [`DiskData`].
+pub const DISK_DATA_FIXED_BYTES: usize = size_of::<DiskDataWire>();
+/// Most data of one [`DiskData`].
+pub const MAX_DISK_DATA_BYTES: usize = MAX_RECORD_PAYLOAD_BYTES - DISK_DATA_FIXED_BYTES;
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct DiskDataWire {
+    number: U64,
+    offset_bytes: U32,
+    reserved: U32,
+}
+
+/// A piece of what a read of a shared disk has read. Pieces come in order; the completion comes behind the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskData<'a> {
+    /// Which request.
+    pub number: u64,
+    /// How much of it came before.
+    pub offset_bytes: u32,
+    /// At least one byte, at most [`MAX_DISK_DATA_BYTES`].
+    pub bytes: &'a [u8],
+}
+
+impl<'a> DiskData<'a> {
+    /// Reads a payload; `None` if it is not one.
+    #[must_use]
+    pub fn decode(payload: &'a [u8]) -> Option<Self> {
+        let (wire, bytes) = DiskDataWire::ref_from_prefix(payload).ok()?;
+        let DiskDataWire { number, offset_bytes, reserved } = *wire;
+        let good = reserved.get() == 0 && !bytes.is_empty();
+        good.then(|| Self { number: number.get(), offset_bytes: offset_bytes.get(), bytes })
+    }
+
+    fn append_to(&self, stream: &mut Vec<u8>) -> Result<(), RecordError> {
+        let wire = DiskDataWire {
+            number: U64::new(self.number),
+            offset_bytes: U32::new(self.offset_bytes),
+            reserved: U32::ZERO,
+        };
+        append_parts(stream, KIND_DISK_DATA, &[wire.as_bytes(), self.bytes])
+    }
+}
+
 /// What happens to a guest at the start of an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
@@ -252,8 +296,11 @@ pub enum Event<'a> {
     Reseed(&'a [u8; SEED_BYTES]),
     /// An operation whose outcome is not known.
     Uncertain(Uncertain),
-    /// A disk request is done or has failed. What a read has read is not in the record: each replica's own disk knows.
+    /// A disk request is done or has failed. What a read of a mirrored disk has read is not in the record: each replica's own
+    /// disk knows.
     DiskDone(Completion),
+    /// What a read of a shared disk has read, in part: only the active replica's disk has read it.
+    DiskData(DiskData<'a>),
 }
 
 impl<'a> Event<'a> {
@@ -266,6 +313,7 @@ impl<'a> Event<'a> {
             Self::Reseed(_) => KIND_RESEED,
             Self::Uncertain(_) => KIND_UNCERTAIN,
             Self::DiskDone(_) => KIND_DISK_DONE,
+            Self::DiskData(_) => KIND_DISK_DATA,
         }
     }
 
@@ -277,6 +325,7 @@ impl<'a> Event<'a> {
             Self::Reseed(_) => SEED_BYTES,
             Self::Uncertain(_) => UNCERTAIN_BYTES,
             Self::DiskDone(_) => COMPLETION_BYTES,
+            Self::DiskData(data) => DISK_DATA_FIXED_BYTES + data.bytes.len(),
         })
     }
 
@@ -290,6 +339,7 @@ impl<'a> Event<'a> {
             Self::Reseed(seed) => append_record(stream, self.kind(), seed.as_slice()),
             Self::Uncertain(uncertain) => append_record(stream, self.kind(), uncertain.to_wire().as_bytes()),
             Self::DiskDone(completion) => append_record(stream, self.kind(), &completion.encode()),
+            Self::DiskData(data) => data.append_to(stream),
         }
     }
 
@@ -302,6 +352,7 @@ impl<'a> Event<'a> {
             KIND_RESEED => payload.try_into().map(Self::Reseed).map_err(|_| bad),
             KIND_UNCERTAIN => Uncertain::from_wire(payload).map(Self::Uncertain).ok_or(bad),
             KIND_DISK_DONE => Completion::decode(payload).map(Self::DiskDone).ok_or(bad),
+            KIND_DISK_DATA => DiskData::decode(payload).map(Self::DiskData).ok_or(bad),
             got => Err(RecordError::UnknownKind { offset_bytes, got }),
         }
     }
@@ -312,17 +363,25 @@ impl<'a> Event<'a> {
 /// # Errors
 /// [`RecordError::TooLong`] (and nothing is appended) when the payload exceeds [`MAX_RECORD_PAYLOAD_BYTES`].
 pub fn append_record(stream: &mut Vec<u8>, kind: u16, payload: &[u8]) -> Result<(), RecordError> {
-    if payload.len() > MAX_RECORD_PAYLOAD_BYTES {
+    append_parts(stream, kind, &[payload])
+}
+
+/// Appends a record whose payload is the parts one after the other.
+fn append_parts(stream: &mut Vec<u8>, kind: u16, parts: &[&[u8]]) -> Result<(), RecordError> {
+    let payload_bytes = parts.iter().map(|part| part.len()).sum();
+    if payload_bytes > MAX_RECORD_PAYLOAD_BYTES {
         return Err(RecordError::TooLong {
             offset_bytes: stream.len(),
             limit_bytes: MAX_RECORD_PAYLOAD_BYTES,
-            got_bytes: payload.len(),
+            got_bytes: payload_bytes,
         });
     }
-    let end_bytes = stream.len() + record_bytes(payload.len());
-    stream.reserve(record_bytes(payload.len()));
-    stream.extend_from_slice(&header_for(kind, payload.len()));
-    stream.extend_from_slice(payload);
+    let end_bytes = stream.len() + record_bytes(payload_bytes);
+    stream.reserve(record_bytes(payload_bytes));
+    stream.extend_from_slice(&header_for(kind, payload_bytes));
+    for part in parts {
+        stream.extend_from_slice(part);
+    }
     stream.resize(end_bytes, 0);
     Ok(())
 }
@@ -438,6 +497,20 @@ mod tests {
     }
 
     #[test]
+    fn pieces_of_disk_data_are_never_empty_and_at_most_a_record() {
+        let whole = vec![7; MAX_DISK_DATA_BYTES];
+        let data = |bytes| Event::DiskData(DiskData { number: 1, offset_bytes: 2, bytes });
+        assert_eq!(read_all(&stream_of(&[data(&whole)])), Ok(vec![data(&whole)]));
+        let long = vec![7; MAX_DISK_DATA_BYTES + 1];
+        assert!(data(&long).append_to(&mut Vec::new()).is_err());
+        let bad = Err(RecordError::BadPayload { offset_bytes: 0, kind: KIND_DISK_DATA, got_bytes: 16 });
+        assert_eq!(read_all(&stream_of(&[data(&[])])), bad);
+        let mut reserved = stream_of(&[data(&[1])]);
+        reserved[8 + 12] = 1;
+        assert!(read_all(&reserved).is_err());
+    }
+
+    #[test]
     fn a_payload_that_is_too_long_is_refused_whole() {
         let long = vec![0; MAX_RECORD_PAYLOAD_BYTES + 1];
         let mut stream = vec![7];
@@ -456,6 +529,10 @@ mod tests {
             prop::array::uniform32(any::<u8>()).prop_map(|seed| (KIND_RESEED, seed.to_vec())),
             any::<(u32, u64)>().prop_map(|(device, operation)| {
                 (KIND_UNCERTAIN, Uncertain { device, operation }.to_wire().as_bytes().to_vec())
+            }),
+            (any::<(u64, u32)>(), prop::collection::vec(any::<u8>(), 1..90)).prop_map(|((number, offset), data)| {
+                let number = number.to_le_bytes();
+                (KIND_DISK_DATA, [&number[..], &offset.to_le_bytes(), &[0; 4], &data].concat())
             }),
         ]
     }

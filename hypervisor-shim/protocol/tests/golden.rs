@@ -20,7 +20,7 @@ use protocol::control::{
     ArbiterReply, ArbiterRequest, Config, Console, Copied, Counter, Counters, GuestStopped, Level, Log, Network,
     Promoted, Ready, Seed, State, Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
 };
-use protocol::event::{Event, EventReader, Uncertain};
+use protocol::event::{DiskData, Event, EventReader, Uncertain};
 use protocol::frame::{FrameError, FrameReader, FrameWriter, HEADER_BYTES};
 use protocol::hubwire::{self, BatchEncoder, Envelope, Packet};
 use protocol::link::{
@@ -53,7 +53,8 @@ fn events() -> Vec<u8> {
     let done = Event::DiskDone(Completion { number: 0x0102_0304_0506_0708, status: 0x1112, reserved: 0 });
     let reseed = ramp(1);
     let others = [Event::Frame(b"frame of 17 bytes"), Event::ConsoleInput(b"ls\n"), Event::Reseed(&reseed)];
-    for event in others.into_iter().chain([uncertain, done]) {
+    let data = Event::DiskData(DiskData { number: 0x2122_2324_2526_2728, offset_bytes: 0x3132_3334, bytes: b"read" });
+    for event in others.into_iter().chain([uncertain, done, data]) {
         event.append_to(&mut stream).expect("short");
     }
     stream
@@ -198,6 +199,7 @@ fn config() -> Config<'static> {
         link_session: 14,
         joins: true,
         restores: true,
+        shared_disks: 0x5a,
         network: Network {
             mac: [2, 0, 0, 0, 0, 15],
             address: [10, 0, 2, 15],
@@ -246,7 +248,7 @@ fn split(message: &[u8]) -> (u16, &[u8]) {
 fn events_are_as_recorded() {
     let stream = events();
     check("event", "all", &stream);
-    assert_eq!(EventReader::validate(&stream), Ok(5));
+    assert_eq!(EventReader::validate(&stream), Ok(6));
 }
 
 #[test]

@@ -3,6 +3,9 @@
 //! What a guest can see of it, the numbers of requests and which of them are outstanding, is a function of its ring and of
 //! the records. When a device has finished something is not: that becomes visible only by an event.
 //!
+//! A *mirrored* disk is carried out by each replica on its own. A *shared* one is carried out by the active replica alone; at
+//! the other a request is outstanding until the record says how it ended, with what it has read ([`shared`]).
+//!
 //! Copies: what a write writes is copied once, from guest memory to the buffer that the device reads, when the request is
 //! taken; what a read reads is copied once, from the device's buffer to guest memory, when its completion is delivered.
 //! Neither can be left out: the guest may change its memory after the one, and must not see when the device wrote to it
@@ -22,6 +25,8 @@ use protocol::digest::Digest64;
 use super::schedule::Schedule;
 use super::{DeliverError, GuestMemory};
 use crate::machine::{Disk, DiskJob};
+pub use shared::Room;
+use shared::Shared;
 
 /// How a request ended here.
 #[derive(Debug)]
@@ -43,7 +48,13 @@ struct Outstanding {
     first_block: u64,
     /// Where in guest memory a read's data goes, if it is still wanted.
     place: Option<usize>,
+    /// Bytes of data.
+    bytes: usize,
     end: Option<End>,
+    /// How much of what was read is in records that this replica made.
+    passed_bytes: usize,
+    /// What records have brought of what another replica has read.
+    brought: Vec<u8>,
 }
 
 /// What must have happened elsewhere before a guest may be told of a completion.
@@ -51,8 +62,9 @@ struct Outstanding {
 pub enum Commit {
     /// Nothing: there is no other replica.
     Alone,
-    /// A flush is complete when the other replica's disks have done it too; a failure here is not the guest's business.
-    Mirrored {
+    /// On mirrored disks a flush is complete when the other replica's disks have done it too, and a failure here is not the
+    /// guest's business. What shared disks have read goes to the other replica.
+    Paired {
         /// All requests with numbers below this are done there.
         done_below: u64,
     },
@@ -60,13 +72,15 @@ pub enum Commit {
 
 impl Commit {
     /// The status that the guest is told, if it may be told.
-    fn status(self, outstanding: &Outstanding) -> Option<i64> {
+    fn status(self, outstanding: &Outstanding, is_shared: bool) -> Option<i64> {
         let end = outstanding.end.as_ref()?;
         match (end, self) {
             (End::Rejected(error), _) => Some(*error),
-            (End::Failed, Self::Mirrored { .. }) => None,
+            (End::Failed, _) if is_shared => Some(EIO),
+            (End::Done(_), _) if is_shared => Some(0),
+            (End::Failed, Self::Paired { .. }) => None,
             (End::Failed, Self::Alone) => Some(EIO),
-            (End::Done(_), Self::Mirrored { done_below }) if outstanding.operation == Operation::Flush => {
+            (End::Done(_), Self::Paired { done_below }) if outstanding.operation == Operation::Flush => {
                 (outstanding.number < done_below).then_some(0)
             }
             (End::Done(_), _) => Some(0),
@@ -97,7 +111,8 @@ pub struct Disks {
     outstanding: VecDeque<Outstanding>,
     /// One for each disk.
     schedules: Vec<Schedule>,
-    /// Flushes that [`Disks::passes_flush`] has not passed, by ascending number.
+    shared: Shared,
+    /// Flushes of mirrored disks that [`Disks::passes_flush`] has not passed, by ascending number.
     flushes: VecDeque<u64>,
     /// Buffers for reuse, each with room for the longest transfer: at most as many as there may be requests.
     pool: Vec<Vec<u8>>,
@@ -116,6 +131,7 @@ impl Disks {
             next_number: 0,
             outstanding: VecDeque::new(),
             schedules,
+            shared: Shared::default(),
             flushes: VecDeque::new(),
             pool: Vec::new(),
         }
@@ -138,10 +154,11 @@ impl Disks {
         self.table.is_empty() && self.outstanding.is_empty()
     }
 
-    /// Takes what the guest asks for, in its order, as long as there may be more requests. Each is added to the digest,
+    /// Takes what the guest has asked for in an epoch, in its order, as long as there may be more requests. Each is added to the digest,
     /// with all that it writes.
     pub(super) fn take_requests(
         &mut self,
+        epoch: u64,
         memory: &GuestMemory,
         writable: Writable<'_>,
         mut digest: Option<&mut Digest64>,
@@ -163,17 +180,30 @@ impl Disks {
             match request.and_then(|request| Some((request, Operation::from_code(request.operation)?))) {
                 Some((request, Operation::Forget)) => self.forget(request.first_block),
                 Some((request, operation)) => {
-                    self.take(number, &request, operation, memory, writable, digest.as_deref_mut());
+                    let digest = digest.as_deref_mut();
+                    let taken = self.take((epoch, number), &request, operation, memory, writable, digest);
+                    if let Err(error) = taken {
+                        self.note(number, operation, &request, Some(End::Rejected(error)));
+                    }
                 }
-                None => self.note(number, Operation::Flush, &NOTHING, None, Some(End::Rejected(EINVAL))),
+                None => self.note(number, Operation::Flush, &NOTHING, Some(End::Rejected(EINVAL))),
             }
         }
         Ok(())
     }
 
-    fn note(&mut self, number: u64, operation: Operation, request: &Request, place: Option<usize>, end: Option<End>) {
-        let (disk, first_block) = (request.disk as usize, request.first_block);
-        self.outstanding.push_back(Outstanding { number, operation, disk, first_block, place, end });
+    fn note(&mut self, number: u64, operation: Operation, request: &Request, end: Option<End>) {
+        self.outstanding.push_back(Outstanding {
+            number,
+            operation,
+            disk: request.disk as usize,
+            first_block: request.first_block,
+            place: None,
+            bytes: 0,
+            end,
+            passed_bytes: 0,
+            brought: Vec::new(),
+        });
     }
 
     fn forget(&mut self, number: u64) {
@@ -188,17 +218,14 @@ impl Disks {
 
     fn take(
         &mut self,
-        number: u64,
+        (epoch, number): (u64, u64),
         request: &Request,
         operation: Operation,
         memory: &GuestMemory,
         writable: Writable<'_>,
         digest: Option<&mut Digest64>,
-    ) {
-        let bytes = match self.check(request, operation) {
-            Ok(bytes) => bytes,
-            Err(error) => return self.note(number, operation, request, None, Some(End::Rejected(error))),
-        };
+    ) -> Result<(), i64> {
+        let bytes = self.check(request, operation)?;
         let mut buffer = if bytes == 0 { Vec::new() } else { self.buffer(bytes) };
         let mut place = None;
         let reachable = match operation {
@@ -211,14 +238,23 @@ impl Disks {
         };
         if !reachable {
             self.put_back(buffer);
-            return self.note(number, operation, request, None, Some(End::Rejected(EFAULT)));
+            return Err(EFAULT);
         }
-        if operation == Operation::Flush {
+        let disk = request.disk as usize;
+        self.note(number, operation, request, None);
+        if let Some(outstanding) = self.outstanding.back_mut() {
+            (outstanding.place, outstanding.bytes) = (place, bytes);
+        }
+        if self.shared.leaves_out(disk) {
+            self.put_back(buffer);
+            return Ok(());
+        }
+        if operation == Operation::Flush && !self.shared.has(disk) {
             self.flushes.push_back(number);
         }
-        self.note(number, operation, request, place, None);
         let (first_block, blocks) = (request.first_block, request.blocks);
-        self.schedules[request.disk as usize].push(DiskJob { number, operation, first_block, blocks, buffer });
+        self.schedules[disk].push(DiskJob { number, epoch, operation, first_block, blocks, buffer });
+        Ok(())
     }
 
     /// The bytes of data that go with a request, or what is wrong with it.
@@ -252,17 +288,24 @@ impl Disks {
         }
     }
 
-    /// Lets the devices, in the order of the table, do what they may do, and takes what they have done.
-    pub fn serve(&mut self, devices: &mut [impl Disk]) {
+    /// Lets the devices, in the order of the table, do what they may do, and takes what they have done. Shared disks are
+    /// changed only for epochs up to `committed_through`.
+    pub fn serve(&mut self, devices: &mut [impl Disk], committed_through: u64) {
+        self.settle(committed_through);
         for (disk, device) in devices.iter_mut().enumerate().take(self.table.len()) {
             if self.schedules[disk].is_idle() {
                 continue;
             }
             while let Some((job, done)) = device.take_done() {
-                self.schedules[disk].finish(job.number);
+                if self.shared.has(disk) && done {
+                    self.schedules[disk].finish_unsettled(job.number);
+                } else {
+                    self.schedules[disk].finish(job.number);
+                }
                 self.note_end(job, done);
             }
-            self.schedules[disk].start(device);
+            let bound = if self.shared.has(disk) { committed_through } else { u64::MAX };
+            self.schedules[disk].start(device, bound);
         }
     }
 
@@ -279,9 +322,11 @@ impl Disks {
         }
     }
 
-    /// Whether this request, if it is outstanding, has ended here: done, failed or rejected.
+    /// Whether this request, if it is outstanding, has ended here: done, failed or rejected. What another replica carries
+    /// out is not waited for.
     pub fn has_ended(&self, number: u64) -> bool {
-        self.find(number).is_none_or(|index| self.outstanding[index].end.is_some())
+        let ended = |outstanding: &Outstanding| outstanding.end.is_some() || self.shared.leaves_out(outstanding.disk);
+        self.find(number).is_none_or(|index| ended(&self.outstanding[index]))
     }
 
     /// The name of the disk that an outstanding request is for; empty when there is no such request.
@@ -290,9 +335,11 @@ impl Disks {
         disk.map_or("", DiskInfo::name)
     }
 
-    /// All requests with numbers below this are done here, those included that make no sense.
+    /// All requests to mirrored disks with numbers below this are done here, those included that make no sense.
     pub fn done_below(&self) -> u64 {
-        let not_done = |outstanding: &&Outstanding| matches!(outstanding.end, None | Some(End::Failed));
+        let not_done = |outstanding: &&Outstanding| {
+            matches!(outstanding.end, None | Some(End::Failed)) && !self.shared.has(outstanding.disk)
+        };
         self.outstanding.iter().find(not_done).map_or(self.next_number, |outstanding| outstanding.number)
     }
 
@@ -308,9 +355,13 @@ impl Disks {
         passed > 0
     }
 
-    /// Whether every device is idle.
+    /// Whether every device is idle, and nothing waits for those of mirrored disks. (What waits for a shared disk was not
+    /// begun, and nobody was told that it was.)
     pub fn are_idle(&self) -> bool {
-        self.schedules.iter().all(Schedule::is_idle)
+        let is_idle = |(disk, schedule): (usize, &Schedule)| {
+            if self.shared.has(disk) { schedule.is_device_idle() } else { schedule.is_idle() }
+        };
+        self.schedules.iter().enumerate().all(is_idle)
     }
 
     /// Whether there are no disks.
@@ -318,9 +369,11 @@ impl Disks {
         self.table.is_empty()
     }
 
-    /// The first request that a device has failed to carry out and that is not completed.
+    /// The first request that a mirrored disk has failed to carry out and that is not completed.
     pub fn failure(&self) -> Option<Failure<'_>> {
-        let failed = |outstanding: &&Outstanding| matches!(outstanding.end, Some(End::Failed));
+        let failed = |outstanding: &&Outstanding| {
+            matches!(outstanding.end, Some(End::Failed)) && !self.shared.has(outstanding.disk)
+        };
         self.outstanding.iter().find(failed).map(|outstanding| Failure {
             disk: self.table.get(outstanding.disk).map_or("", DiskInfo::name),
             number: outstanding.number,
@@ -332,20 +385,27 @@ impl Disks {
     /// Completions that the guest may be told of now, oldest request first.
     pub fn completions(&self, commit: Commit) -> impl Iterator<Item = Completion> + '_ {
         self.outstanding.iter().filter_map(move |outstanding| {
-            let status = commit.status(outstanding)? as u32;
+            let status = commit.status(outstanding, self.shared.has(outstanding.disk))? as u32;
             Some(Completion { number: outstanding.number, status, reserved: 0 })
         })
     }
 
-    /// Ends a request as the record says: what a read has read goes to guest memory now.
+    /// Ends a request as the record of an epoch says: what a read has read goes to guest memory now.
     pub(super) fn complete(
         &mut self,
+        epoch: u64,
         completion: &Completion,
         memory: &GuestMemory,
         digest: Option<&mut Digest64>,
     ) -> Result<(), DeliverError> {
         let index = self.find(completion.number).ok_or(DeliverError::Malformed)?;
         let outstanding = self.outstanding.remove(index).ok_or(DeliverError::Malformed)?;
+        if self.shared.leaves_out(outstanding.disk) && outstanding.end.is_none() {
+            return self.complete_brought(outstanding, completion, memory, digest);
+        }
+        if self.shared.has(outstanding.disk) && outstanding.operation == Operation::Read {
+            self.shared.note_told(epoch, outstanding.disk, outstanding.number);
+        }
         match outstanding.end {
             Some(End::Done(buffer)) => {
                 if let (0, Some(place)) = (completion.status, outstanding.place) {
@@ -365,5 +425,6 @@ impl Disks {
 /// In place of a request that cannot be read.
 const NOTHING: Request = Request { operation: 0, disk: u32::MAX, first_block: 0, blocks: 0, address: 0 };
 
+mod shared;
 #[cfg(test)]
 mod tests;

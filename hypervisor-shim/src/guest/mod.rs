@@ -20,7 +20,7 @@ mod touched;
 #[cfg(test)]
 mod tests;
 
-pub use disks::{Commit, Disks, Failure};
+pub use disks::{Commit, Disks, Failure, Room};
 pub use image::{Image, ImageError, PAYLOAD_HEADER_BYTES};
 pub use load::{GuestConfig, LoadError, Mapping, Rights, Start, load};
 pub use memory::GuestMemory;
@@ -36,11 +36,11 @@ use core::fmt;
 
 use hypercall::disk::Completion;
 use hypercall::layout::SharedPage;
-use hypercall::record::{KIND_CONSOLE_INPUT, KIND_DISK_DONE, KIND_FRAME, KIND_RESEED, KIND_UNCERTAIN};
+use hypercall::record::{KIND_CONSOLE_INPUT, KIND_DISK_DATA, KIND_DISK_DONE, KIND_FRAME, KIND_RESEED, KIND_UNCERTAIN};
 use hypercall::ring::{Consumer, Producer, RingError};
 use protocol::Clocks;
 use protocol::digest::Digest64;
-use protocol::event::RecordReader;
+use protocol::event::{DiskData, RecordReader};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -210,12 +210,12 @@ impl Guest {
             self.note_written(counter, size_of::<i64>());
         }
         let before = self.receive.position();
-        let delivered = self.deliver(events);
+        let delivered = self.deliver(epoch, events);
         self.note_received(before);
         delivered
     }
 
-    fn deliver(&mut self, events: &[u8]) -> Result<(), DeliverError> {
+    fn deliver(&mut self, epoch: u64, events: &[u8]) -> Result<(), DeliverError> {
         for record in RecordReader::new(events) {
             let record = record.map_err(|_| DeliverError::Malformed)?;
             match record.kind {
@@ -228,22 +228,34 @@ impl Guest {
                     }
                     self.frames_in += u64::from(record.kind == KIND_FRAME);
                 }
-                KIND_DISK_DONE => self.deliver_completion(record.payload)?,
+                KIND_DISK_DONE => self.deliver_completion(epoch, record.payload)?,
+                KIND_DISK_DATA => {
+                    let data = DiskData::decode(record.payload).ok_or(DeliverError::Malformed)?;
+                    self.disks.bring(&data)?;
+                }
                 KIND_RESEED => {
                     let seed = record.payload.try_into().map_err(|_| DeliverError::Malformed)?;
                     self.generator = ChaCha12Rng::from_seed(seed);
                 }
-                // Repeating what was outstanding is TCP's and the disks' business; a network guest need not be told.
-                KIND_UNCERTAIN => {}
+                // Frames that were outstanding are TCP's business; of disks the guest is told.
+                KIND_UNCERTAIN => {
+                    for completion in self.disks.end_uncertain() {
+                        self.push_completion(&completion.encode())?;
+                    }
+                }
                 _ => return Err(DeliverError::Malformed),
             }
         }
         Ok(())
     }
 
-    fn deliver_completion(&mut self, payload: &[u8]) -> Result<(), DeliverError> {
+    fn deliver_completion(&mut self, epoch: u64, payload: &[u8]) -> Result<(), DeliverError> {
         let completion = Completion::decode(payload).ok_or(DeliverError::Malformed)?;
-        self.disks.complete(&completion, &self.memory, self.digests.then_some(&mut self.digest))?;
+        self.disks.complete(epoch, &completion, &self.memory, self.digests.then_some(&mut self.digest))?;
+        self.push_completion(payload)
+    }
+
+    fn push_completion(&mut self, payload: &[u8]) -> Result<(), DeliverError> {
         let pushed = self.receive.push(KIND_DISK_DONE, payload).map_err(DeliverError::Ring)?;
         if pushed { Ok(()) } else { Err(DeliverError::Full) }
     }

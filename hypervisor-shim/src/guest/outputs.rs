@@ -58,7 +58,7 @@ impl Guest {
         outputs.epoch = epoch;
         outputs.first_frame = self.frames_out;
         let transmit = self.collect_frames(&mut outputs.records).err().map(|error| ("transmit", error));
-        let disk = self.take_disk_requests().err().map(|error| ("disk", error));
+        let disk = self.take_disk_requests(epoch).err().map(|error| ("disk", error));
         let damaged = transmit.or(disk).or_else(|| self.receive.free_bytes().err().map(|error| ("receive", error)));
         outputs.frame_count = self.frames_out - outputs.first_frame;
         outputs.console_offset = self.console_offset;
@@ -76,11 +76,12 @@ impl Guest {
     }
 
     /// Takes the requests of the disk ring. They count as outputs for the digest, but wait for nobody: what a replica
-    /// writes to its own mirror is seen by nobody else before it is active, and then it has the same past.
-    fn take_disk_requests(&mut self) -> Result<(), RingError> {
+    /// writes to its own mirror is seen by nobody else before it is active, and then it has the same past. (Shared disks have
+    /// a rule of their own: [`Disks::serve`](super::Disks::serve).)
+    fn take_disk_requests(&mut self, epoch: Epoch) -> Result<(), RingError> {
         let (memory, writable) = (&self.memory, &self.writable);
         let reach = |address, bytes| super::writable_offset(memory, writable, address, bytes);
-        self.disks.take_requests(memory, &reach, self.digests.then_some(&mut self.digest))
+        self.disks.take_requests(epoch, memory, &reach, self.digests.then_some(&mut self.digest))
     }
 
     /// Moves the frames of the transmit ring to `records`. Records of other kinds, and frames longer than any, are

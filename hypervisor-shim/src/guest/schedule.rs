@@ -2,6 +2,10 @@
 //!
 //! Mirrors must end equal, and a read must see the writes before it. So a job waits for every job before it that overlaps
 //! it if one of the two changes blocks. Whatever does not overlap goes to the device at once and finishes in any order.
+//!
+//! Of a shared disk there is one, and a replica that takes over repeats what its predecessor had under way. So there a job
+//! that changes blocks also waits until its epoch is committed, and for every read before it that overlaps it until what was
+//! read is committed: repeated, that read must find what it found.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -9,6 +13,11 @@ use alloc::vec::Vec;
 use hypercall::disk::Operation;
 
 use crate::machine::{Disk, DiskJob};
+
+/// Whether the device holds something else afterwards.
+fn changes_blocks(operation: Operation) -> bool {
+    !matches!(operation, Operation::Read | Operation::Flush | Operation::Forget)
+}
 
 /// Blocks that a job reads or changes.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +35,7 @@ impl Extent {
             Operation::Flush => (0, 0),
             _ => (job.first_block, job.first_block.saturating_add(job.blocks)),
         };
-        Self { number: job.number, first, end, changes: job.operation != Operation::Read }
+        Self { number: job.number, first, end, changes: changes_blocks(job.operation) }
     }
 
     fn conflicts(&self, other: &Self) -> bool {
@@ -41,6 +50,8 @@ pub(super) struct Schedule {
     waiting: VecDeque<DiskJob>,
     /// At the device.
     started: Vec<Extent>,
+    /// Reads that the device has done and that may be repeated yet.
+    unsettled: Vec<Extent>,
 }
 
 impl Schedule {
@@ -53,18 +64,44 @@ impl Schedule {
         self.started.retain(|extent| extent.number != number);
     }
 
+    /// The device has finished a job that may be repeated by another replica until [`Schedule::settle`] says otherwise.
+    pub(super) fn finish_unsettled(&mut self, number: u64) {
+        let is_read = |extent: &&Extent| extent.number == number && !extent.changes && extent.first < extent.end;
+        let read = self.started.iter().find(is_read).copied();
+        self.unsettled.extend(read);
+        self.finish(number);
+    }
+
+    /// A read will not be repeated.
+    pub(super) fn settle(&mut self, number: u64) {
+        self.unsettled.retain(|extent| extent.number != number);
+    }
+
+    /// Whether the device has nothing to do.
+    pub(super) fn is_device_idle(&self) -> bool {
+        self.started.is_empty()
+    }
+
+    /// Whether a job waits to be started.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.started.is_empty()
     }
 
-    /// Gives the device every job that may start, as far as it takes them.
-    pub(super) fn start(&mut self, device: &mut impl Disk) {
+    /// Gives the device every job that may start, as far as it takes them. What changes blocks and was asked for after epoch
+    /// `committed_through` may not.
+    pub(super) fn start(&mut self, device: &mut impl Disk, committed_through: u64) {
         let mut index = 0;
         let mut started = false;
         while let Some(job) = self.waiting.get(index) {
             let extent = Extent::of(job);
             let before = self.waiting.iter().take(index).map(Extent::of);
-            if self.started.iter().copied().chain(before).any(|other| extent.conflicts(&other)) {
+            let others = self.started.iter().chain(&self.unsettled).copied().chain(before);
+            let is_held = changes_blocks(job.operation) && job.epoch > committed_through;
+            if is_held || others.into_iter().any(|other| extent.conflicts(&other)) {
                 index += 1;
                 continue;
             }

@@ -11,7 +11,7 @@ use protocol::control::{Config, Counters, Network, Ready, StoppedReason, ToShim}
 use protocol::frame::direction_session;
 use protocol::link::{EPOCH_START_FIXED_BYTES, Identity};
 use protocol::replica::{self, Replica};
-use protocol::{EpochSource, Mode, RunMode};
+use protocol::{EpochSource, Mode, Role, RunMode};
 use sha2::{Digest as _, Sha256};
 
 use super::channel::Channel;
@@ -21,7 +21,7 @@ use crate::guest::{Guest, GuestConfig, Image, OutputLog, PageSet, Touched, load}
 use crate::machine::{Disk, Machine, Port};
 
 /// Version of the replication protocol that this shim speaks.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// Half of the receive ring, so that a record always fits when the guest has read everything.
 const MAX_EPOCH_EVENTS_BYTES: u32 = hypercall::layout::RING_BYTES / 2;
 /// The supervisor that has heard "ready" answers within this.
@@ -172,6 +172,8 @@ fn build<M: Machine>(
     // SAFETY: `start` is what the loader returned for this memory.
     let mut guest = unsafe { Guest::new(memory, &start, config.entropy.0) };
     guest.set_epoch_ticks(limit.ticks());
+    let is_backup = config.run_mode == RunMode::Pair && config.role == Role::Backup;
+    guest.disks_mut().share(config.shared_disks, is_backup);
 
     let now_ns = machine.now_ns();
     let replica = match make_replica(config, ready, &owned.arguments, &disks, now_ns) {
@@ -314,7 +316,7 @@ fn guest_config_digest(config: &Config<'_>, arguments: &str, disks: &[DiskInfo])
     hash.update(net.mtu_bytes.to_le_bytes());
     hash.update(config.entropy.0);
     hash.update(config.epoch_length_instructions.to_le_bytes());
-    hash.update([u8::from(config.check_determinism)]);
+    hash.update([u8::from(config.check_determinism), config.shared_disks]);
     for disk in disks {
         hash.update(disk.name);
         hash.update(disk.blocks.to_le_bytes());

@@ -8,6 +8,9 @@
 //! active replica as soon as the backup has done the same request without fault. So both do not leave for a fault that both
 //! have, a full file system say: then the backup leaves, and the guest of the other is told the error, as it is where there is no
 //! other.
+//!
+//! A shared disk is the active replica's alone, and its failures are the guest's, the same at both. The backup waits for no disk
+//! then, but for a record; what was outstanding when it takes over is uncertain.
 
 use alloc::format;
 use alloc::string::String;
@@ -16,11 +19,11 @@ use alloc::vec::Vec;
 use hypercall::disk::{COMPLETION_BYTES, Completion};
 use hypercall::record::{KIND_DISK_DONE, total_bytes};
 use protocol::control::StoppedReason;
-use protocol::event::{self, RecordReader};
+use protocol::event::RecordReader;
 use protocol::{Mode, Role};
 
 use super::Vmm;
-use crate::guest::Commit;
+use crate::guest::{Commit, Room};
 use crate::machine::{Disk, Machine};
 
 /// A backup whose disk has not done so long what the active replica's has done leaves the pair. Meanwhile clients wait:
@@ -35,7 +38,8 @@ impl<M: Machine> Vmm<M> {
         if self.guest.disks().are_none() {
             return;
         }
-        self.guest.disks_mut().serve(self.machine.disks());
+        let committed_through = self.committed_through();
+        self.guest.disks_mut().serve(self.machine.disks(), committed_through);
         let Some(replica) = &mut self.replica else { return };
         let done_below = self.guest.disks().done_below();
         let passes_flush = self.guest.disks_mut().passes_flush(done_below);
@@ -45,11 +49,22 @@ impl<M: Machine> Vmm<M> {
         }
     }
 
+    /// What the guest has asked of shared disks in epochs up to this one may be begun.
+    fn committed_through(&self) -> u64 {
+        self.replica.as_ref().map_or(u64::MAX, |replica| replica.committed_through())
+    }
+
+    /// Whether the guest is to hear that requests are uncertain.
+    pub(super) fn owes_uncertain(&self) -> bool {
+        self.replica.as_ref().is_some_and(|replica| replica.owes_uncertain())
+            && self.guest.disks().uncertain_count() > 0
+    }
+
     /// What the active replica must know before it tells the guest of a completion.
     fn commit(&self) -> Commit {
         match &self.replica {
             Some(replica) if replica.mode() == Mode::Paired => {
-                Commit::Mirrored { done_below: replica.peer_disks_done_below() }
+                Commit::Paired { done_below: replica.peer_disks_done_below() }
             }
             _ => Commit::Alone,
         }
@@ -60,15 +75,19 @@ impl<M: Machine> Vmm<M> {
         self.guest.disks().completions(self.commit()).next().is_some()
     }
 
-    /// Appends completions to the events of an epoch, as many as have room.
-    pub(super) fn gather_completions(&mut self, room: usize, events: &mut Vec<u8>) {
-        for completion in self.guest.disks().completions(self.commit()) {
-            if events.len() + total_bytes(COMPLETION_BYTES) > room {
-                break;
-            }
-            // Refused only beyond a length that is far above that of a completion.
-            let _ = event::append_record(events, KIND_DISK_DONE, &completion.encode());
+    /// Appends completions to the events of an epoch, as many as have room in the guest's ring and in the record. Returns how
+    /// many bytes of it go to no ring. Those leave the other half of the record to the network.
+    pub(super) fn gather_completions(&mut self, ring_bytes: usize, limit: usize, events: &mut Vec<u8>) -> usize {
+        if self.guest.disks().are_none() {
+            return 0;
         }
+        let commit = self.commit();
+        self.guest.disks_mut().tell(commit, Room { ring_bytes, bytes: limit, data_bytes: limit / 2 }, events)
+    }
+
+    /// Bytes of the guest's ring that an uncertain event will take.
+    pub(super) fn uncertain_bytes(&self) -> usize {
+        if self.owes_uncertain() { self.guest.disks().uncertain_count() * total_bytes(COMPLETION_BYTES) } else { 0 }
     }
 
     /// A disk has failed: this replica leaves if the other can go on.
@@ -163,7 +182,8 @@ impl<M: Machine> Vmm<M> {
     pub(super) fn drain_disks(&mut self) {
         let until_ns = self.now_ns() + DRAIN_NS;
         loop {
-            self.guest.disks_mut().serve(self.machine.disks());
+            let committed_through = self.committed_through();
+            self.guest.disks_mut().serve(self.machine.disks(), committed_through);
             let now_ns = self.now_ns();
             if self.guest.disks().are_idle() && self.guest.disks().failure().is_none() {
                 return;

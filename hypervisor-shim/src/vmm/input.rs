@@ -16,7 +16,7 @@ const MAX_TYPED_BYTES: usize = 16 * 1024;
 impl<M: Machine> Vmm<M> {
     /// Whether there is an event to deliver.
     pub(super) fn has_events(&mut self) -> bool {
-        !self.typed.is_empty() || self.machine.net().peek().is_some() || self.has_completions()
+        !self.typed.is_empty() || self.machine.net().peek().is_some() || self.has_completions() || self.owes_uncertain()
     }
 
     /// Keeps console input for the next epoch.
@@ -29,8 +29,9 @@ impl<M: Machine> Vmm<M> {
 
     /// Appends everything that waits, up to `limit` bytes, to the events of an epoch.
     pub(super) fn gather(&mut self, limit: usize, events: &mut Vec<u8>) {
-        let room = self.guest.receive_room_bytes().unwrap_or(0).min(limit);
-        self.gather_completions(room, events);
+        let ring_room = self.guest.receive_room_bytes().unwrap_or(0).saturating_sub(self.uncertain_bytes());
+        let beside_ring = self.gather_completions(ring_room, limit, events);
+        let room = (ring_room + beside_ring).min(limit);
         if !self.typed.is_empty() && events.len() + self.typed.len() <= room {
             events.append(&mut self.typed);
         }

@@ -107,6 +107,7 @@ impl<M: Machine> Vmm<M> {
     fn records_may_wait(&self, now_ns: u64) -> bool {
         self.deadline_ns == 0
             && self.outputs.bytes() == 0
+            && !self.guest.disks().holds_changes()
             && now_ns < self.link_flushed_ns + RECORDS_WAIT_NS
             && self.replica.as_ref().is_some_and(|replica| replica.may_delay_records())
     }
@@ -170,6 +171,10 @@ impl<M: Machine> Vmm<M> {
             self.step_at(now_ns, Input::GuestStopped { digest });
         } else {
             self.step_at(now_ns, Input::EpochEnded { digest, has_outputs });
+        }
+        // What changes a shared disk waited for the end of the epoch to be known.
+        if self.guest.disks().holds_changes() {
+            self.serve_disks();
         }
         now_ns
     }
@@ -358,11 +363,16 @@ impl<M: Machine> Vmm<M> {
             self.offsets.realtime_ns = promotion.clocks.realtime_ns.wrapping_sub(promotion.clocks_received_ns);
         }
         self.drop_input();
+        self.guest.disks_mut().take_over();
         let (next_input_frame, epoch) = self.input_position();
         let promoted = Promoted { generation: promotion.generation, epoch, next_input_frame };
         tell(&mut self.control, &ToSupervisor::Promoted(promoted));
         self.control.flush(self.machine.control());
         self.ask_for_frames_in_flight(promotion.generation);
+        let uncertain = self.guest.disks().uncertain_count();
+        if uncertain > 0 {
+            self.log(Level::Info, format_args!("{uncertain} requests to shared disks are uncertain"));
+        }
         let held = self.outputs.bytes() as u64;
         self.counters.add(Counter::OutputsResent, held);
         self.status_at_ns = 0;

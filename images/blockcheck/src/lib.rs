@@ -52,6 +52,14 @@ impl Mirror {
         File::open(path).map(Self)
     }
 
+    /// Opens a disk that both replicas share.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn shared(path: &Path) -> io::Result<Self> {
+        File::open(path).map(Self)
+    }
+
     /// The version of a block.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::disk::{DiskSpec, mirror_path};
+use crate::disk::{DiskSpec, Kind, mirror_path};
 use protocol::ReplicaId;
 
 /// The files of a disk, removed when dropped.
@@ -20,7 +20,13 @@ impl ScratchDisk {
 
     /// As the supervisor is told. A mirror that has missed something is made anew first.
     pub fn spec(&self) -> DiskSpec {
-        DiskSpec { name: "data".to_owned(), stem: self.stem.clone(), size_bytes: Some(self.size_bytes), resync: true }
+        DiskSpec {
+            name: "data".to_owned(),
+            stem: self.stem.clone(),
+            kind: Kind::Mirrored,
+            size_bytes: Some(self.size_bytes),
+            resync: true,
+        }
     }
 
     /// What the names of its files begin with.

@@ -1,4 +1,4 @@
-//! `pollux disk`: looks at the mirrors of a disk, compares them, makes one anew.
+//! `pollux disk`: looks at a disk's files, compares mirrors, makes one anew.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{print, print_json};
 use crate::disk::mirror::{Mirrors, read_identity};
-use crate::disk::{DiskError, Identity, copy, mirror_path};
+use crate::disk::{DiskError, Identity, Kind, copy, mirror_path};
 use crate::error::{Error, Result};
 
 /// What `pollux disk` accepts.
@@ -22,9 +22,9 @@ pub struct DiskArgs {
 
 #[derive(Subcommand)]
 enum DiskCommand {
-    /// Show what the two mirrors say of themselves.
+    /// Show what the two mirrors, or the shared disk, say of themselves.
     Inspect {
-        /// What the names of the disk's files begin with: FILE for FILE.0 and FILE.1.
+        /// What the names of the disk's files begin with: FILE for FILE.0 and FILE.1; or the file of a shared disk.
         file: PathBuf,
         /// Print JSON instead of text.
         #[arg(long)]
@@ -49,7 +49,7 @@ enum DiskCommand {
 }
 
 /// A mirror as `inspect` shows it.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 struct Shown {
     path: PathBuf,
     #[serde(flatten)]
@@ -68,7 +68,11 @@ pub(super) fn disk(args: &DiskArgs) -> Result<()> {
 }
 
 fn inspect(stem: &Path, json: bool) -> Result<()> {
-    let all = [ReplicaId::ZERO, ReplicaId::ONE].map(|replica| look(&mirror_path(stem, replica)));
+    let all = if stem.is_file() {
+        vec![look(stem)]
+    } else {
+        [ReplicaId::ZERO, ReplicaId::ONE].map(|replica| look(&mirror_path(stem, replica))).to_vec()
+    };
     if json { print_json(&all) } else { print(&all.iter().map(describe).collect::<String>()) }
 }
 
@@ -89,10 +93,13 @@ fn describe(shown: &Shown) -> String {
     let path = shown.path.display();
     match (&shown.identity, &shown.error) {
         (Some(identity), _) => format!(
-            "{path}: disk {} of pair {}, replica {}, {} bytes ({} taken), generation {}, last epoch {}, {}\n",
+            "{path}: disk {} of pair {}, {}, {} bytes ({} taken), generation {}, last epoch {}, {}\n",
             identity.disk,
             identity.pair,
-            identity.replica,
+            match identity.kind {
+                Kind::Mirrored => format!("mirror of replica {}", identity.replica),
+                Kind::Shared => "shared".to_owned(),
+            },
             identity.size_bytes,
             shown.allocated_bytes.unwrap_or(0),
             identity.generation,

@@ -10,6 +10,7 @@ use rustix::fs::inotify;
 
 use super::{NameArgs, print, print_json};
 use crate::ctl::{Client, PairStatus, ReplicaStatus, Request, Response, RoleName, SignalName};
+use crate::disk::Kind;
 use crate::error::{Context, Error, Result};
 use crate::state;
 
@@ -44,7 +45,9 @@ fn describe(status: &PairStatus) -> String {
     for disk in &status.disks {
         let stale =
             disk.stale.map_or_else(String::new, |replica| format!("; the mirror of replica {replica} is stale"));
-        out.push_str(&format!("  disk {} at {} ({} bytes){stale}\n", disk.name, disk.file.display(), disk.size_bytes));
+        let shared = if disk.kind == Kind::Shared { ", shared" } else { "" };
+        let file = disk.file.display();
+        out.push_str(&format!("  disk {} at {file} ({} bytes{shared}){stale}\n", disk.name, disk.size_bytes));
     }
     for replica in &status.replicas {
         out.push_str(&describe_replica(replica));

@@ -75,9 +75,9 @@ pub struct UpArgs {
     /// host, where the guest has an address of its own, by DHCP unless it is given. A tap needs CAP_NET_ADMIN.
     #[arg(long, default_value = "forward", value_name = "NET")]
     net: Net,
-    /// Give the guest a disk: NAME=FILE[,mirrored][,size=64M][,resync]. Each replica has a mirror of it, FILE.0 and FILE.1,
-    /// made when there are none and a size is given. A mirror that has missed writes is refused; with "resync" it is
-    /// overwritten with the other one's blocks first. May be repeated.
+    /// Give the guest a disk: NAME=FILE[,mirrored|shared][,size=64M][,resync]. Each replica has a mirror of it, FILE.0 and
+    /// FILE.1, or both share FILE; made when there is none and a size is given. A mirror that has missed writes is refused;
+    /// with "resync" it is overwritten with the other one's blocks first. May be repeated.
     #[arg(long, value_name = "NAME=FILE")]
     disk: Vec<DiskSpec>,
     /// Let the guest reach services of this host's loopback at 10.0.2.2.

@@ -9,8 +9,9 @@
 //! | 24..40 | the disk's number, random, the same for both mirrors |
 //! | 40..64 | its name, filled up with zeros |
 //! | 64..128 | the pair's name, filled up with zeros |
-//! | 128 | which replica's mirror |
+//! | 128 | which replica's mirror; 0 for a shared disk |
 //! | 129 | 1 when it was left in good order, and equal to its mirror if that has the same generation |
+//! | 130 | 0: one of two mirrors; 1: a disk that both replicas share |
 //! | 136..144 | generation |
 //! | 144..152 | last epoch that the supervisor has seen |
 //! | 504..512 | checksum of the bytes before |
@@ -33,6 +34,17 @@ const CHECKSUM_SEED: u64 = 0x6469_736b_6964_3031;
 const CHECKSUM_AT: usize = IDENTITY_BYTES - 8;
 const NAME_BYTES: usize = 24;
 
+/// Whether each replica has a file of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Yes: both carry out everything.
+    #[default]
+    Mirrored,
+    /// No: there is one, and the active replica uses it.
+    Shared,
+}
+
 /// Whose a disk file is and how far it has come.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Identity {
@@ -45,7 +57,9 @@ pub struct Identity {
     pub disk: String,
     /// The pair's name.
     pub pair: String,
-    /// Which replica's mirror it is.
+    /// Whether it is one of two mirrors.
+    pub kind: Kind,
+    /// Which replica's mirror it is; replica 0 if it is shared.
     #[serde(serialize_with = "as_number")]
     pub replica: ReplicaId,
     /// Grows with every start of the pair and whenever a replica leaves it. A mirror with a lower one has missed writes.
@@ -93,7 +107,7 @@ impl Identity {
         put(24, &self.id);
         put(40, &self.disk.as_bytes()[..self.disk.len().min(NAME_BYTES)]);
         put(64, &self.pair.as_bytes()[..self.pair.len().min(MAX_PAIR_NAME_BYTES)]);
-        put(128, &[self.replica.get(), u8::from(self.clean)]);
+        put(128, &[self.replica.get(), u8::from(self.clean), u8::from(self.kind == Kind::Shared)]);
         put(136, &self.generation.to_le_bytes());
         put(144, &self.last_epoch.to_le_bytes());
         let checksum = digest_of(CHECKSUM_SEED, &bytes[..CHECKSUM_AT]);
@@ -123,6 +137,7 @@ impl Identity {
             generation: u64::from_le_bytes(field(bytes, 136)),
             last_epoch: u64::from_le_bytes(field(bytes, 144)),
             clean: bytes[129] == 1,
+            kind: if bytes[130] == 1 { Kind::Shared } else { Kind::Mirrored },
         };
         // What does not encode to the same bytes has something in it that this version does not write.
         let good = checksum == digest_of(CHECKSUM_SEED, &bytes[..CHECKSUM_AT]) && identity.encode() == *bytes;
@@ -151,6 +166,7 @@ mod tests {
             id: std::array::from_fn(|index| index as u8),
             disk: "data".to_owned(),
             pair: "shop".to_owned(),
+            kind: Kind::Shared,
             replica: ReplicaId::ONE,
             generation: 7,
             last_epoch: 99,
@@ -163,7 +179,8 @@ mod tests {
         let bytes = identity().encode();
         assert_eq!(Identity::decode(&bytes), Ok(identity()));
         assert_eq!(bytes[..24], *b"PLXDISK\0\x01\0\0\0\0\x10\0\0\0\0\x06\x05\x04\x03\x02\x01");
-        assert_eq!((bytes[128], bytes[129], bytes[136], bytes[144]), (1, 1, 7, 99));
+        assert_eq!(bytes[128..131], [1, 1, 1]);
+        assert_eq!((bytes[136], bytes[144]), (7, 99));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use protocol::ReplicaId;
 use rustix::fs::FlockOperation;
 
 use super::identity::{HEADER_BYTES, IDENTITY_BYTES, Identity, MAX_PAIR_NAME_BYTES};
-use super::{DiskError, DiskSpec, copy, mirror_path};
+use super::{DiskError, DiskSpec, Kind, copy, mirror_path};
 
 const BOTH: [ReplicaId; 2] = [ReplicaId::ZERO, ReplicaId::ONE];
 
@@ -128,6 +128,9 @@ impl Mirrors {
         let each =
             [Mirror::open(&mirror_path(stem, ReplicaId::ZERO))?, Mirror::open(&mirror_path(stem, ReplicaId::ONE))?];
         let mirrors = Self { stem: stem.to_owned(), each };
+        if mirrors.freshest().is_none() && super::shared::is_shared(stem) {
+            return Err(super::shared::is_no_mirror(stem));
+        }
         for (replica, mirror) in BOTH.into_iter().zip(&mirrors.each) {
             if let Some(mirror) = mirror {
                 mirror.belongs_to(replica)?;
@@ -166,11 +169,14 @@ impl Mirrors {
 }
 
 impl Mirror {
-    fn stranger(&self, expected: String, found: String, advice: &'static str) -> DiskError {
+    pub(super) fn stranger(&self, expected: String, found: String, advice: &'static str) -> DiskError {
         DiskError::Stranger { path: self.path.clone(), expected, found, advice }
     }
 
     fn belongs_to(&self, replica: ReplicaId) -> Result<(), DiskError> {
+        if self.identity.kind == Kind::Shared {
+            return Err(super::shared::is_no_mirror(&self.path));
+        }
         if self.identity.replica == replica {
             return Ok(());
         }
@@ -188,7 +194,8 @@ impl Mirror {
         Err(self.stranger(expected, format!("another disk ({})", name(self)), "put the file that belongs there back"))
     }
 
-    fn serves(&self, spec: &DiskSpec, pair: &str) -> Result<(), DiskError> {
+    /// Whether it is the disk that was asked for, of this pair.
+    pub(super) fn serves(&self, spec: &DiskSpec, pair: &str) -> Result<(), DiskError> {
         let Identity { disk, pair: owner, size_bytes, .. } = &self.identity;
         if *disk != spec.name {
             let advice = "give it by its own name";
@@ -213,12 +220,7 @@ impl Mirror {
 /// # Errors
 /// Whatever forbids to use them. Nothing has been changed then, unless a mirror was to be made anew.
 pub fn claim(spec: &DiskSpec, pair: &str, replicas: usize, new_id: [u8; 16]) -> Result<Mirrors, DiskError> {
-    if pair.len() > MAX_PAIR_NAME_BYTES {
-        let found = format!("one of a pair whose name has {} bytes", pair.len());
-        let (expected, advice) =
-            (format!("a disk of a pair whose name has at most {MAX_PAIR_NAME_BYTES}"), "choose a shorter --name");
-        return Err(DiskError::Stranger { path: spec.stem.clone(), expected, found, advice });
-    }
+    check_pair_name(spec, pair)?;
     let mut mirrors = Mirrors::open(&spec.stem)?;
     for mirror in mirrors.each.iter().flatten() {
         mirror.serves(spec, pair)?;
@@ -245,6 +247,17 @@ pub fn claim(spec: &DiskSpec, pair: &str, replicas: usize, new_id: [u8; 16]) -> 
     Ok(mirrors)
 }
 
+/// A pair's name must fit into an identity.
+pub(super) fn check_pair_name(spec: &DiskSpec, pair: &str) -> Result<(), DiskError> {
+    if pair.len() <= MAX_PAIR_NAME_BYTES {
+        return Ok(());
+    }
+    let found = format!("one of a pair whose name has {} bytes", pair.len());
+    let (expected, advice) =
+        (format!("a disk of a pair whose name has at most {MAX_PAIR_NAME_BYTES}"), "choose a shorter --name");
+    Err(DiskError::Stranger { path: spec.stem.clone(), expected, found, advice })
+}
+
 fn create(mirrors: &mut Mirrors, spec: &DiskSpec, pair: &str, replicas: usize, id: [u8; 16]) -> Result<(), DiskError> {
     let path = |replica| mirror_path(&spec.stem, replica);
     let size_bytes = spec.size_bytes.ok_or_else(|| DiskError::NoSize { path: path(ReplicaId::ZERO) })?;
@@ -254,6 +267,7 @@ fn create(mirrors: &mut Mirrors, spec: &DiskSpec, pair: &str, replicas: usize, i
             id,
             disk: spec.name.clone(),
             pair: pair.to_owned(),
+            kind: Kind::Mirrored,
             replica,
             generation: 0,
             last_epoch: 0,

@@ -1,12 +1,13 @@
-//! Disks of pairs, as files of this host: two mirrors, FILE.0 and FILE.1, one for each replica.
+//! Disks of pairs, as files of this host: two mirrors, FILE.0 and FILE.1, one for each replica, or one FILE that both share.
 //!
-//! A mirror begins with its [`Identity`]; what the guest sees follows. The supervisor keeps identities true: it raises the
+//! A file begins with its [`Identity`]; what the guest sees follows. The supervisor keeps identities true: it raises the
 //! generation at every start of the pair, and that of the survivor when a replica leaves. So a mirror that has missed writes
 //! has a lower generation than the other, and is never used before it was made anew from it.
 
 pub mod copy;
 pub mod identity;
 pub mod mirror;
+pub mod shared;
 
 use std::fmt;
 use std::io;
@@ -17,7 +18,7 @@ use hypercall::disk::{BLOCK_BYTES, MAX_NAME_BYTES};
 use protocol::ReplicaId;
 use serde::{Deserialize, Serialize};
 
-pub use identity::{HEADER_BYTES, Identity, IdentityError};
+pub use identity::{HEADER_BYTES, Identity, IdentityError, Kind};
 
 /// The smallest disk.
 const MIN_SIZE_BYTES: u64 = 4096;
@@ -109,13 +110,16 @@ impl DiskError {
     }
 }
 
-/// A disk as the command line names it: `NAME=FILE[,mirrored][,size=64M][,resync]`.
+/// A disk as the command line names it: `NAME=FILE[,mirrored|shared][,size=64M][,resync]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskSpec {
     /// What the guest calls it.
     pub name: String,
-    /// What the names of its files begin with.
+    /// What the names of its files begin with; if it is shared, its file.
     pub stem: PathBuf,
+    /// Whether each replica has a file of its own.
+    #[serde(default)]
+    pub kind: Kind,
     /// Its size; `None` to take it as it is.
     pub size_bytes: Option<u64>,
     /// Whether a mirror that is stale is made anew before the start.
@@ -126,7 +130,8 @@ impl FromStr for DiskSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |what: &str| format!("expected NAME=FILE[,mirrored][,size=64M][,resync], got {text:?}: {what}");
+        let wrong =
+            |what: &str| format!("expected NAME=FILE[,mirrored|shared][,size=64M][,resync], got {text:?}: {what}");
         let (name, rest) = text.split_once('=').ok_or_else(|| wrong("there is no ="))?;
         check_name(name).map_err(|what| wrong(&what))?;
         let mut words = rest.split(',');
@@ -134,16 +139,35 @@ impl FromStr for DiskSpec {
         if stem.file_name().is_none() {
             return Err(wrong("FILE names no file"));
         }
-        let mut spec = Self { name: name.to_owned(), stem, size_bytes: None, resync: false };
+        let mut spec = Self { name: name.to_owned(), stem, kind: Kind::Mirrored, size_bytes: None, resync: false };
+        let mut kind = None;
         for word in words {
             match word.split_once('=') {
-                None if word == "mirrored" => {}
+                None if word == "mirrored" && kind != Some(Kind::Shared) => kind = Some(Kind::Mirrored),
+                None if word == "shared" && kind != Some(Kind::Mirrored) => kind = Some(Kind::Shared),
+                None if matches!(word, "mirrored" | "shared") => {
+                    return Err(wrong("a disk is mirrored or shared, not both"));
+                }
                 None if word == "resync" => spec.resync = true,
                 Some(("size", size)) => spec.size_bytes = Some(parse_size(size).map_err(|what| wrong(&what))?),
                 _ => return Err(wrong(&format!("{word:?} is not known"))),
             }
         }
+        spec.kind = kind.unwrap_or_default();
+        if spec.resync && spec.kind == Kind::Shared {
+            return Err(wrong("a shared disk is one file: there is nothing to make anew"));
+        }
         Ok(spec)
+    }
+}
+
+impl DiskSpec {
+    /// The file that this replica uses.
+    pub fn path(&self, replica: ReplicaId) -> PathBuf {
+        match self.kind {
+            Kind::Mirrored => mirror_path(&self.stem, replica),
+            Kind::Shared => self.stem.clone(),
+        }
     }
 }
 

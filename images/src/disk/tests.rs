@@ -72,7 +72,9 @@ fn disks_are_read() {
         "data=d,size=4097",
         "data=d,size=99999T",
         "data=d,size=M",
-        "data=d,shared",
+        "data=d,shared,mirrored",
+        "data=d,mirrored,shared",
+        "data=d,shared,resync",
     ] {
         assert!(parse(wrong).is_err(), "{wrong:?} passes");
     }
@@ -80,6 +82,42 @@ fn disks_are_read() {
     for wrong in ["2:data:write:9", "1:data:erase:9", "1:data:write", "1:data:write:x"] {
         assert!(wrong.parse::<DiskFault>().is_err(), "{wrong:?} passes");
     }
+}
+
+#[test]
+fn a_shared_disk_is_one_file_of_one_pair() {
+    let folder = Folder::new("shared");
+    let claim = |options: &str, pair| shared::claim(&folder.spec(options), pair, ID);
+    let refused = |options: &str, pair| claim(options, pair).expect_err("it must be refused").to_string();
+    assert!(refused(",shared", "shop").contains("add size="));
+    let disk = claim(",shared,size=1M", "shop").expect("a new disk");
+    assert_eq!((disk.identity.kind, disk.identity.generation, disk.identity.clean), (Kind::Shared, 1, false));
+    let spec = folder.spec(",shared");
+    assert_eq!([spec.path(ReplicaId::ZERO), spec.path(ReplicaId::ONE)], [spec.stem.clone(), spec.stem]);
+    assert!(refused(",shared", "shop").contains("in use"));
+    // Whoever has inherited the lock still has it when the one who took it is gone.
+    let inherited = disk.file.try_clone().expect("a descriptor");
+    drop(disk);
+    assert!(refused(",shared", "shop").contains("in use"));
+    drop(inherited);
+    assert!(refused(",shared", "other").contains("one of pair shop"));
+    assert!(refused(",shared,size=2M", "shop").contains("not of 2097152"));
+    assert!(refusal(&folder, ",size=1M", 2).contains("is a shared disk, not a mirror"));
+    assert_eq!(claim(",shared,size=1M", "shop").expect("the same").identity.generation, 2);
+    // Renamed to what a mirror is called, it is still none.
+    fs::rename(folder.0.join("d"), folder.path(ReplicaId::ZERO)).expect("renamed");
+    assert!(refusal(&folder, "", 2).contains("is a shared disk, not a mirror"));
+}
+
+#[test]
+fn a_mirror_is_no_shared_disk() {
+    let folder = Folder::new("no-shared");
+    made(&folder);
+    let refused =
+        |options: &str| shared::claim(&folder.spec(options), "shop", ID).expect_err("it must be refused").to_string();
+    assert!(refused(",shared,size=1M").contains("is a mirror of a disk of that name"));
+    fs::rename(folder.path(ReplicaId::ONE), folder.0.join("d")).expect("renamed");
+    assert!(refused(",shared").contains("is replica 1's mirror of a disk, not a shared disk"));
 }
 
 #[test]

@@ -1,21 +1,67 @@
 //! The pair's disks as its supervisor sees them: whose mirror is how fresh.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use protocol::ReplicaId;
 
 use super::replica::Replica;
 use super::spec::Spec;
 use super::{Supervisor, random_bytes};
 use crate::ctl::DiskStatus;
-use crate::disk::DiskError;
-use crate::disk::mirror::{self, Mirrors};
+use crate::disk::mirror::{self, Mirror, Mirrors};
+use crate::disk::{DiskError, Kind, shared};
 use crate::error::Result;
 
 /// What was asked to stop is ended after this time when it has disks: what is under way goes to both mirrors first.
 pub const END_GRACE_NS: u64 = 5_000 * super::NS_PER_MS;
 
+/// A disk of the pair, locked.
+#[derive(Debug)]
+enum Claimed {
+    /// Each replica has one.
+    Mirrored(Mirrors),
+    /// Both have the same.
+    Shared(Mirror),
+}
+
+impl Claimed {
+    /// What a replica writes to.
+    fn of(&mut self, replica: ReplicaId) -> Option<&mut Mirror> {
+        match self {
+            Self::Mirrored(mirrors) => mirrors.each[replica.index()].as_mut(),
+            Self::Shared(disk) => Some(disk),
+        }
+    }
+
+    fn status(&self) -> DiskStatus {
+        match self {
+            Self::Mirrored(mirrors) => mirrored_status(mirrors),
+            Self::Shared(disk) => DiskStatus {
+                name: disk.identity.disk.clone(),
+                file: disk.path.clone(),
+                size_bytes: disk.identity.size_bytes,
+                kind: Kind::Shared,
+                stale: None,
+            },
+        }
+    }
+}
+
+fn mirrored_status(disk: &Mirrors) -> DiskStatus {
+    let freshest = disk.freshest().and_then(|id| disk.each[id.index()].as_ref());
+    let stale = |id: &ReplicaId| disk.fault(*id, false).is_some_and(|_| disk.each[id.index()].is_some());
+    DiskStatus {
+        name: freshest.map_or_else(String::new, |mirror| mirror.identity.disk.clone()),
+        file: disk.stem.clone(),
+        size_bytes: freshest.map_or(0, |mirror| mirror.identity.size_bytes),
+        kind: Kind::Mirrored,
+        stale: [ReplicaId::ZERO, ReplicaId::ONE].iter().find(|id| stale(id)).map(|id| id.get()),
+    }
+}
+
 /// All disks of the pair, locked.
 #[derive(Debug, Default)]
-pub struct Disks(Vec<Mirrors>);
+pub struct Disks(Vec<Claimed>);
 
 impl Disks {
     /// Takes all disks that the pair is to have, for itself alone.
@@ -25,7 +71,11 @@ impl Disks {
     pub fn claim(spec: &Spec) -> Result<Self> {
         let mut disks = Vec::with_capacity(spec.disks.len());
         for disk in &spec.disks {
-            disks.push(mirror::claim(disk, &spec.name, spec.run.replicas(), random_bytes()?)?);
+            let id = random_bytes()?;
+            disks.push(match disk.kind {
+                Kind::Mirrored => Claimed::Mirrored(mirror::claim(disk, &spec.name, spec.run.replicas(), id)?),
+                Kind::Shared => Claimed::Shared(shared::claim(disk, &spec.name, id)?),
+            });
         }
         Ok(Self(disks))
     }
@@ -35,24 +85,30 @@ impl Disks {
         self.0.is_empty()
     }
 
+    /// Whether both replicas can write to the same disk.
+    pub fn are_shared(&self) -> bool {
+        self.0.iter().any(|disk| matches!(disk, Claimed::Shared(_)))
+    }
+
+    /// The files of shared disks. Whoever has one open that was opened here has its lock.
+    pub fn locks(&self) -> Vec<BorrowedFd<'_>> {
+        let mut locks = Vec::new();
+        for disk in &self.0 {
+            if let Claimed::Shared(disk) = disk {
+                locks.push(disk.file.as_fd());
+            }
+        }
+        locks
+    }
+
     /// As `status` shows them.
     pub fn status(&self) -> Vec<DiskStatus> {
-        let one = |disk: &Mirrors| {
-            let freshest = disk.freshest().and_then(|id| disk.each[id.index()].as_ref());
-            let stale = |id: &ReplicaId| disk.fault(*id, false).is_some_and(|_| disk.each[id.index()].is_some());
-            DiskStatus {
-                name: freshest.map_or_else(String::new, |mirror| mirror.identity.disk.clone()),
-                file: disk.stem.clone(),
-                size_bytes: freshest.map_or(0, |mirror| mirror.identity.size_bytes),
-                stale: [ReplicaId::ZERO, ReplicaId::ONE].iter().find(|id| stale(id)).map(|id| id.get()),
-            }
-        };
-        self.0.iter().map(one).collect()
+        self.0.iter().map(Claimed::status).collect()
     }
 
     /// A replica goes on alone from here: its mirrors have what the others' will miss.
     fn raise(&mut self, survivor: ReplicaId, epoch: u64) -> Result<(), DiskError> {
-        for mirror in self.0.iter_mut().filter_map(|disk| disk.each[survivor.index()].as_mut()) {
+        for mirror in self.0.iter_mut().filter_map(|disk| disk.of(survivor)) {
             mirror.identity.generation += 1;
             mirror.identity.last_epoch = epoch;
             mirror.note_identity()?;
@@ -63,8 +119,8 @@ impl Disks {
     /// These replicas have ended in good order; their mirrors are equal.
     fn leave(&mut self, epochs: [Option<u64>; 2]) -> Result<(), DiskError> {
         for disk in &mut self.0 {
-            for (mirror, epoch) in disk.each.iter_mut().zip(epochs) {
-                let (Some(mirror), Some(epoch)) = (mirror, epoch) else { continue };
+            for (replica, epoch) in [ReplicaId::ZERO, ReplicaId::ONE].into_iter().zip(epochs) {
+                let (Some(mirror), Some(epoch)) = (disk.of(replica), epoch) else { continue };
                 mirror.identity.clean = true;
                 mirror.identity.last_epoch = epoch;
                 mirror.write_identity()?;

@@ -182,6 +182,7 @@ impl Supervisor {
             max_epoch_events_bytes: tuning.max_epoch_events_bytes,
             max_outstanding_bytes: tuning.max_outstanding_bytes,
             check_determinism: self.spec.check_determinism,
+            shared_disks: self.spec.shared_disks(),
             network: self.uplink.network(),
             arguments,
         }
@@ -202,6 +203,9 @@ impl Supervisor {
             Err(error) => return self.happened(format!("the arbiter cannot decide: {error}")),
         };
         let record = grant.record;
+        if grant.granted && !self.is_fenced(id.peer(), request) {
+            return;
+        }
         // Whoever does not hear an answer soon asks again, and hears the same again: that is no event.
         let asked = self.replicas[id.index()].as_mut().and_then(|replica| replica.asked.replace(grant));
         if asked != Some(grant) {
@@ -233,6 +237,18 @@ impl Supervisor {
         if grant.granted {
             self.supersede(id.peer(), now_ns);
         }
+    }
+
+    /// Whether a replica that lost can write to no shared disk any more: its process is gone. A stopped one would go on where it
+    /// stood, and one that was told may have writes under way. If it is not gone it is ended, and the winner's request is
+    /// answered when that is certain. The decision itself stands: it is in the arbiter's file.
+    fn is_fenced(&mut self, loser: ReplicaId, request: ArbiterRequest) -> bool {
+        if !self.disks.are_shared() || self.replicas[loser.index()].is_none() {
+            return true;
+        }
+        self.fenced_off = Some((loser, request));
+        self.socket_failed(loser, "is ended, because the other one is to write to their disk");
+        false
     }
 
     /// Tells the loser, once, and ends it after a while in which it can say what it has to say.
@@ -295,6 +311,9 @@ impl Supervisor {
         self.ended.push(EndedStatus { replica: id.get(), pid, reason });
         if self.replicas.iter().all(Option::is_none) {
             self.uplink.guest_has_gone();
+        }
+        if let Some((_, request)) = self.fenced_off.take_if(|(loser, _)| *loser == id) {
+            self.arbitrate(id.peer(), request, now_ns);
         }
     }
 

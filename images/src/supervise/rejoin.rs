@@ -197,7 +197,8 @@ impl Supervisor {
         }
         let newcomer = id.peer();
         let started = self.take_link(newcomer).and_then(|link| {
-            let started = Replica::start(newcomer, &self.spec, &self.dir, Some(link), self.poll.registry());
+            let started =
+                Replica::start(newcomer, &self.spec, &self.dir, Some(link), self.disks.locks(), self.poll.registry());
             started.map_err(|error| error.to_string())
         });
         match started {

@@ -1,6 +1,6 @@
 //! One replica as its supervisor sees it.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 
 use mio::net::UnixStream;
@@ -14,7 +14,7 @@ use super::channel::{Channel, Inbox};
 use super::port::Port;
 use super::spec::Spec;
 use super::token;
-use crate::disk::{DiskSpec, mirror_path};
+use crate::disk::{DiskSpec, Kind};
 use crate::error::{Context, Result};
 use crate::qemu::{Drive, NetBackend, Vm, VmConfig};
 use crate::state::StateDir;
@@ -51,7 +51,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Starts a replica and registers its sockets.
+    /// Starts a replica and registers its sockets. It keeps the locks of these files as long as its process lives.
     ///
     /// # Errors
     /// QEMU cannot be started, or the system is short of something.
@@ -60,6 +60,7 @@ impl Replica {
         spec: &Spec,
         dir: &StateDir,
         link: Option<StdUnixStream>,
+        locks: Vec<BorrowedFd<'_>>,
         registry: &Registry,
     ) -> Result<Self> {
         let (control, control_qemu) = socket_pair()?;
@@ -83,6 +84,7 @@ impl Replica {
             debug_log: dir.debug_log(id.index()),
             qemu_log: dir.qemu_log(id.index()),
             disks: drives(spec, id),
+            locks,
             extra: &extra,
         }
         .spawn()?;
@@ -146,7 +148,8 @@ fn drives(spec: &Spec, id: ReplicaId) -> Vec<Drive> {
     };
     let drive = |disk: &DiskSpec| Drive {
         name: disk.name.clone(),
-        path: mirror_path(&disk.stem, id),
+        path: disk.path(id),
+        shared: disk.kind == Kind::Shared,
         faults: faults(&disk.name),
     };
     spec.disks.iter().map(drive).collect()

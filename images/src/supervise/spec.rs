@@ -10,7 +10,7 @@ use protocol::{Discipline, EpochSource, RunMode};
 use serde::{Deserialize, Serialize};
 
 use super::net::Net;
-use crate::disk::{DiskFault, DiskSpec};
+use crate::disk::{DiskFault, DiskSpec, Kind};
 use crate::qemu::{Accelerator, Machine};
 
 /// A published port as the command line names it: `[ADDRESS:]HOSTPORT:GUESTPORT`.
@@ -322,6 +322,16 @@ pub struct Spec {
     pub qemu_args: Vec<String>,
     /// How the second replica differs.
     pub backup: BackupOverrides,
+}
+
+impl Spec {
+    /// Which disks are shared, as the shims are told: bit i for the i-th by name.
+    pub fn shared_disks(&self) -> u8 {
+        let mut disks: Vec<_> = self.disks.iter().map(|disk| (&disk.name, disk.kind == Kind::Shared)).collect();
+        disks.sort_unstable();
+        // A guest has fewer disks than a byte has bits.
+        disks.iter().enumerate().fold(0, |bits, (index, (_, shared))| bits | u8::from(*shared) << index)
+    }
 }
 
 #[cfg(test)]

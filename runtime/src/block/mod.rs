@@ -1,7 +1,9 @@
 //! Disks for tasks.
 //!
 //! A disk is named in the app's manifest and given by `pollux up --disk NAME=FILE`. It is an array of blocks of
-//! [`BLOCK_BYTES`]. Under a pair every disk has a mirror at each replica; a program sees one.
+//! [`BLOCK_BYTES`]. Under a pair a disk has a mirror at each replica, or is shared by both; a program sees one. When a replica
+//! takes over a shared disk, it does not know what of the operations in flight was done; this module has it done again, in
+//! the same order, and programs do not notice.
 //!
 //! ```ignore
 //! let disk = Disk::open("data")?;
@@ -156,7 +158,7 @@ impl Disk {
         self.plain(Operation::Discard, first_block, blocks).await
     }
 
-    /// Makes stable what was done before it was called. Under a pair: at both replicas.
+    /// Makes stable what was done before it was called. Under a pair: on both mirrors, or on the one disk that both share.
     ///
     /// # Errors
     /// [`Errno::EIO`]: nobody knows what is stable then.

@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 
-use hypercall::disk::{Completion, MAX_OUTSTANDING, Operation, Request};
+use hypercall::disk::{Completion, MAX_OUTSTANDING, Operation, Request, UNCERTAIN};
 use hypercall::layout::{BootInfo, DISK_RING_BYTES};
 use hypercall::record::KIND_DISK_REQUEST;
 use hypercall::ring::{self, Producer};
@@ -30,7 +30,7 @@ enum State {
     /// Not in the ring yet.
     Queued(Request),
     /// In the ring since this epoch, or taken by the shim at its end.
-    InFlight { number: u64, epoch: u64, operation: u32 },
+    InFlight { number: u64, epoch: u64, request: Request },
     /// As before, and nobody waits for it.
     Abandoned,
     /// Completed with this status.
@@ -39,6 +39,8 @@ enum State {
 
 struct Slot {
     state: State,
+    /// Its place in the order of all requests, which it keeps when it is repeated.
+    place: u64,
     wake: Option<Wake>,
 }
 
@@ -46,9 +48,10 @@ struct Slot {
 pub(super) struct Requests {
     ring: Producer,
     next_number: u64,
+    next_place: u64,
     slots: Vec<Slot>,
     vacant: Vec<usize>,
-    /// Slots not in the ring, in the order of their requests.
+    /// Slots not in the ring, by ascending place.
     queued: VecDeque<usize>,
     /// Numbers, ascending, and slots of those in the ring or with the shim.
     in_flight: VecDeque<(u64, usize)>,
@@ -69,6 +72,7 @@ impl Requests {
         Self {
             ring,
             next_number: 0,
+            next_place: 0,
             slots: Vec::new(),
             vacant: Vec::new(),
             queued: VecDeque::new(),
@@ -78,21 +82,24 @@ impl Requests {
     }
 
     fn queue(&mut self, request: Request) -> usize {
-        let state = State::Queued(request);
+        let slot = Slot { state: State::Queued(request), place: self.next_place, wake: None };
+        self.next_place += 1;
         let index = match self.vacant.pop() {
-            Some(index) => index,
+            Some(index) => {
+                self.slots[index] = slot;
+                index
+            }
             None => {
-                self.slots.push(Slot { state, wake: None });
+                self.slots.push(slot);
                 self.slots.len() - 1
             }
         };
-        self.slots[index].state = state;
         self.queued.push_back(index);
         index
     }
 
     fn vacate(&mut self, index: usize) {
-        self.slots[index] = Slot { state: State::Vacant, wake: None };
+        self.slots[index] = Slot { state: State::Vacant, place: 0, wake: None };
         self.vacant.push(index);
     }
 
@@ -114,7 +121,7 @@ impl Requests {
             let State::Queued(request) = self.slots[index].state else { continue };
             let number = self.push(&request);
             let epoch = time::epoch();
-            self.slots[index].state = State::InFlight { number, epoch, operation: request.operation };
+            self.slots[index].state = State::InFlight { number, epoch, request };
             self.in_flight.push_back((number, index));
         }
     }
@@ -137,8 +144,8 @@ impl Requests {
                 self.vacate(index);
                 false
             }
-            State::InFlight { number, epoch, operation } => {
-                self.slots[index] = Slot { state: State::Abandoned, wake: None };
+            State::InFlight { number, epoch, request: Request { operation, .. } } => {
+                self.slots[index] = Slot { state: State::Abandoned, place: 0, wake: None };
                 if operation == Operation::Read as u32 {
                     let (operation, first_block) = (Operation::Forget as u32, number);
                     self.push(&Request { operation, disk: 0, first_block, blocks: 0, address: 0 });
@@ -158,11 +165,24 @@ impl Requests {
         // Unknown numbers are those of a program that puts requests into the ring by itself.
         let Ok(place) = self.in_flight.binary_search_by_key(&completion.number, |&(number, _)| number) else { return };
         let Some((_, index)) = self.in_flight.remove(place) else { return };
-        if self.slots[index].state == State::Abandoned {
-            return self.vacate(index);
+        match self.slots[index].state {
+            // Who repeats it would write from memory that is somebody else's by now. It was done or not, as ever.
+            State::Abandoned => self.vacate(index),
+            State::InFlight { request, .. } if completion.status == UNCERTAIN => self.repeat(index, request),
+            _ => {
+                self.slots[index].state = State::Done(completion.status);
+                self.woken.extend(self.slots[index].wake.take());
+            }
         }
-        self.slots[index].state = State::Done(completion.status);
-        self.woken.extend(self.slots[index].wake.take());
+    }
+
+    /// Nobody knows whether this request was carried out: it is asked for again, before everything that was asked for later.
+    /// All that were in flight come back so at once, or none, and nothing new enters the ring before [`Requests::send`].
+    fn repeat(&mut self, index: usize, request: Request) {
+        let place = self.slots[index].place;
+        self.slots[index].state = State::Queued(request);
+        let at = self.queued.partition_point(|&queued| self.slots[queued].place < place);
+        self.queued.insert(at, index);
     }
 
     pub(super) fn next_woken(&mut self) -> Option<Wake> {

@@ -127,3 +127,106 @@ fn operations_that_are_dropped_leave_memory_and_numbers_in_order() {
     assert!(host.content()[5 * BLOCK_BYTES..6 * BLOCK_BYTES].iter().all(|&byte| byte == 0), "it was never asked for");
     assert_eq!(host.content()[6 * BLOCK_BYTES..7 * BLOCK_BYTES], pattern(6, 1));
 }
+
+/// One step of a generator that is good enough to choose operations (xorshift).
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+fn versions(buffer: &[u8]) -> Vec<u64> {
+    let word = |block: &[u8]| u64::from_le_bytes(block[..8].try_into().expect("eight bytes"));
+    buffer.chunks(BLOCK_BYTES).map(word).collect()
+}
+
+type UnderWay = core::pin::Pin<Box<dyn Future<Output = Result<(), Errno>>>>;
+
+/// Many overlapping operations at once, in the order of a model, on a disk that other replicas take over now and then.
+/// Returns the versions that the model expects to lie there.
+async fn follow_model(seed: u64) -> Result<Vec<u64>, Errno> {
+    const BLOCKS: u64 = 12;
+    let disk = Disk::open("data")?;
+    let mut state = seed;
+    let mut model = vec![0_u64; BLOCKS as usize];
+    let mut version = 0;
+    for _ in 0..12 {
+        let mut under_way: Vec<UnderWay> = vec![];
+        for _ in 0..1 + next(&mut state) % 90 {
+            let blocks = 1 + next(&mut state) % 3;
+            let first = next(&mut state) % (BLOCKS - blocks + 1);
+            let place = first as usize..(first + blocks) as usize;
+            let mut operation: UnderWay = match next(&mut state) % 8 {
+                0..4 => {
+                    version += 1;
+                    model[place].fill(version);
+                    let data = [&version.to_le_bytes()[..], &[0; BLOCK_BYTES - 8]].concat().repeat(blocks as usize);
+                    Box::pin(async move { disk.write(first, &data).await })
+                }
+                4 => {
+                    model[place].fill(0);
+                    Box::pin(disk_discard(disk, first, blocks))
+                }
+                5 => Box::pin(async move { disk.flush().await }),
+                _ => {
+                    let expected = model[place].to_vec();
+                    Box::pin(async move {
+                        let mut buffer = vec![0xee; blocks as usize * BLOCK_BYTES];
+                        disk.read(first, &mut buffer).await?;
+                        assert_eq!(versions(&buffer), expected, "seed {seed}, block {first}");
+                        Ok(())
+                    })
+                }
+            };
+            // Its place in the order is that of its first poll.
+            core::future::poll_fn(|context| {
+                assert_eq!(operation.as_mut().poll(context), Poll::Pending);
+                Poll::Ready(())
+            })
+            .await;
+            under_way.push(operation);
+        }
+        for operation in under_way {
+            operation.await?;
+        }
+    }
+    Ok(model)
+}
+
+async fn disk_discard(disk: Disk, first: u64, blocks: u64) -> Result<(), Errno> {
+    disk.discard(first, blocks).await
+}
+
+#[test]
+fn what_is_uncertain_is_done_again_in_its_order() {
+    for seed in 1..=200_u64 {
+        let host = HostDisk::new("data", 12);
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        host.take_over((0..60).map(|_| {
+            let choice = next(&mut state);
+            (!choice.is_multiple_of(3)).then_some((choice >> 8) as usize % 70)
+        }));
+        let outcome = on(&host, move || follow_model(seed.wrapping_mul(0xd134_2543_de82_ef95)));
+        let End::Returned(Ok(model)) = outcome.end else { panic!("seed {seed}: {:?}", outcome.end) };
+        assert_eq!(versions(&host.content()), model, "seed {seed}");
+    }
+}
+
+#[test]
+fn an_operation_that_was_dropped_is_not_done_again() {
+    let host = HostDisk::new("data", 100);
+    host.take_over([Some(0)]);
+    let outcome = on(&host, || async {
+        let disk = Disk::open("data").expect("it is there");
+        {
+            let data = pattern(6, 1);
+            let mut write = pin!(disk.write(6, &data));
+            assert_eq!(write.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending);
+            send();
+        }
+        disk.flush().await
+    });
+    assert_eq!(outcome.end, End::Returned(Ok(())));
+    assert!(host.content().iter().all(|&byte| byte == 0));
+}

@@ -116,6 +116,8 @@ impl Guest {
                 Event::ConsoleInput(bytes) => self.absorb(bytes.len() as u64),
                 Event::Reseed(seed) => self.absorb(u64::from(seed[0])),
                 Event::Uncertain(uncertain) => self.absorb(uncertain.operation),
+                // The simulated disk is mirrored, so nobody sends what it has read.
+                Event::DiskData(data) => complaint = Some(format!("data of disk request {} came", data.number)),
                 Event::DiskDone(completion) => {
                     match self.hear_of_disk(completion.number, complete(completion.number)) {
                         Ok(promise) => promises.extend(promise),

@@ -155,7 +155,7 @@ bodies! {
         check_determinism: u8,
         joins: u8,
         restores: u8,
-        reserved: [u8; 1],
+        shared_disks: u8,
         link_session: U64,
     }
     ArbiterReplyBody {

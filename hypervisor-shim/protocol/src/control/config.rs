@@ -57,6 +57,8 @@ pub struct Config<'a> {
     /// This replica is a solo primary whose guest's state comes from a checkpoint, by [`super::ToShim::Pages`] and
     /// [`super::ToShim::State`].
     pub restores: bool,
+    /// Which disks are shared: bit i for the i-th by name. The others are mirrored.
+    pub shared_disks: u8,
     /// The guest's network.
     pub network: Network,
     /// The program's arguments, separated by spaces.

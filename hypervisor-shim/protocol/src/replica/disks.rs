@@ -1,13 +1,18 @@
-//! Mirrored disks: what a replica must know of the other one's.
+//! Disks: what a replica must know of the other one's.
 //!
 //! Each replica carries out every request of the guest on its own disk; the caller does that. The primary decides when the
 //! guest is told, by an event in a record. A write needs no word from the backup for that: what follows from the event
 //! leaves only when the backup holds the record, and with it that of the epoch in which the write was asked for. A flush
 //! promises that both disks have it. So the backup's acknowledgements say how far its disks are.
+//!
+//! A disk that both share is used by the active replica alone. What changes it is an output: it may begin only when output
+//! commit lets the outputs of its epoch leave ([`Replica::committed_through`]), or a survivor that never asks for it would
+//! find it done. At promotion everything that the guest has outstanding there is uncertain (P7), and the guest has to hear of
+//! that although nothing else may happen to it ([`Replica::owes_uncertain`]).
 
 use super::failover::Failover;
 use super::{Guest, Replica};
-use crate::Role;
+use crate::{Epoch, Role};
 
 impl Replica {
     /// This replica's disks have done all requests with numbers below this; a number never goes back. `at_once`: there is a
@@ -20,6 +25,17 @@ impl Replica {
     /// All requests with numbers below this are done at the backup's disks, as far as it has said.
     pub fn peer_disks_done_below(&self) -> u64 {
         self.active.disks_done_below
+    }
+
+    /// Outputs of the epochs up to this one may leave, and what they ask of shared disks may begin; 0 at a backup. Unlike
+    /// [`super::Command::Release`] it also moves on over epochs without outputs.
+    pub fn committed_through(&self) -> Epoch {
+        if self.role == Role::Primary && self.stopped.is_none() { self.active.released_through } else { 0 }
+    }
+
+    /// Whether the record of the next epoch begins with the uncertain event of P7.
+    pub fn owes_uncertain(&self) -> bool {
+        self.active.uncertain_due
     }
 
     /// Whether the backup has run all that this replica has, as far as it has said.

@@ -69,6 +69,7 @@ struct Machine {
     bench: Bench,
     ring: Producer,
     epoch: u64,
+    committed_through: u64,
     disks: [Memory; 2],
 }
 
@@ -77,7 +78,7 @@ impl Machine {
         let bench = Bench::new();
         // SAFETY: the ring lies where the loader put it, and guest and shim take turns in a test.
         let ring = unsafe { Producer::new(bench.at(bench.start.disk_ring), DISK_RING_BYTES, 0) };
-        Self { bench, ring, epoch: 0, disks: [Memory::new(1000), Memory::new(16)] }
+        Self { bench, ring, epoch: 0, committed_through: u64::MAX, disks: [Memory::new(1000), Memory::new(16)] }
     }
 
     fn guest(&mut self) -> &mut Guest {
@@ -103,7 +104,7 @@ impl Machine {
     fn serve(&mut self) {
         // What ends lets others start.
         for _ in 0..3 {
-            self.bench.guest.disks_mut().serve(&mut self.disks);
+            self.bench.guest.disks_mut().serve(&mut self.disks, self.committed_through);
         }
     }
 
@@ -220,7 +221,7 @@ fn requests_that_make_no_sense_end_with_an_error_and_reach_no_device() {
     machine.serve();
     assert!(machine.disks.iter().all(|disk| disk.jobs.is_empty()));
     // Both replicas know it by themselves: what the other one's disks have done is not waited for.
-    assert_eq!(machine.ready(Commit::Mirrored { done_below: 0 }), expected);
+    assert_eq!(machine.ready(Commit::Paired { done_below: 0 }), expected);
     assert_eq!(machine.guest().disks().done_below(), 20);
     machine.begin(&expected).expect("delivered");
     assert_eq!(machine.turn(), []);
@@ -248,9 +249,9 @@ fn a_flush_waits_for_the_other_replica_and_nothing_else_does() {
     machine.end();
     machine.serve();
     for done_below in [0, 1] {
-        assert_eq!(machine.ready(Commit::Mirrored { done_below }), [(0, 0), (2, 0)]);
+        assert_eq!(machine.ready(Commit::Paired { done_below }), [(0, 0), (2, 0)]);
     }
-    assert_eq!(machine.ready(Commit::Mirrored { done_below: 2 }), [(0, 0), (1, 0), (2, 0)]);
+    assert_eq!(machine.ready(Commit::Paired { done_below: 2 }), [(0, 0), (1, 0), (2, 0)]);
     assert!(!machine.guest().disks_mut().passes_flush(1));
     assert!(machine.guest().disks_mut().passes_flush(3));
     assert!(!machine.guest().disks_mut().passes_flush(3), "told once");
@@ -284,7 +285,7 @@ fn a_failure_is_told_to_a_guest_that_is_alone_and_hidden_from_a_pair() {
     machine.put(heap, &[3; 512]);
     machine.end();
     machine.serve();
-    assert_eq!(machine.ready(Commit::Mirrored { done_below: 1 }), []);
+    assert_eq!(machine.ready(Commit::Paired { done_below: 1 }), []);
     let failure = machine.guest().disks().failure().map(|failure| (failure.disk.to_string(), failure.number));
     assert_eq!(failure, Some(("log".to_string(), 0)));
     assert_eq!(machine.guest().disks().done_below(), 0);
@@ -360,3 +361,5 @@ fn digests_cover_what_is_asked_for_written_and_read() {
     assert_eq!(mirror_differs.0, same.0);
     assert_ne!(mirror_differs.1, same.1, "a block that differs is found out when it is read");
 }
+
+mod shared;

@@ -40,7 +40,7 @@ impl Disk for Bench {
 }
 
 fn job(number: u64, operation: Operation, first_block: u64, blocks: u64) -> DiskJob {
-    DiskJob { number, operation, first_block, blocks, buffer: vec![] }
+    DiskJob { number, epoch: 1, operation, first_block, blocks, buffer: vec![] }
 }
 
 /// Which jobs start at once, and which when the first of all has ended.
@@ -49,12 +49,12 @@ fn run(room: usize, jobs: Vec<DiskJob>) -> (Vec<u64>, Vec<u64>) {
     let mut schedule = Schedule::default();
     let first = jobs[0].number;
     jobs.into_iter().for_each(|job| schedule.push(job));
-    schedule.start(&mut bench);
+    schedule.start(&mut bench, 1);
     let at_once = std::mem::take(&mut bench.started);
     assert_eq!(bench.kicks, 1, "one kick for all");
     bench.at_work.retain(|job| job.number != first);
     schedule.finish(first);
-    schedule.start(&mut bench);
+    schedule.start(&mut bench, 1);
     assert!(!schedule.is_idle());
     (at_once, bench.started)
 }
@@ -97,4 +97,42 @@ fn what_the_device_has_no_room_for_waits_and_keeps_its_place() {
 fn ends_of_the_number_line_do_not_wrap() {
     let jobs = vec![job(0, Operation::Write, u64::MAX, u64::MAX), job(1, Operation::Write, 0, 1)];
     assert_eq!(run(2, jobs).0, [0, 1]);
+}
+
+/// Starts what may start and returns the numbers.
+fn start(schedule: &mut Schedule, bench: &mut Bench, committed_through: u64) -> Vec<u64> {
+    schedule.start(bench, committed_through);
+    std::mem::take(&mut bench.started)
+}
+
+#[test]
+fn what_changes_blocks_waits_for_its_epoch_and_holds_back_what_overlaps_it() {
+    use Operation::{Discard, Flush, Read, Write};
+    let mut bench = Bench { room: 64, at_work: vec![], started: vec![], kicks: 0 };
+    let mut schedule = Schedule::default();
+    for (number, operation, first) in [(0, Write, 0), (1, Read, 0), (2, Read, 9), (3, Flush, 0), (4, Discard, 20)] {
+        schedule.push(DiskJob { epoch: 5 + number / 4, ..job(number, operation, first, 1) });
+    }
+    assert_eq!(start(&mut schedule, &mut bench, 4), [2, 3], "neither the write nor the read of what it writes");
+    assert_eq!(start(&mut schedule, &mut bench, 5), [0]);
+    schedule.finish_unsettled(0);
+    assert_eq!(start(&mut schedule, &mut bench, 5), [1], "a write that is done holds nothing back");
+    assert_eq!(start(&mut schedule, &mut bench, 6), [4]);
+    assert!(!schedule.has_waiting() && !schedule.is_device_idle());
+}
+
+#[test]
+fn a_read_that_may_be_repeated_keeps_what_it_has_read_from_changing() {
+    use Operation::{Read, Write};
+    let mut bench = Bench { room: 64, at_work: vec![], started: vec![], kicks: 0 };
+    let mut schedule = Schedule::default();
+    for job in [job(0, Read, 0, 4), job(1, Write, 3, 1), job(2, Write, 4, 1), job(3, Read, 0, 1)] {
+        schedule.push(job);
+    }
+    assert_eq!(start(&mut schedule, &mut bench, 1), [0, 2, 3]);
+    schedule.finish_unsettled(0);
+    assert_eq!(start(&mut schedule, &mut bench, 1), [0; 0]);
+    assert!(schedule.has_waiting());
+    schedule.settle(0);
+    assert_eq!(start(&mut schedule, &mut bench, 1), [1]);
 }

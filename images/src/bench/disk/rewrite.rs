@@ -58,6 +58,12 @@ pub struct Round {
 }
 
 impl Rewrite {
+    /// The longest slice in the round that the host has disturbed least, in milliseconds. Every round has the same slices,
+    /// so none of them takes longer by itself.
+    pub fn longest_slice_ms(&self) -> f64 {
+        self.rounds.iter().map(|round| round.longest_slice_ms).fold(f64::INFINITY, f64::min)
+    }
+
     /// The middle over all rounds.
     pub fn middle(&self, measure: fn(&Round) -> f64) -> f64 {
         median(&self.rounds.iter().map(measure).collect::<Vec<_>>())

@@ -43,7 +43,7 @@ impl From<&Config<'_>> for ConfigBody {
             check_determinism: config.check_determinism.into(),
             joins: config.joins.into(),
             restores: config.restores.into(),
-            reserved: [0; 1],
+            shared_disks: config.shared_disks,
             link_session: U64::new(config.link_session),
         }
     }
@@ -52,7 +52,6 @@ impl From<&Config<'_>> for ConfigBody {
 /// Reads a configuration.
 pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config<'a>, MessageError> {
     let kind = KIND_CONFIG;
-    body::unused(kind, &body.reserved)?;
     Ok(Config {
         replica: body::field(kind, "replica", body.replica, ReplicaId::new)?,
         role: body::field(kind, "role", body.role, Role::from_code)?,
@@ -78,6 +77,7 @@ pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config
         link_session: body.link_session.get(),
         joins: body::truth(kind, "joins", body.joins)?,
         restores: body::truth(kind, "restores", body.restores)?,
+        shared_disks: body.shared_disks,
         network: network(body)?,
         arguments,
     })

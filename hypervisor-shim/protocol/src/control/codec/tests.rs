@@ -173,6 +173,7 @@ impl Draw {
             link_session: l,
             joins: self.codes[6] & 4 == 4,
             restores: self.codes[6] & 8 == 8,
+            shared_disks: self.codes[4],
             network: Network {
                 mac: self.mac,
                 address: self.halves[3].to_be_bytes(),

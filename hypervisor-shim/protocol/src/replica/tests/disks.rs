@@ -72,3 +72,37 @@ fn the_primary_knows_when_the_backup_has_run_everything() {
     pair.deliver_to_primary();
     assert!(pair.primary.replica.peer_has_run_everything());
 }
+
+#[test]
+fn what_changes_a_shared_disk_begins_when_the_backup_holds_its_epoch() {
+    let mut pair = Pair::revised();
+    pair.epoch(b"");
+    pair.exchange();
+    assert_eq!(pair.primary.replica.committed_through(), 1, "also without outputs");
+    pair.primary.epoch(b"");
+    assert_eq!(pair.primary.replica.committed_through(), 1, "nobody else holds the record of epoch 2");
+    pair.deliver_to_backup();
+    pair.backup.flush();
+    pair.deliver_to_primary();
+    assert_eq!(pair.primary.replica.committed_through(), 2);
+    assert_eq!(pair.backup.replica.committed_through(), 0, "a backup begins nothing");
+    pair.primary.epoch(b"");
+    pair.primary.peer_dead();
+    pair.primary.epoch(b"");
+    assert_eq!(pair.primary.replica.committed_through(), 2, "not while the arbiter is asked");
+    pair.primary.answer(&mut pair.arbiter, PRIMARY);
+    assert_eq!(pair.primary.replica.committed_through(), 4, "alone there is nobody to wait for");
+}
+
+#[test]
+fn a_promoted_replica_owes_the_guest_an_uncertain_event_until_its_first_epoch() {
+    let mut pair = Pair::revised();
+    pair.epoch(b"");
+    assert!(!pair.primary.replica.owes_uncertain());
+    pair.backup.peer_dead();
+    pair.backup.answer(&mut pair.arbiter, BACKUP);
+    assert!(pair.backup.replica.owes_uncertain());
+    assert_eq!(pair.backup.replica.committed_through(), 1);
+    pair.backup.begin(b"");
+    assert!(!pair.backup.replica.owes_uncertain());
+}
