@@ -18,11 +18,11 @@ pub mod workload;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Promise;
 use crate::ctl::to_line;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::supervise::spec::{EpochSpec, ProtocolName};
 use exactness::Exactness;
 use host::Host;
@@ -34,7 +34,7 @@ use table::{Counting, Model, Row};
 use workload::Workload;
 
 /// A measurement that could not be made.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Failure {
     /// Of what.
     pub configuration: Configuration,
@@ -116,23 +116,55 @@ pub fn run(images: &Images, plan: &Plan, mut note: impl FnMut(Progress<'_>)) -> 
         };
         kills::run(images, kills, plan.seed, note).unwrap_or_else(|error| Kills::failed(kills, &error))
     });
-    let rows = table::rows(&samples);
-    let mut report = PaperReport {
-        quick: plan.quick,
-        rounds: plan.rounds,
-        seed: plan.seed,
-        host,
-        promises: Vec::new(),
-        counting: table::counting(&samples),
-        models: table::models(&samples, &rows),
-        rows,
-        exactness,
-        kills,
-        failures,
-        samples,
-    };
-    report.promises = promises(&report);
-    report
+    let (quick, rounds, seed) = (plan.quick, plan.rounds, plan.seed);
+    Measured { quick, rounds, seed, host, exactness, kills, failures, samples }.report()
+}
+
+/// What of a report is measured. The rest follows from it.
+#[derive(Deserialize)]
+struct Measured {
+    quick: bool,
+    rounds: usize,
+    seed: u64,
+    host: Host,
+    exactness: Option<Exactness>,
+    kills: Option<Kills>,
+    failures: Vec<Failure>,
+    samples: Vec<Sample>,
+}
+
+/// The report of an earlier run, from its `paper.json`. What follows from the measurements is reckoned anew.
+///
+/// # Errors
+/// The file cannot be read, or is no such report.
+pub fn read(path: &Path) -> Result<PaperReport> {
+    let text = fs::read_to_string(path).context(|| format!("cannot read {}", path.display()))?;
+    let measured: Measured = serde_json::from_str(&text)
+        .map_err(|error| Error::Usage(format!("{} is no report of `bench paper`: {error}", path.display())))?;
+    Ok(measured.report())
+}
+
+impl Measured {
+    fn report(self) -> PaperReport {
+        let Self { quick, rounds, seed, host, exactness, kills, failures, samples } = self;
+        let rows = table::rows(&samples);
+        let mut report = PaperReport {
+            quick,
+            rounds,
+            seed,
+            host,
+            promises: Vec::new(),
+            counting: table::counting(&samples),
+            models: table::models(&samples, &rows),
+            rows,
+            exactness,
+            kills,
+            failures,
+            samples,
+        };
+        report.promises = promises(&report);
+        report
+    }
 }
 
 /// Who has a turn in a round, one after the other. What drifts within a comparison does so the other way round in every
@@ -309,6 +341,9 @@ mod tests {
         let json: serde_json::Value =
             serde_json::from_slice(&fs::read(folder.join("paper.json")).expect("there")).expect("JSON");
         assert_eq!(json["rows"][0]["configuration"]["epoch"], "cooperative");
+        let again = read(&folder.join("paper.json")).expect("its own report");
+        assert_eq!(describe(&again), describe(&report()));
+        assert!(read(&document).is_err(), "a document is no report");
         fs::remove_dir_all(&folder).expect("removed");
     }
 }

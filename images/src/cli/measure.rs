@@ -89,6 +89,9 @@ struct PaperArgs {
     /// Measure dhrystone.img, kv.img and probe.img of this folder instead of building them.
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
+    /// Measure nothing: write the documents of an earlier run, from its paper.json, anew.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "only", "images", "rounds", "seed"])]
+    from: Option<PathBuf>,
     /// Rounds, instead of 5, or 1 with --quick.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: Option<u16>,
@@ -244,21 +247,11 @@ fn bench_disk(args: &DiskBenchArgs) -> Result<()> {
 }
 
 fn bench_paper(args: &PaperArgs) -> Result<()> {
-    setup::ensure(Need::Test, args.yes)?;
     let workspace = Workspace::find()?;
-    let image = |app: &str, counts: bool| match &args.images {
-        Some(folder) => build::open(&folder.join(build::image_name(app, counts))),
-        None => build::build(&workspace, app, Some(counts), true),
+    let report = match &args.from {
+        Some(file) => bench::paper::read(file)?,
+        None => measure_paper(args, &workspace)?,
     };
-    let both = |app| Ok::<_, Error>(ImagesOf { plain: image(app, false)?, counting: image(app, true)? });
-    let images = Images { dhrystone: both("dhrystone")?, store: both("kv")?, probe: both("probe")? };
-    let plan = Plan::new(args.quick, &args.only, args.rounds.map(usize::from), args.seed);
-    let bar = demo::progress_of(plan.steps());
-    let report = bench::paper::run(&images, &plan, |progress| {
-        bar.set_position(progress.done as u64);
-        bar.set_message(progress.text.to_owned());
-    });
-    bar.finish_and_clear();
     let mut written = vec![bench::paper::write(&report, args.out.as_deref().unwrap_or(&workspace.bench_dir()), true)?];
     if args.write_docs {
         written.push(bench::paper::write(&report, &workspace.root.join("docs"), false)?);
@@ -272,6 +265,24 @@ fn bench_paper(args: &PaperArgs) -> Result<()> {
         eprintln!("pollux: written: {}", document.display());
     }
     bench::judge(&report.promises)
+}
+
+fn measure_paper(args: &PaperArgs, workspace: &Workspace) -> Result<bench::paper::PaperReport> {
+    setup::ensure(Need::Test, args.yes)?;
+    let image = |app: &str, counts: bool| match &args.images {
+        Some(folder) => build::open(&folder.join(build::image_name(app, counts))),
+        None => build::build(workspace, app, Some(counts), true),
+    };
+    let both = |app| Ok::<_, Error>(ImagesOf { plain: image(app, false)?, counting: image(app, true)? });
+    let images = Images { dhrystone: both("dhrystone")?, store: both("kv")?, probe: both("probe")? };
+    let plan = Plan::new(args.quick, &args.only, args.rounds.map(usize::from), args.seed);
+    let bar = demo::progress_of(plan.steps());
+    let report = bench::paper::run(&images, &plan, |progress| {
+        bar.set_position(progress.done as u64);
+        bar.set_message(progress.text.to_owned());
+    });
+    bar.finish_and_clear();
+    Ok(report)
 }
 
 /// What `test` accepts.

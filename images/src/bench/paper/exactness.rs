@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::plan::{Configuration, PROMISED_SHORT, System};
 use super::run::{Images, undisturbed};
@@ -39,7 +39,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 const LEAST_EPOCHS_PER_S: u64 = 200;
 
 /// What came of it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Exactness {
     /// Epochs of the full length that were to be compared.
     pub wanted: u64,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::plan::System;
 use super::run::{Images, computing};
@@ -24,7 +24,7 @@ const EARLIEST: f64 = 0.05;
 const LATEST: f64 = 0.90;
 
 /// One kill.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Kill {
     /// When, in seconds after the guest was asked.
     pub at_s: f64,
@@ -35,7 +35,7 @@ pub struct Kill {
 }
 
 /// What came of all.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Kills {
     /// Runs that were asked for.
     pub runs: u64,

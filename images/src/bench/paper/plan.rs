@@ -3,7 +3,7 @@
 use std::fmt;
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::workload::Workload;
 use crate::supervise::spec::{EpochSpec, ProtocolName, RunName};
@@ -32,7 +32,7 @@ const INSTRUCTIONS_A_RUN: u64 = 384;
 const TICKS_A_RUN: u64 = 4;
 
 /// How the machine runs the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum System {
     /// Without epochs.
@@ -80,7 +80,7 @@ impl fmt::Display for System {
 }
 
 /// One thing that is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
     /// What the guest does.
     pub workload: Workload,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::plan::{Configuration, Group, System};
 use super::workload::{Client, DISK_BYTES, Workload};
@@ -71,7 +71,7 @@ impl Images {
 }
 
 /// What the shims have counted between two statuses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
     /// Epochs that the active replica has ended.
     pub epochs: u64,
@@ -114,7 +114,7 @@ impl Counts {
 }
 
 /// One measurement.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// What was measured.
     pub configuration: Configuration,

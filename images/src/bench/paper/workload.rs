@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use hypercall::disk::BLOCK_BYTES;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bench::throughput::{CLIENTS, TEST_COUNT, benchmark};
 use crate::error::{Context, Error, Result};
@@ -29,7 +29,7 @@ const DHRYSTONE_MEMORY_MIB: u32 = 16;
 const STORE_MEMORY_MIB: u32 = 64;
 
 /// The paper's workloads: one that computes, two that use a disk; and a server, which the paper has not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Workload {
     /// Dhrystone 2.1, which gives way after so many runs; 0: never. Its size is a number of runs.
