@@ -3,6 +3,7 @@
 //! Order and integrity come from the framing layer ([`crate::frame`]); this module says what the frames mean.
 
 mod codec;
+pub(crate) mod state;
 
 pub use codec::*;
 

@@ -1,21 +1,21 @@
 //! The wire format of the control messages: the only place that encodes and decodes them.
 
 mod config;
-mod copies;
 
 use alloc::vec::Vec;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 
 use self::config::config;
-use self::copies::{copied, count, count_body, join_state, link_session, link_session_body, pages};
 use super::{
-    ArbiterReply, ArbiterRequest, Console, Counter, Counters, GuestStopped, Level, Log, Promoted, Ready, State, Status,
-    StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
+    ArbiterReply, ArbiterRequest, Console, Copied, Counter, Counters, GuestStopped, Level, Log, Promoted, Ready, State,
+    Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
 };
 use crate::arbiter::ArbiterRecord;
-use crate::frame::body::{self, Prefix, bodies};
+use crate::frame::body::{self, Empty, Number, Prefix, bodies};
 use crate::frame::{EncodeError, FrameWriter, MessageError};
+use crate::link::Pages;
+use crate::link::state::{StateBody, join_state};
 use crate::{Mode, ReplicaId, Role};
 
 macro_rules! kinds {
@@ -166,30 +166,6 @@ bodies! {
         mode: u8,
         reserved: [u8; 5],
     }
-    EmptyBody {
-    }
-    SupersededBody {
-        generation: U64,
-    }
-    TimeBody {
-        realtime_ns: U64,
-    }
-    ShownBody {
-        pages: U64,
-    }
-    CountBody {
-        count: U64,
-    }
-    StateBody {
-        epoch: U64,
-        digest: U64,
-        monotonic_ns: U64,
-        realtime_ns: U64,
-        released_through: U64,
-    }
-    LinkSessionBody {
-        link_session: U64,
-    }
     CopiedBody {
         epoch: U64,
         pages: U64,
@@ -271,16 +247,16 @@ impl<'a> ToSupervisor<'a> {
             }
             Self::Touched(touched) => write(KIND_TOUCHED, &[TouchedBody::from(touched).as_bytes(), touched.bytes]),
             Self::TouchedEnd(end) => write(KIND_TOUCHED_END, &[TouchedEndBody::from(end).as_bytes()]),
-            Self::LinkFresh { link_session } => write(KIND_LINK_FRESH, &[link_session_body(*link_session).as_bytes()]),
+            Self::LinkFresh { link_session } => write(KIND_LINK_FRESH, &[Number::of(*link_session).as_bytes()]),
             Self::PairingRequest(request) => {
                 write(KIND_PAIRING_REQUEST, &[ArbiterRequestBody::from(request).as_bytes()])
             }
-            Self::JoinFailed => write(KIND_JOIN_FAILED, &[Prefix::of::<EmptyBody>().as_bytes()]),
+            Self::JoinFailed => write(KIND_JOIN_FAILED, &[Empty::BODY.as_bytes()]),
             Self::Copied(copied) => write(KIND_COPIED, &[CopiedBody::from(copied).as_bytes()]),
-            Self::Pages(pages) => write(KIND_CAPTURED_PAGES, &[Prefix::of::<EmptyBody>().as_bytes(), pages.records]),
+            Self::Pages(pages) => write(KIND_CAPTURED_PAGES, &[Empty::BODY.as_bytes(), pages.records]),
             Self::State(state) => write(KIND_CAPTURED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
-            Self::PagesHeld { messages } => write(KIND_RESTORED_PAGES_HELD, &[count_body(*messages).as_bytes()]),
-            Self::CaptureFailed => write(KIND_CAPTURE_FAILED, &[Prefix::of::<EmptyBody>().as_bytes()]),
+            Self::PagesHeld { messages } => write(KIND_RESTORED_PAGES_HELD, &[Number::of(*messages).as_bytes()]),
+            Self::CaptureFailed => write(KIND_CAPTURE_FAILED, &[Empty::BODY.as_bytes()]),
         }
     }
 
@@ -309,18 +285,16 @@ impl<'a> ToSupervisor<'a> {
                 Ok(Self::Touched(Touched { epoch, page_offset, bytes }))
             }
             KIND_TOUCHED_END => body::fixed(kind, payload).and_then(touched_end).map(Self::TouchedEnd),
-            KIND_LINK_FRESH => link_session(kind, payload).map(|link_session| Self::LinkFresh { link_session }),
+            KIND_LINK_FRESH => body::number(kind, payload).map(|link_session| Self::LinkFresh { link_session }),
             KIND_PAIRING_REQUEST => {
                 body::fixed(kind, payload).and_then(|body| arbiter_request(kind, body)).map(Self::PairingRequest)
             }
-            KIND_JOIN_FAILED => body::fixed::<EmptyBody>(kind, payload).map(|_| Self::JoinFailed),
+            KIND_JOIN_FAILED => body::empty(kind, payload).map(|()| Self::JoinFailed),
             KIND_COPIED => body::fixed(kind, payload).map(|body| Self::Copied(copied(body))),
-            KIND_CAPTURED_PAGES => pages(kind, payload).map(Self::Pages),
-            KIND_CAPTURED_STATE => {
-                body::with_bulk(kind, payload).map(|(body, state)| Self::State(join_state(body, state)))
-            }
-            KIND_RESTORED_PAGES_HELD => count(kind, payload).map(|messages| Self::PagesHeld { messages }),
-            KIND_CAPTURE_FAILED => body::fixed::<EmptyBody>(kind, payload).map(|_| Self::CaptureFailed),
+            KIND_CAPTURED_PAGES => body::bulk(kind, payload).map(|records| Self::Pages(Pages { records })),
+            KIND_CAPTURED_STATE => join_state(kind, payload).map(Self::State),
+            KIND_RESTORED_PAGES_HELD => body::number(kind, payload).map(|messages| Self::PagesHeld { messages }),
+            KIND_CAPTURE_FAILED => body::empty(kind, payload).map(|()| Self::CaptureFailed),
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -330,33 +304,23 @@ impl<'a> ToShim<'a> {
     encode!(ToShim);
 
     fn with_parts<R>(&self, write: impl FnOnce(u16, &[&[u8]]) -> R) -> R {
-        let empty = EmptyBody { prefix: Prefix::of::<EmptyBody>() };
         match self {
             Self::Config(config) => {
                 write(KIND_CONFIG, &[ConfigBody::from(config).as_bytes(), config.arguments.as_bytes()])
             }
             Self::ArbiterReply(reply) => write(KIND_ARBITER_REPLY, &[ArbiterReplyBody::from(reply).as_bytes()]),
-            Self::PeerDead => write(KIND_PEER_DEAD, &[empty.as_bytes()]),
-            Self::LinkCut => write(KIND_LINK_CUT, &[empty.as_bytes()]),
-            Self::Superseded { generation } => {
-                let body = SupersededBody { prefix: Prefix::of::<SupersededBody>(), generation: U64::new(*generation) };
-                write(KIND_SUPERSEDED, &[body.as_bytes()])
-            }
-            Self::Time { realtime_ns } => {
-                let body = TimeBody { prefix: Prefix::of::<TimeBody>(), realtime_ns: U64::new(*realtime_ns) };
-                write(KIND_TIME, &[body.as_bytes()])
-            }
-            Self::ConsoleInput { bytes } => write(KIND_CONSOLE_INPUT, &[empty.as_bytes(), bytes]),
-            Self::Shutdown => write(KIND_SHUTDOWN, &[empty.as_bytes()]),
-            Self::Shown { pages } => {
-                let body = ShownBody { prefix: Prefix::of::<ShownBody>(), pages: U64::new(*pages) };
-                write(KIND_SHOWN, &[body.as_bytes()])
-            }
-            Self::PeerJoins { link_session } => write(KIND_PEER_JOINS, &[link_session_body(*link_session).as_bytes()]),
-            Self::HandOver => write(KIND_HAND_OVER, &[empty.as_bytes()]),
-            Self::Capture { since_epoch } => write(KIND_CAPTURE, &[count_body(*since_epoch).as_bytes()]),
-            Self::PagesHeld { messages } => write(KIND_CAPTURED_PAGES_HELD, &[count_body(*messages).as_bytes()]),
-            Self::Pages(pages) => write(KIND_RESTORED_PAGES, &[empty.as_bytes(), pages.records]),
+            Self::PeerDead => write(KIND_PEER_DEAD, &[Empty::BODY.as_bytes()]),
+            Self::LinkCut => write(KIND_LINK_CUT, &[Empty::BODY.as_bytes()]),
+            Self::Superseded { generation } => write(KIND_SUPERSEDED, &[Number::of(*generation).as_bytes()]),
+            Self::Time { realtime_ns } => write(KIND_TIME, &[Number::of(*realtime_ns).as_bytes()]),
+            Self::ConsoleInput { bytes } => write(KIND_CONSOLE_INPUT, &[Empty::BODY.as_bytes(), bytes]),
+            Self::Shutdown => write(KIND_SHUTDOWN, &[Empty::BODY.as_bytes()]),
+            Self::Shown { pages } => write(KIND_SHOWN, &[Number::of(*pages).as_bytes()]),
+            Self::PeerJoins { link_session } => write(KIND_PEER_JOINS, &[Number::of(*link_session).as_bytes()]),
+            Self::HandOver => write(KIND_HAND_OVER, &[Empty::BODY.as_bytes()]),
+            Self::Capture { since_epoch } => write(KIND_CAPTURE, &[Number::of(*since_epoch).as_bytes()]),
+            Self::PagesHeld { messages } => write(KIND_CAPTURED_PAGES_HELD, &[Number::of(*messages).as_bytes()]),
+            Self::Pages(pages) => write(KIND_RESTORED_PAGES, &[Empty::BODY.as_bytes(), pages.records]),
             Self::State(state) => write(KIND_RESTORED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
         }
     }
@@ -366,7 +330,7 @@ impl<'a> ToShim<'a> {
     /// # Errors
     /// What the first fault of the payload is.
     pub fn decode(kind: u16, payload: &'a [u8]) -> Result<Self, MessageError> {
-        let empty = |message: Self| body::fixed::<EmptyBody>(kind, payload).map(|_| message);
+        let empty = |message: Self| body::empty(kind, payload).map(|()| message);
         match kind {
             KIND_CONFIG => {
                 let (body, arguments) = body::with_bulk(kind, payload)?;
@@ -375,31 +339,17 @@ impl<'a> ToShim<'a> {
             KIND_ARBITER_REPLY => body::fixed(kind, payload).and_then(arbiter_reply).map(Self::ArbiterReply),
             KIND_PEER_DEAD => empty(Self::PeerDead),
             KIND_LINK_CUT => empty(Self::LinkCut),
-            KIND_SUPERSEDED => {
-                let body: &SupersededBody = body::fixed(kind, payload)?;
-                Ok(Self::Superseded { generation: body.generation.get() })
-            }
-            KIND_TIME => {
-                let body: &TimeBody = body::fixed(kind, payload)?;
-                Ok(Self::Time { realtime_ns: body.realtime_ns.get() })
-            }
-            KIND_CONSOLE_INPUT => {
-                let (_, bytes) = body::with_bulk::<EmptyBody>(kind, payload)?;
-                Ok(Self::ConsoleInput { bytes })
-            }
+            KIND_SUPERSEDED => body::number(kind, payload).map(|generation| Self::Superseded { generation }),
+            KIND_TIME => body::number(kind, payload).map(|realtime_ns| Self::Time { realtime_ns }),
+            KIND_CONSOLE_INPUT => body::bulk(kind, payload).map(|bytes| Self::ConsoleInput { bytes }),
             KIND_SHUTDOWN => empty(Self::Shutdown),
-            KIND_SHOWN => {
-                let body: &ShownBody = body::fixed(kind, payload)?;
-                Ok(Self::Shown { pages: body.pages.get() })
-            }
-            KIND_PEER_JOINS => link_session(kind, payload).map(|link_session| Self::PeerJoins { link_session }),
+            KIND_SHOWN => body::number(kind, payload).map(|pages| Self::Shown { pages }),
+            KIND_PEER_JOINS => body::number(kind, payload).map(|link_session| Self::PeerJoins { link_session }),
             KIND_HAND_OVER => empty(Self::HandOver),
-            KIND_CAPTURE => count(kind, payload).map(|since_epoch| Self::Capture { since_epoch }),
-            KIND_CAPTURED_PAGES_HELD => count(kind, payload).map(|messages| Self::PagesHeld { messages }),
-            KIND_RESTORED_PAGES => pages(kind, payload).map(Self::Pages),
-            KIND_RESTORED_STATE => {
-                body::with_bulk(kind, payload).map(|(body, state)| Self::State(join_state(body, state)))
-            }
+            KIND_CAPTURE => body::number(kind, payload).map(|since_epoch| Self::Capture { since_epoch }),
+            KIND_CAPTURED_PAGES_HELD => body::number(kind, payload).map(|messages| Self::PagesHeld { messages }),
+            KIND_RESTORED_PAGES => body::bulk(kind, payload).map(|records| Self::Pages(Pages { records })),
+            KIND_RESTORED_STATE => join_state(kind, payload).map(Self::State),
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -574,6 +524,33 @@ fn touched_end(body: &TouchedEndBody) -> Result<TouchedEnd, MessageError> {
         pages: body.pages.get(),
         complete: body::truth(KIND_TOUCHED_END, "complete", body.complete)?,
     })
+}
+
+impl From<&Copied> for CopiedBody {
+    fn from(copied: &Copied) -> Self {
+        Self {
+            prefix: Prefix::of::<Self>(),
+            epoch: U64::new(copied.epoch),
+            pages: U64::new(copied.pages),
+            zero_pages: U64::new(copied.zero_pages),
+            last_pages: U64::new(copied.last_pages),
+            rounds: U64::new(copied.rounds),
+            pause_ns: U64::new(copied.pause_ns),
+            took_ns: U64::new(copied.took_ns),
+        }
+    }
+}
+
+fn copied(body: &CopiedBody) -> Copied {
+    Copied {
+        epoch: body.epoch.get(),
+        pages: body.pages.get(),
+        zero_pages: body.zero_pages.get(),
+        last_pages: body.last_pages.get(),
+        rounds: body.rounds.get(),
+        pause_ns: body.pause_ns.get(),
+        took_ns: body.took_ns.get(),
+    }
 }
 
 impl From<&ArbiterReply> for ArbiterReplyBody {

@@ -1,7 +1,7 @@
 //! What the bodies of all messages have in common: a versioned and sized struct of fixed-width fields, then bulk.
 
 use core::fmt;
-use zerocopy::little_endian::U16;
+use zerocopy::little_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::event::RecordError;
@@ -132,14 +132,14 @@ pub(crate) trait Body: FromBytes + IntoBytes + KnownLayout + Immutable + Unalign
 
 /// Declares bodies: a struct each that begins with the [`Prefix`].
 macro_rules! bodies {
-    ($($name:ident { $($field:ident: $type:ty,)* })+) => {
+    ($($vis:vis $name:ident { $($field:ident: $type:ty,)* })+) => {
         $(
             #[derive(
                 zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable,
                 zerocopy::Unaligned, Clone, Copy,
             )]
             #[repr(C)]
-            struct $name {
+            $vis struct $name {
                 prefix: $crate::frame::body::Prefix,
                 $($field: $type,)*
             }
@@ -153,6 +153,41 @@ macro_rules! bodies {
     };
 }
 pub(crate) use bodies;
+
+bodies! {
+    pub(crate) Empty {
+    }
+    pub(crate) Number {
+        value: U64,
+    }
+}
+
+impl Empty {
+    /// The fixed part of a message that has none.
+    pub(crate) const BODY: Self = Self { prefix: Prefix::of::<Self>() };
+}
+
+impl Number {
+    /// The fixed part of a message that says one number.
+    pub(crate) const fn of(value: u64) -> Self {
+        Self { prefix: Prefix::of::<Self>(), value: U64::new(value) }
+    }
+}
+
+/// Reads a message that says nothing but its kind.
+pub(crate) fn empty(kind: u16, payload: &[u8]) -> Result<(), MessageError> {
+    fixed::<Empty>(kind, payload).map(|_| ())
+}
+
+/// Reads a message that is all bulk.
+pub(crate) fn bulk(kind: u16, payload: &[u8]) -> Result<&[u8], MessageError> {
+    with_bulk::<Empty>(kind, payload).map(|(_, bulk)| bulk)
+}
+
+/// Reads a message that says one number.
+pub(crate) fn number(kind: u16, payload: &[u8]) -> Result<u64, MessageError> {
+    fixed::<Number>(kind, payload).map(|body| body.value.get())
+}
 
 /// Reads the fixed part of a message that has bulk, and the bulk.
 pub(crate) fn with_bulk<T: Body>(kind: u16, payload: &[u8]) -> Result<(&T, &[u8]), MessageError> {

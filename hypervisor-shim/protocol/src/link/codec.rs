@@ -4,12 +4,13 @@ use alloc::vec::Vec;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
+use super::state::{StateBody, join_state};
 use super::{
-    Ack, Divergence, EpochStart, Goodbye, GoodbyeReason, Heartbeat, Hello, Identity, IdentityField, JoinState, Message,
-    Mismatch, Pages,
+    Ack, Divergence, EpochStart, Goodbye, GoodbyeReason, Heartbeat, Hello, Identity, IdentityField, Message, Mismatch,
+    Pages,
 };
 use crate::event::EventReader;
-use crate::frame::body::{self, Prefix, bodies};
+use crate::frame::body::{self, Empty, Number, Prefix, bodies};
 use crate::frame::{EncodeError, FrameWriter, MessageError};
 use crate::{Clocks, Discipline, ReplicaId, Role};
 
@@ -93,21 +94,6 @@ bodies! {
         reason: u8,
         reserved: [u8; 7],
     }
-    PagesBody {
-    }
-    PagesHeldBody {
-        messages: U64,
-    }
-    StateBody {
-        epoch: U64,
-        digest: U64,
-        monotonic_ns: U64,
-        realtime_ns: U64,
-        released_through: U64,
-    }
-    JoinedBody {
-        generation: U64,
-    }
 }
 
 impl<'a> Message<'a> {
@@ -155,16 +141,10 @@ impl<'a> Message<'a> {
             Self::Heartbeat(heartbeat) => write(kind, &[HeartbeatBody::from(heartbeat).as_bytes()]),
             Self::Diverged(divergence) => write(kind, &[DivergedBody::from(divergence).as_bytes()]),
             Self::Goodbye(goodbye) => write(kind, &[GoodbyeBody::from(goodbye).as_bytes()]),
-            Self::Pages(pages) => write(kind, &[Prefix::of::<PagesBody>().as_bytes(), pages.records]),
-            Self::PagesHeld { messages } => {
-                let body = PagesHeldBody { prefix: Prefix::of::<PagesHeldBody>(), messages: U64::new(*messages) };
-                write(kind, &[body.as_bytes()])
-            }
+            Self::Pages(pages) => write(kind, &[Empty::BODY.as_bytes(), pages.records]),
+            Self::PagesHeld { messages } => write(kind, &[Number::of(*messages).as_bytes()]),
             Self::State(state) => write(kind, &[StateBody::from(state).as_bytes(), state.state]),
-            Self::Joined { generation } => {
-                let body = JoinedBody { prefix: Prefix::of::<JoinedBody>(), generation: U64::new(*generation) };
-                write(kind, &[body.as_bytes()])
-            }
+            Self::Joined { generation } => write(kind, &[Number::of(*generation).as_bytes()]),
         }
     }
 
@@ -186,22 +166,10 @@ impl<'a> Message<'a> {
             KIND_HEARTBEAT => body::fixed(kind, payload).map(|body| Self::Heartbeat(heartbeat(body))),
             KIND_DIVERGED => body::fixed(kind, payload).map(|body| Self::Diverged(diverged(body))),
             KIND_GOODBYE => body::fixed(kind, payload).and_then(goodbye).map(Self::Goodbye),
-            KIND_PAGES => {
-                let (_, records) = body::with_bulk::<PagesBody>(kind, payload)?;
-                Ok(Self::Pages(Pages { records }))
-            }
-            KIND_PAGES_HELD => {
-                let body: &PagesHeldBody = body::fixed(kind, payload)?;
-                Ok(Self::PagesHeld { messages: body.messages.get() })
-            }
-            KIND_STATE => {
-                let (body, state) = body::with_bulk(kind, payload)?;
-                Ok(Self::State(join_state(body, state)))
-            }
-            KIND_JOINED => {
-                let body: &JoinedBody = body::fixed(kind, payload)?;
-                Ok(Self::Joined { generation: body.generation.get() })
-            }
+            KIND_PAGES => body::bulk(kind, payload).map(|records| Self::Pages(Pages { records })),
+            KIND_PAGES_HELD => body::number(kind, payload).map(|messages| Self::PagesHeld { messages }),
+            KIND_STATE => join_state(kind, payload).map(Self::State),
+            KIND_JOINED => body::number(kind, payload).map(|generation| Self::Joined { generation }),
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -351,29 +319,6 @@ impl From<&Divergence> for DivergedBody {
 
 fn diverged(body: &DivergedBody) -> Divergence {
     Divergence { epoch: body.epoch.get(), ours: body.ours.get(), theirs: body.theirs.get() }
-}
-
-impl From<&JoinState<'_>> for StateBody {
-    fn from(state: &JoinState<'_>) -> Self {
-        Self {
-            prefix: Prefix::of::<Self>(),
-            epoch: U64::new(state.epoch),
-            digest: U64::new(state.digest),
-            monotonic_ns: U64::new(state.clocks.monotonic_ns),
-            realtime_ns: U64::new(state.clocks.realtime_ns),
-            released_through: U64::new(state.released_through),
-        }
-    }
-}
-
-fn join_state<'a>(body: &StateBody, state: &'a [u8]) -> JoinState<'a> {
-    JoinState {
-        epoch: body.epoch.get(),
-        digest: body.digest.get(),
-        clocks: Clocks { monotonic_ns: body.monotonic_ns.get(), realtime_ns: body.realtime_ns.get() },
-        released_through: body.released_through.get(),
-        state,
-    }
 }
 
 impl From<&Goodbye> for GoodbyeBody {

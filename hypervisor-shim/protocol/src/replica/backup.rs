@@ -188,7 +188,7 @@ impl Replica {
             return self.finish_with_peer(now_ns, out);
         }
         match self.failover {
-            Failover::None | Failover::Asking { .. } => {}
+            Failover::None | Failover::Asking(_) => {}
             Failover::Suspected { ask_at_ns, .. } if now_ns >= ask_at_ns => self.ask_arbiter(now_ns, out),
             Failover::Suspected { .. } => {}
             Failover::Granted => self.promote(now_ns, out),

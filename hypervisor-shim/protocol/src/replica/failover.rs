@@ -16,9 +16,31 @@ pub(super) enum Failover {
     /// `ask_at_ns`, so that a primary that is well and lost only the link comes first.
     Suspected { ask_at_ns: u64, by_silence: bool },
     /// The arbiter was asked. There is no way back to the pair from here: the answer may be a grant.
-    Asking { request_id: u64, retry_at_ns: u64, backoff_ns: u64 },
+    Asking(Request),
     /// Backup only: granted; the log is consumed, then comes the promotion.
     Granted,
+}
+
+/// A request to the arbiter that has not been answered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Request {
+    pub(super) id: u64,
+    /// When it is to be made again.
+    pub(super) retry_at_ns: u64,
+    backoff_ns: u64,
+}
+
+impl Request {
+    /// Whether it is to be made again now. It is, ever more rarely, up to once in `longest_ns`: the request or its answer may
+    /// be lost, and the arbiter may be away.
+    pub(super) fn repeat_if_due(&mut self, now_ns: u64, longest_ns: u64) -> bool {
+        let due = now_ns >= self.retry_at_ns;
+        if due {
+            self.backoff_ns = self.backoff_ns.saturating_mul(2).min(longest_ns);
+            self.retry_at_ns = now_ns.saturating_add(self.backoff_ns);
+        }
+        due
+    }
 }
 
 impl Replica {
@@ -59,7 +81,7 @@ impl Replica {
         let known = match self.failover {
             Failover::None => false,
             Failover::Suspected { by_silence, .. } => !by_silence,
-            Failover::Asking { .. } | Failover::Granted => true,
+            Failover::Asking(_) | Failover::Granted => true,
         };
         if known || self.mode == Mode::Solo || self.needs_peer_no_more(out) {
             return;
@@ -98,30 +120,28 @@ impl Replica {
     }
 
     pub(super) fn ask_arbiter(&mut self, now_ns: u64, out: &mut impl Commands) {
-        if matches!(self.failover, Failover::Asking { .. } | Failover::Granted) {
+        if matches!(self.failover, Failover::Asking(_) | Failover::Granted) {
             return;
         }
-        self.last_request_id += 1;
-        let backoff_ns = self.config.heartbeat_interval_ns;
-        self.failover = Failover::Asking {
-            request_id: self.last_request_id,
-            retry_at_ns: now_ns.saturating_add(backoff_ns),
-            backoff_ns,
-        };
-        self.push_request(self.last_request_id, out);
+        let request = self.new_request(now_ns);
+        self.failover = Failover::Asking(request);
+        self.push_request(request.id, out);
     }
 
-    /// Asks again, ever more rarely: the request or its answer may be lost, and the arbiter may be away.
+    /// A request to the arbiter that is made now.
+    pub(super) fn new_request(&mut self, now_ns: u64) -> Request {
+        self.last_request_id += 1;
+        let backoff_ns = self.config.heartbeat_interval_ns;
+        Request { id: self.last_request_id, retry_at_ns: now_ns.saturating_add(backoff_ns), backoff_ns }
+    }
+
     pub(super) fn repeat_request(&mut self, now_ns: u64, out: &mut impl Commands) {
-        let Failover::Asking { request_id, retry_at_ns, backoff_ns } = self.failover else {
-            return;
-        };
-        if now_ns < retry_at_ns {
-            return;
+        if let Failover::Asking(request) = &mut self.failover
+            && request.repeat_if_due(now_ns, self.config.failure_timeout_ns)
+        {
+            let request_id = request.id;
+            self.push_request(request_id, out);
         }
-        let backoff_ns = backoff_ns.saturating_mul(2).min(self.config.failure_timeout_ns);
-        self.failover = Failover::Asking { request_id, retry_at_ns: now_ns.saturating_add(backoff_ns), backoff_ns };
-        self.push_request(request_id, out);
     }
 
     fn push_request(&self, request_id: u64, out: &mut impl Commands) {
@@ -146,7 +166,7 @@ impl Replica {
         if self.on_pairing_reply(now_ns, request_id, granted, record, out) {
             return;
         }
-        let asked = matches!(self.failover, Failover::Asking { request_id: ours, .. } if ours == request_id);
+        let asked = matches!(self.failover, Failover::Asking(request) if request.id == request_id);
         let expected = record.generation.checked_sub(1) == Some(self.asking_from());
         if asked && granted && record.mode == Mode::Solo && expected {
             self.on_grant(now_ns, record.generation, out);

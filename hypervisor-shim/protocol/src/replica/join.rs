@@ -15,6 +15,7 @@
 //! A newcomer that fails before the arbiter was asked leaves no trace. One that fails afterwards is a backup that has
 //! failed: the answer is awaited, because the record may be paired, and then the arbiter is asked to go on alone.
 
+use super::failover::Request;
 use super::{Command, Commands, Guest, JoinPhase, Outgoing, Peer, ProtocolFault, Record, Replica, StopReason};
 use crate::arbiter::ArbiterRecord;
 use crate::link::JoinState;
@@ -32,7 +33,7 @@ pub(super) enum Join {
     /// Primary: the state of the end of `epoch` was sent; `held`: the newcomer has said that it has it.
     Settling { epoch: Epoch, held: bool },
     /// Primary: the arbiter was asked to pair the record; `lost`: the newcomer has failed since.
-    Asking { request_id: u64, retry_at_ns: u64, backoff_ns: u64, lost: bool },
+    Asking { request: Request, lost: bool },
     /// Newcomer: the state has not come.
     Empty,
     /// Newcomer: it holds the state; whether the record is paired is not known here.
@@ -65,15 +66,7 @@ impl Replica {
         if self.role != Role::Primary || self.mode != Mode::Solo || self.guest == Guest::Stopped {
             return;
         }
-        self.peer = Peer {
-            link_open: true,
-            link_fault: None,
-            hello: false,
-            agreed: false,
-            dead: false,
-            finished: false,
-            max_epoch_events_bytes: u32::MAX,
-        };
+        self.peer = Peer::new(true);
         self.timers.heard(now_ns);
         self.join = Join::Greeting;
     }
@@ -169,15 +162,9 @@ impl Replica {
         if self.release_claim() < epoch {
             return;
         }
-        self.last_request_id += 1;
-        let backoff_ns = self.config.heartbeat_interval_ns;
-        self.join = Join::Asking {
-            request_id: self.last_request_id,
-            retry_at_ns: now_ns.saturating_add(backoff_ns),
-            backoff_ns,
-            lost: false,
-        };
-        self.push_pairing(self.last_request_id, out);
+        let request = self.new_request(now_ns);
+        self.join = Join::Asking { request, lost: false };
+        self.push_pairing(request.id, out);
     }
 
     fn push_pairing(&self, request_id: u64, out: &mut impl Commands) {
@@ -187,17 +174,16 @@ impl Replica {
     /// When the arbiter must be asked again.
     pub(super) fn pairing_deadline_ns(&self) -> u64 {
         match self.join {
-            Join::Asking { retry_at_ns, .. } => retry_at_ns,
+            Join::Asking { request, .. } => request.retry_at_ns,
             _ => u64::MAX,
         }
     }
 
     pub(super) fn repeat_pairing(&mut self, now_ns: u64, out: &mut impl Commands) {
-        if let Join::Asking { request_id, retry_at_ns, backoff_ns, lost } = self.join
-            && now_ns >= retry_at_ns
+        if let Join::Asking { request, .. } = &mut self.join
+            && request.repeat_if_due(now_ns, self.config.failure_timeout_ns)
         {
-            let backoff_ns = backoff_ns.saturating_mul(2).min(self.config.failure_timeout_ns);
-            self.join = Join::Asking { request_id, retry_at_ns: now_ns.saturating_add(backoff_ns), backoff_ns, lost };
+            let request_id = request.id;
             self.push_pairing(request_id, out);
         }
     }
@@ -211,8 +197,8 @@ impl Replica {
         record: ArbiterRecord,
         out: &mut impl Commands,
     ) -> bool {
-        let Join::Asking { request_id: ours, lost, .. } = self.join else { return false };
-        if request_id != ours {
+        let Join::Asking { request, lost } = self.join else { return false };
+        if request_id != request.id {
             return true;
         }
         if !granted {

@@ -86,6 +86,21 @@ struct Peer {
     max_epoch_events_bytes: u32,
 }
 
+impl Peer {
+    /// One of which nothing has been heard.
+    const fn new(link_open: bool) -> Self {
+        Self {
+            link_open,
+            link_fault: None,
+            hello: false,
+            agreed: false,
+            dead: false,
+            finished: false,
+            max_epoch_events_bytes: u32::MAX,
+        }
+    }
+}
+
 /// What only the active replica tracks.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Active {
@@ -168,15 +183,7 @@ impl Replica {
             record: Record::default(),
             ended_through: 0,
             last_digest: 0,
-            peer: Peer {
-                link_open: config.mode == Mode::Paired,
-                link_fault: None,
-                hello: false,
-                agreed: false,
-                dead: false,
-                finished: false,
-                max_epoch_events_bytes: u32::MAX,
-            },
+            peer: Peer::new(config.mode == Mode::Paired),
             active: Active::new(),
             backup: Backup::new(),
             failover: Failover::None,
@@ -359,7 +366,7 @@ impl Replica {
         match (self.stopped, &self.failover) {
             (Some(reason), _) => Phase::Stopped(reason),
             (None, Failover::Suspected { .. }) => Phase::Suspecting,
-            (None, Failover::Asking { .. }) => Phase::AwaitingGrant { role },
+            (None, Failover::Asking(_)) => Phase::AwaitingGrant { role },
             (None, Failover::Granted) => Phase::Promoting,
             (None, Failover::None) if self.mode == Mode::Solo && running => Phase::SoloRunning,
             (None, Failover::None) if self.mode == Mode::Solo => Phase::SoloAtBoundary,

@@ -65,7 +65,7 @@ impl Replica {
             return u64::MAX;
         }
         let failover_ns = match self.failover {
-            Failover::Asking { retry_at_ns, .. } => retry_at_ns,
+            Failover::Asking(request) => request.retry_at_ns,
             Failover::Suspected { ask_at_ns, .. } if self.log_consumed() => ask_at_ns,
             _ => u64::MAX,
         };

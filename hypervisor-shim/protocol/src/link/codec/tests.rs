@@ -1,6 +1,7 @@
 use super::*;
 use crate::event::{Event, MAX_RECORD_PAYLOAD_BYTES, RecordError};
 use crate::frame::FrameReader;
+use crate::link::JoinState;
 use alloc::vec;
 use proptest::prelude::*;
 
