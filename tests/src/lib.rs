@@ -6,12 +6,15 @@
 //! | [`model`] | a model checker's view of promotion: every order of events within small bounds |
 //! | [`pair`] | a real pair, started by the real command, for the end-to-end tests (`tests/e2e_*.rs`) |
 //! | [`client`], [`load`] | a RESP client, and many of them that check every answer while replicas die |
+//! | [`guests`], [`disks`] | what guests are asked line by line and must answer; a probe with a disk |
 //! | [`blocks`] | clients that write to disks, and a checker that reads what lies there |
 //! | [`status`], [`workbench`] | the promised form of `status --json`; the built command and images, permits, seeds |
 //!
 //! The first two run the replica of the `protocol` crate as it is, without a line of it changed for them.
 
 pub mod client;
+pub mod disks;
+pub mod guests;
 pub mod load;
 pub mod model;
 pub mod pair;

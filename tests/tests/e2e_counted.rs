@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use pollux_tests::client::{Client, Reply};
+use pollux_tests::guests::{ask, computed, debug_computed, epoch_of, epochs_alike, send, still_paired};
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
-use pollux_tests::status::{Role, Status};
+use pollux_tests::status::Role;
 use pollux_tests::workbench::seed;
 
 /// No replica is to be taken for dead because the machine has other things to do. One that is killed is seen at once.
@@ -24,36 +24,10 @@ fn connect(address: SocketAddr) -> Client {
     Client::connect(address).expect("a published port takes connections")
 }
 
-fn send(client: &mut Client, command: &str) {
-    client.send(format!("{command}\n").as_bytes()).expect("the connection stands");
-}
-
-fn ask(client: &mut Client, command: &str) -> String {
-    send(client, command);
-    client.line().unwrap_or_else(|error| panic!("{command}: {error}"))
-}
-
-fn epoch_of(status: &Status, role: Role) -> u64 {
-    status.replicas.iter().find(|replica| replica.role == role).map_or(0, |replica| replica.epoch)
-}
-
 /// Waits until the backup has compared so many epochs more.
 fn wait_for_epochs(pair: &mut Pair, more: u64) {
     let moment = epoch_of(&pair.status(), Role::Backup) + more;
     pair.wait_until("later epochs", |status| (epoch_of(status, Role::Backup) >= moment).then_some(()));
-}
-
-fn still_paired(pair: &mut Pair) {
-    let status = pair.status();
-    assert_eq!((status.mode.as_str(), status.generation), ("paired", 1), "{:#?}", status.events);
-    assert_eq!(status.replicas.len(), 2, "{:#?}", status.events);
-    assert!(status.event("diverge").is_none(), "{:#?}", status.events);
-}
-
-/// What the guest's `compute` gives.
-fn computed(rounds: u64) -> String {
-    let next = |state: u64, round| state.rotate_left(7).wrapping_mul(0x2545_f491_4f6c_dd1d) ^ round;
-    format!("computed {:x}", (0..rounds).fold(0x9e37_79b9_7f4a_7c15_u64, next))
 }
 
 /// A loop that never ends has to be cut for anything to happen at all: for epochs to go on at both replicas, and for
@@ -81,23 +55,7 @@ fn every_shape_of_loop_is_cut() {
 fn both_replicas_are_cut_at_the_same_tick_whatever_comes_in() {
     let seed = seed("random traffic at counted epochs");
     let mut pair = Pair::up(&counted("probe", "counted:1000").alone());
-    let address = pair.address(7000);
-    let mut client = connect(address);
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        for lane in 0..3 {
-            let over = &over;
-            scope.spawn(move || disturb(address, &mut Rng::new(seed + lane), over));
-        }
-        let mut rng = Rng::new(seed);
-        while epoch_of(&pair.status(), Role::Backup) < EPOCHS {
-            let rounds = rng.between(1, 400_000);
-            assert_eq!(ask(&mut client, &format!("compute {rounds}")), computed(rounds));
-            pair.fault(&["console-input", "typed"]);
-        }
-        over.store(true, Ordering::Relaxed);
-    });
-    still_paired(&mut pair);
+    epochs_alike(&mut pair, seed, EPOCHS, disturb);
     pair.down();
 }
 
@@ -163,17 +121,6 @@ fn floats(rounds: u64) -> String {
         }
     }
     format!("floats {:x}", sums.iter().fold(0_u64, |hash, sum| hash.rotate_left(5) ^ sum.to_bits()))
-}
-
-/// What the store's `DEBUG COMPUTE` gives.
-fn debug_computed(rounds: u64) -> Reply {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for _ in 0..rounds {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-    }
-    Reply::Integer(state as i64)
 }
 
 #[test]

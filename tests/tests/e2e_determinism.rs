@@ -1,6 +1,7 @@
 //! `--check-determinism`: memory is compared after every epoch, and the first byte that differs has a name.
 
 use pollux_tests::client::Client;
+use pollux_tests::guests::ask;
 use pollux_tests::load::Load;
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::status::{Divergence, Role};
@@ -14,11 +15,6 @@ fn probe(arguments: &[&str]) -> (Pair, Client) {
     let mut pair = Pair::up(&Options::new("probe").with(&cpu).with(arguments));
     let client = Client::connect(pair.address(7000)).expect("a published port takes connections");
     (pair, client)
-}
-
-fn ask(client: &mut Client, command: &str) -> String {
-    client.send(format!("{command}\n").as_bytes()).expect("the connection stands");
-    client.line().unwrap_or_else(|error| panic!("{command}: {error}"))
 }
 
 fn still_paired(pair: &mut Pair) {

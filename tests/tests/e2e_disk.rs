@@ -4,128 +4,31 @@
 //! Run with `cargo test -p pollux-tests --test e2e_disk`. `POLLUX_E2E_MOMENTS=50` tries that many moments of each kind of
 //! kill, `POLLUX_SEED` repeats a run.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pollux_tests::blocks::{Ledger, Mirror, Promise, Writers};
-use pollux_tests::client::Client;
-use pollux_tests::pair::{DEADLINE, Options, Pair};
+use pollux_tests::disks::{
+    BLOCKS, DISK_CODE, Files, WRITERS, check_through_guest, connect, kill_both_under_writes, works_on_every_machine,
+};
+use pollux_tests::guests::ask;
+use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
-use pollux_tests::workbench::{command_path, moments, seed, send_signal, wait_for_end};
-use rustix::process::Signal;
+use pollux_tests::workbench::{moments, seed};
 
-/// Exit code of a command about a disk that cannot be used.
-const DISK_CODE: i32 = 15;
-/// Blocks that are written to.
-const BLOCKS: u64 = 400;
-const WRITERS: u64 = 8;
-
-/// A folder for a disk's files, removed when dropped.
-struct Files(PathBuf);
-
-impl Files {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("pollux-e2e-disk-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a folder");
-        Self(path)
-    }
-
-    fn stem(&self) -> PathBuf {
-        self.0.join("disk")
-    }
-
-    fn disk(&self, options: &str) -> String {
-        format!("data={}{options}", self.stem().display())
-    }
-
-    /// A probe with the disk, and further arguments. Silence is no failure here, or a busy machine would be one: what fails
-    /// are processes and disks.
-    fn options(&self, options: &str, arguments: &[&str]) -> Options {
-        let patient = ["--failure-timeout-ms", "10000"];
-        Options::new("probe").with(&["--disk", &self.disk(options)]).with(&patient).with(arguments)
-    }
-
-    fn up(&self, options: &str) -> Pair {
-        Pair::up(&self.options(options, &[]))
-    }
-
-    /// Runs `pollux disk`; returns its exit code and what it wrote.
-    fn command(&self, command: &str, arguments: &[&str]) -> (i32, String) {
-        let mut disk = std::process::Command::new(command_path());
-        let output =
-            disk.args(["disk", command]).arg(self.stem()).args(arguments).output().expect("the command starts");
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
-    }
-
-    fn assert_equal(&self) {
-        let (code, text) = self.command("check", &[]);
-        assert_eq!(code, 0, "{text}");
-    }
-
-    fn mirror(&self, replica: u8) -> Mirror {
-        Mirror::open(&self.stem(), replica).expect("it is there")
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn connect(pair: &mut Pair) -> Client {
-    Client::connect(pair.address(7000)).expect("a published port takes connections")
-}
-
-fn ask(client: &mut Client, command: &str) -> String {
-    client.send(format!("{command}\n").as_bytes()).expect("the connection stands");
-    client.line().unwrap_or_else(|error| panic!("{command}: {error}"))
-}
-
-/// A disk of 1 MiB has 2048 blocks; reads, writes, zeros and the order of what overlaps, on every kind of machine.
-fn work(client: &mut Client) {
-    assert_eq!(ask(client, "disk data size"), "blocks 2048");
-    assert_eq!(ask(client, "disk nope size"), "ENOENT");
-    // 150 KiB, in three pieces.
-    assert_eq!(ask(client, "disk data write 10 300 5 1"), "done");
-    assert_eq!(ask(client, "disk data verify 10 300 5 1"), "same");
-    assert_eq!(ask(client, "disk data zero 11 2"), "done");
-    assert_eq!(ask(client, "disk data discard 14 1"), "done");
-    for (block, version) in [(10, 1), (11, 0), (12, 0), (13, 1), (14, 0), (15, 1), (400, 0)] {
-        assert_eq!(ask(client, &format!("disk data version {block}")), format!("version {version}"), "block {block}");
-    }
-    assert_eq!(ask(client, "disk data flush"), "done");
-    assert_eq!(ask(client, "disk data overlap 1000 100"), "in order 200 of 200");
-    assert_eq!(ask(client, "disk data stream 1 4194304 16").split(' ').next(), Some("took"));
-    assert_eq!(ask(client, "disk data write 2047 2 1 1"), "ENXIO");
-    assert_eq!(ask(client, "disk data write 18446744073709551615 1 1 1"), "ENXIO");
+fn assert_equal(files: &Files) {
+    let (code, text) = files.command("check", &[]);
+    assert_eq!(code, 0, "{text}");
 }
 
 #[test]
 fn a_disk_works_on_every_machine_and_its_mirrors_are_equal_in_the_end() {
-    let machines: [&[&str]; 6] = [
-        &[],
-        &["--bare"],
-        &["--solo", "--machine", "pc"],
-        &["--machine", "q35"],
-        &["--epoch", "exact:50000"],
-        &["--protocol", "original"],
-    ];
-    for (index, arguments) in machines.into_iter().enumerate() {
-        println!("{arguments:?}");
-        let files = Files::new(&format!("works-{index}"));
-        let mut pair = Pair::up(&files.options(",size=1M", arguments));
-        work(&mut connect(&mut pair));
+    works_on_every_machine("works", ",size=1M", "", |files, pair, arguments| {
         pair.down();
-        if index != 1 && index != 2 {
-            files.assert_equal();
+        if !arguments.contains(&"--bare") && !arguments.contains(&"--solo") {
+            assert_equal(files);
         }
-        // What was written is there the next time.
-        let mut pair = Pair::up(&files.options("", arguments));
-        assert_eq!(ask(&mut connect(&mut pair), "disk data version 13").split(' ').next(), Some("version"));
-        pair.down();
-    }
+    });
 }
 
 #[test]
@@ -133,7 +36,7 @@ fn four_disks_are_told_apart_by_their_names() {
     let files = Files::new("four");
     let mut options = Options::new("probe");
     for (index, name) in ["zeta", "data", "alpha", "mid_1"].into_iter().enumerate() {
-        let disk = format!("{name}={}/{name},size={}K", files.0.display(), 64 * (index + 1));
+        let disk = format!("{name}={}/{name},size={}K", files.folder().display(), 64 * (index + 1));
         options = options.with(&["--disk", &disk]);
     }
     let mut pair = Pair::up(&options);
@@ -145,7 +48,7 @@ fn four_disks_are_told_apart_by_their_names() {
     pair.down();
     for (name, blocks) in [("zeta", 128), ("data", 256), ("alpha", 384), ("mid_1", 512)] {
         for replica in 0..2 {
-            let mirror = Mirror::open(&files.0.join(name), replica).expect("it is there");
+            let mirror = Mirror::open(&files.folder().join(name), replica).expect("it is there");
             assert_eq!(mirror.version(blocks, 3), Ok(blocks), "{name}.{replica}");
         }
     }
@@ -153,23 +56,9 @@ fn four_disks_are_told_apart_by_their_names() {
     assert_eq!(Pair::refused(&fifth).code, 2);
 }
 
-/// Reads every block of the ledger through the guest.
-fn check_through_guest(pair: &mut Pair, ledger: &mut Ledger, promise: Promise) {
-    let client = std::cell::RefCell::new(connect(pair));
-    let read = |seed: u64, block: u64| {
-        let mut client = client.borrow_mut();
-        let answer = ask(&mut client, &format!("disk data version {block}"));
-        let version = answer.strip_prefix("version ").and_then(|version| version.parse().ok());
-        let version: u64 = version.ok_or_else(|| format!("block {block}: {answer}"))?;
-        let whole = version == 0 || ask(&mut client, &format!("disk data verify {block} 1 {seed} {version}")) == "same";
-        if whole { Ok(version) } else { Err(format!("block {block} is torn")) }
-    };
-    ledger.check(promise, read).expect("what was promised is there");
-}
-
 /// What lies in a mirror's file.
 fn check_file(files: &Files, replica: u8, ledger: &mut Ledger, promise: Promise) {
-    let mirror = files.mirror(replica);
+    let mirror = Mirror::open(&files.stem(), replica).expect("it is there");
     ledger.check(promise, |seed, block| mirror.version(seed, block)).expect("what was promised is there");
 }
 
@@ -204,12 +93,12 @@ fn kill_under_writes(role: Role, seed: u64) {
     let (code, text) = files.command("resync", &[]);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains(&format!("disk.{left} holds what")), "{text}");
-    files.assert_equal();
+    assert_equal(&files);
     let mut pair = files.up("");
     check_through_guest(&mut pair, &mut ledger, Promise::Written);
     pair.down();
     check_file(&files, left, &mut ledger, Promise::Written);
-    files.assert_equal();
+    assert_equal(&files);
 }
 
 #[test]
@@ -235,21 +124,7 @@ fn both_are_killed_while_clients_write_and_what_was_flushed_is_there() {
     let mut ledger = Ledger::new(first, BLOCKS);
     let mut options = ",size=1M";
     for seed in first..first + moments(4) {
-        println!("moment of seed {seed}");
-        let mut rng = Rng::new(seed);
-        let mut pair = files.up(options);
-        let writers = Writers::start(pair.address(7000), WRITERS, seed, ledger);
-        writers.wait_for_answers(rng.between(50, 300));
-        let pids: Vec<_> = pair.status().replicas.iter().map(|replica| replica.pid).collect();
-        for &pid in &pids {
-            send_signal(pid, Signal::KILL);
-        }
-        for pid in pids {
-            assert!(wait_for_end(pid, DEADLINE));
-        }
-        ledger = writers.finish(true);
-        pair.down();
-        assert!(ledger.stable_blocks() > 0, "flushes were acknowledged");
+        ledger = kill_both_under_writes(files.up(options), seed, ledger);
         // Nobody knows whether the mirrors are equal; what was flushed is in both.
         let newest = newest_mirror(&files);
         let mut of_other = ledger.clone();
@@ -264,7 +139,7 @@ fn both_are_killed_while_clients_write_and_what_was_flushed_is_there() {
     let mut pair = files.up(options);
     check_through_guest(&mut pair, &mut ledger, Promise::Stable);
     pair.down();
-    files.assert_equal();
+    assert_equal(&files);
 }
 
 /// Which mirror a restart goes on from, and whether both are of one generation: killed a moment apart, one of the replicas
@@ -341,7 +216,7 @@ fn a_slow_disk_of_the_primary_is_waited_for_and_one_of_the_backup_only_so_long()
         assert_eq!(pair.status().mode, if leaves { "solo" } else { "paired" });
         pair.down();
         if !leaves {
-            files.assert_equal();
+            assert_equal(&files);
         }
     }
 }
@@ -420,7 +295,7 @@ fn disks_that_do_not_belong_are_refused_by_the_command_that_starts_the_pair() {
     refused("", DISK_CODE, "in use");
     pair.down();
     refused(",size=2M", DISK_CODE, "not of 2097152");
-    let path = |end: &str| files.0.join(format!("disk.{end}"));
+    let path = |end: &str| files.folder().join(format!("disk.{end}"));
     let rename = |from: &str, to: &str| std::fs::rename(path(from), path(to)).expect("renamed");
     rename("0", "x");
     rename("1", "0");

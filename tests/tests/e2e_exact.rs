@@ -2,40 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use pollux_tests::client::Client;
+use pollux_tests::guests::{epoch_of, epochs_alike};
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
-use pollux_tests::status::{Role, Status};
+use pollux_tests::status::Role;
 use pollux_tests::workbench::seed;
 
 /// Instructions of an epoch.
 const LENGTH: &str = "exact:10000";
 /// Epochs that both replicas must have run alike.
 const EPOCHS: u64 = 10_000;
-
-fn ask(client: &mut Client, command: &str) -> String {
-    client.send(format!("{command}\n").as_bytes()).expect("the connection stands");
-    client.line().unwrap_or_else(|error| panic!("{command}: {error}"))
-}
-
-fn epoch_of(status: &Status, role: Role) -> u64 {
-    status.replicas.iter().find(|replica| replica.role == role).map_or(0, |replica| replica.epoch)
-}
-
-fn still_paired(pair: &mut Pair) {
-    let status = pair.status();
-    assert_eq!((status.mode.as_str(), status.generation), ("paired", 1), "{:#?}", status.events);
-    assert_eq!(status.replicas.len(), 2, "{:#?}", status.events);
-    assert!(status.event("diverge").is_none(), "{:#?}", status.events);
-}
-
-/// What the guest's `compute` gives.
-fn computed(rounds: u64) -> String {
-    let next = |state: u64, round| state.rotate_left(7).wrapping_mul(0x2545_f491_4f6c_dd1d) ^ round;
-    format!("computed {:x}", (0..rounds).fold(0x9e37_79b9_7f4a_7c15_u64, next))
-}
 
 /// Keeps a guest hearing something at moments that no two runs share.
 fn disturb(address: SocketAddr, rng: &mut Rng, over: &AtomicBool) {
@@ -62,23 +40,7 @@ fn disturb(address: SocketAddr, rng: &mut Rng, over: &AtomicBool) {
 fn both_replicas_are_cut_at_the_same_instruction_whatever_comes_in() {
     let seed = seed("random traffic at exact epochs");
     let mut pair = Pair::up(&Options::new("probe").alone().with(&["--epoch", LENGTH]));
-    let address = pair.address(7000);
-    let mut client = Client::connect(address).expect("a published port takes connections");
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        for lane in 0..3 {
-            let over = &over;
-            scope.spawn(move || disturb(address, &mut Rng::new(seed + lane), over));
-        }
-        let mut rng = Rng::new(seed);
-        while epoch_of(&pair.status(), Role::Backup) < EPOCHS {
-            let rounds = rng.between(1, 400_000);
-            assert_eq!(ask(&mut client, &format!("compute {rounds}")), computed(rounds));
-            pair.fault(&["console-input", "typed"]);
-        }
-        over.store(true, Ordering::Relaxed);
-    });
-    still_paired(&mut pair);
+    epochs_alike(&mut pair, seed, EPOCHS, disturb);
     pair.down();
 }
 

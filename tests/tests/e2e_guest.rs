@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 
 use pollux_tests::client::Client;
+use pollux_tests::guests::{ask, send};
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::status::{GuestStopped, Role};
 use pollux_tests::workbench::wait_for_end;
@@ -18,21 +19,12 @@ fn probe() -> (Pair, Client) {
     (pair, client)
 }
 
-fn tell(client: &mut Client, command: &str) {
-    client.send(format!("{command}\n").as_bytes()).expect("the connection stands");
-}
-
-fn ask(client: &mut Client, command: &str) -> String {
-    tell(client, command);
-    client.line().unwrap_or_else(|error| panic!("{command}: {error}"))
-}
-
 /// Gives a pair a command that ends its guest, and returns the end that both replicas have reported.
 fn end_of_guest(command: &str) -> GuestStopped {
     let (mut pair, mut client) = probe();
     assert_eq!(ask(&mut client, "hello"), "hello");
     let pids: Vec<_> = pair.status().replicas.iter().map(|replica| replica.pid).collect();
-    tell(&mut client, command);
+    send(&mut client, command);
     let status = pair.wait_until(&format!("the end of both after {command:?}"), |status| {
         (status.ended.len() == 2).then(|| status.clone())
     });
@@ -212,7 +204,7 @@ fn a_long_computation_is_no_failure() {
 fn a_flood_of_console_output_loses_nothing_over_a_failover() {
     const LINES: usize = 4000;
     let (mut pair, mut client) = probe();
-    tell(&mut client, &format!("flood {LINES}"));
+    send(&mut client, &format!("flood {LINES}"));
     pair.wait_for_console("flood 00000100");
     pair.kill(Role::Primary, "KILL");
     pair.wait_for_solo(2);

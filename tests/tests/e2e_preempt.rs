@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 
 use pollux_tests::client::{Client, Reply};
+use pollux_tests::guests::{debug_computed, send};
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::status::{GuestStopped, Role, Status};
 
@@ -15,17 +16,6 @@ const PATIENT: [&str; 2] = ["--failure-timeout-ms", "5000"];
 const ROUNDS: u64 = 150_000_000;
 /// How many those are.
 const REPLIES: usize = 40;
-
-/// What the store's `DEBUG COMPUTE` gives.
-fn computed(rounds: u64) -> Reply {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for _ in 0..rounds {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-    }
-    Reply::Integer(state as i64)
-}
 
 fn kv(arguments: &[&str]) -> (Pair, SocketAddr) {
     let mut pair = Pair::up(&Options::new("kv").alone().with(&PATIENT).with(&["--args", "debug=yes"]).with(arguments));
@@ -41,10 +31,6 @@ fn probe() -> (Pair, SocketAddr) {
 
 fn connect(address: SocketAddr) -> Client {
     Client::connect(address).expect("a published port takes connections")
-}
-
-fn send(client: &mut Client, command: &str) {
-    client.send(format!("{command}\n").as_bytes()).expect("the connection stands");
 }
 
 fn has_something(client: &Client) -> bool {
@@ -82,7 +68,7 @@ fn a_store_answers_while_it_computes_also_when_its_primary_dies() {
         }
     }
     assert!(!has_something(&computing), "the computation has ended before the other connection had {REPLIES} replies");
-    assert_eq!(receive(&mut computing), computed(ROUNDS));
+    assert_eq!(receive(&mut computing), debug_computed(ROUNDS));
     assert_eq!(other.must("GET asked"), Reply::bulk(REPLIES.to_string()));
     no_divergence(&pair.wait_for_solo(2));
     pair.down();
@@ -99,7 +85,7 @@ fn without_cuts_replies_come_after_the_computation() {
         increment(&mut other, expected);
     }
     assert!(has_something(&computing), "a computation that nothing interrupts has ended before others are served");
-    assert_eq!(receive(&mut computing), computed(ROUNDS));
+    assert_eq!(receive(&mut computing), debug_computed(ROUNDS));
     still_paired(&mut pair);
     pair.down();
 }
@@ -117,7 +103,7 @@ fn several_computations_share_with_tasks_and_each_other_alike_in_both_replicas()
         assert_eq!(other.must(&format!("SET key:{expected} value")), Reply::Simple("OK".into()));
     }
     for client in &mut computing {
-        assert_eq!(receive(client), computed(ROUNDS / 4));
+        assert_eq!(receive(client), debug_computed(ROUNDS / 4));
     }
     still_paired(&mut pair);
     pair.down();

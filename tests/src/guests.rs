@@ -1,0 +1,85 @@
+//! What the guests of end-to-end tests are asked line by line, and what they must answer.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::client::{Client, Reply};
+use crate::pair::Pair;
+use crate::sim::Rng;
+use crate::status::{Role, Status};
+
+/// Sends a command.
+///
+/// # Panics
+/// When the connection has broken.
+pub fn send(client: &mut Client, command: &str) {
+    client.send(format!("{command}\n").as_bytes()).expect("the connection stands");
+}
+
+/// Sends a command and waits for the line that answers it.
+///
+/// # Panics
+/// When none comes.
+pub fn ask(client: &mut Client, command: &str) -> String {
+    send(client, command);
+    client.line().unwrap_or_else(|error| panic!("{command}: {error}"))
+}
+
+/// What the probe's `compute` gives.
+pub fn computed(rounds: u64) -> String {
+    let next = |state: u64, round| state.rotate_left(7).wrapping_mul(0x2545_f491_4f6c_dd1d) ^ round;
+    format!("computed {:x}", (0..rounds).fold(0x9e37_79b9_7f4a_7c15_u64, next))
+}
+
+/// What the store's `DEBUG COMPUTE` gives.
+pub fn debug_computed(rounds: u64) -> Reply {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..rounds {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+    }
+    Reply::Integer(state as i64)
+}
+
+/// The newest epoch that a replica has told.
+pub fn epoch_of(status: &Status, role: Role) -> u64 {
+    status.replicas.iter().find(|replica| replica.role == role).map_or(0, |replica| replica.epoch)
+}
+
+/// Neither replica has gone, and they have not come apart.
+///
+/// # Panics
+/// When that is not so.
+pub fn still_paired(pair: &mut Pair) {
+    let status = pair.status();
+    assert_eq!((status.mode.as_str(), status.generation), ("paired", 1), "{:#?}", status.events);
+    assert_eq!(status.replicas.len(), 2, "{:#?}", status.events);
+    assert!(status.event("diverge").is_none(), "{:#?}", status.events);
+}
+
+/// Lets a probe compute until both replicas have run so many epochs alike, while `disturb` keeps it hearing something on
+/// other connections and text is typed at its console. What epochs end at is in their digests.
+///
+/// # Panics
+/// When it computes wrongly, or the pair is none any more.
+pub fn epochs_alike(pair: &mut Pair, seed: u64, epochs: u64, disturb: fn(SocketAddr, &mut Rng, &AtomicBool)) {
+    let address = pair.address(7000);
+    let mut client = Client::connect(address).expect("a published port takes connections");
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for lane in 0..3 {
+            let over = &over;
+            scope.spawn(move || disturb(address, &mut Rng::new(seed + lane), over));
+        }
+        let mut rng = Rng::new(seed);
+        while epoch_of(&pair.status(), Role::Backup) < epochs {
+            let rounds = rng.between(1, 400_000);
+            assert_eq!(ask(&mut client, &format!("compute {rounds}")), computed(rounds));
+            pair.fault(&["console-input", "typed"]);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    still_paired(pair);
+}
