@@ -19,6 +19,7 @@ mod members;
 pub mod net;
 mod pacer;
 pub mod passt;
+mod placement;
 pub mod port;
 mod rejoin;
 mod replica;
@@ -50,6 +51,7 @@ use self::disks::Disks;
 use self::forward::Published;
 use self::hub::Wire;
 use self::pacer::Pacer;
+use self::placement::Placement;
 use self::rejoin::Rejoin;
 use self::replica::Replica;
 use self::requests::Requests;
@@ -151,6 +153,7 @@ struct Supervisor {
     restoring: Option<Restoring>,
     wire: Wire,
     pacer: Pacer,
+    placement: Placement,
     uplink: Uplink,
     /// That the uplink is of no more use has been told.
     uplink_failed: bool,
@@ -213,6 +216,7 @@ impl Supervisor {
         let record = arbiter.record();
         let mut supervisor = Self {
             pacer: Pacer::new(poll.registry()).context(|| "cannot make a timer")?,
+            placement: Placement::new(),
             wire: Wire::new(session, record.generation, record.active, goes_on.0),
             restoring,
             spec,
