@@ -125,6 +125,7 @@ impl Supervisor {
             ToSupervisor::Pages(pages) => self.captured_pages(id, pages),
             ToSupervisor::State(state) => self.captured_state(id, state),
             ToSupervisor::CaptureFailed => self.capture_failed(id),
+            ToSupervisor::DisksChanged(changed) => self.disks_changed(id, changed),
             ToSupervisor::PagesHeld { messages } => self.feed_checkpoint(id, *messages),
         }
     }
