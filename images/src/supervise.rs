@@ -19,6 +19,7 @@ mod members;
 pub mod net;
 mod pacer;
 pub mod passt;
+mod placement;
 pub mod port;
 mod rejoin;
 mod replica;
@@ -51,6 +52,7 @@ use self::disks::Disks;
 use self::forward::Published;
 use self::hub::Wire;
 use self::pacer::Pacer;
+use self::placement::Placement;
 use self::rejoin::Rejoin;
 use self::replica::Replica;
 use self::requests::Requests;
@@ -154,6 +156,7 @@ struct Supervisor {
     restoring: Option<Restoring>,
     wire: Wire,
     pacer: Pacer,
+    placement: Placement,
     uplink: Uplink,
     /// That the uplink is of no more use has been told.
     uplink_failed: bool,
@@ -217,6 +220,7 @@ impl Supervisor {
         let waker = Waker::new(poll.registry(), Token(token::COPIES)).context(|| "cannot make an event loop")?;
         let mut supervisor = Self {
             pacer: Pacer::new(poll.registry()).context(|| "cannot make a timer")?,
+            placement: Placement::new(),
             wire: Wire::new(session, record.generation, record.active, goes_on.0),
             restoring,
             spec,

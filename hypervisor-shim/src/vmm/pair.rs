@@ -31,11 +31,11 @@ impl<M: Machine> Vmm<M> {
         let mut now_ns = self.now_ns();
         loop {
             now_ns = self.round(now_ns);
-            if let Some(epoch) = self.run_next.take() {
-                now_ns = self.run_epoch(now_ns, epoch);
-            } else if self.copy_at_boundary(now_ns) || !self.begin_if_possible(now_ns) {
+            if self.run_next.is_none() && (self.copy_at_boundary(now_ns) || !self.begin_if_possible(now_ns)) {
                 self.rest(now_ns);
                 now_ns = self.now_ns();
+            } else if let Some(epoch) = self.run_next.take() {
+                now_ns = self.run_epoch(now_ns, epoch);
             }
         }
     }

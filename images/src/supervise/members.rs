@@ -9,6 +9,7 @@ use protocol::control::{
 use protocol::{ReplicaId, Role};
 
 use super::channel::ChannelError;
+use super::spec::PlacementName;
 use super::{NS_PER_MS, Supervisor};
 use crate::ctl::EndedStatus;
 
@@ -358,6 +359,11 @@ impl Supervisor {
         self.tell_clock(now_ns);
         if self.counts() {
             due_ns = Some(due_ns.unwrap_or(u64::MAX).min(self.clock_due_ns));
+        }
+        if self.spec.placement == PlacementName::Hold {
+            let processes = self.replicas.each_ref().map(|replica| replica.as_ref().map(|replica| replica.vm.pid()));
+            let look_ns = self.placement.look_after(now_ns, processes);
+            due_ns = Some(due_ns.unwrap_or(u64::MAX).min(look_ns));
         }
         due_ns
     }
