@@ -16,6 +16,7 @@ mod divergence;
 pub mod forward;
 pub mod hub;
 mod members;
+mod migrate;
 pub mod net;
 mod pacer;
 pub mod passt;
@@ -51,6 +52,7 @@ use self::console::Console;
 use self::disks::Disks;
 use self::forward::Published;
 use self::hub::Wire;
+use self::migrate::Migrations;
 use self::pacer::Pacer;
 use self::placement::Placement;
 use self::rejoin::Rejoin;
@@ -150,6 +152,7 @@ struct Supervisor {
     /// The link is of no more use.
     link_cut: bool,
     rejoin: Rejoin,
+    migrations: Migrations,
     resync: Resync,
     checkpoints: Checkpoints,
     /// The checkpoint that the first replica is brought to, until it has all of it.
@@ -200,7 +203,11 @@ impl Supervisor {
         // Judged as a whole before anything is started.
         let restoring = spec.restore.as_deref().map(Restoring::open).transpose()?;
         let published = bind(&spec)?;
-        let disks = Disks::claim(&spec)?;
+        if let Some(restoring) = &restoring {
+            restoring.restore_disks(&spec)?;
+        }
+        // The second replica of a restored pair is a newcomer, and gets its mirrors as one.
+        let disks = Disks::claim(&spec, if restoring.is_some() { 1 } else { spec.run.replicas() })?;
         let device = uplink::open_device(&spec)?;
         let started = Instant::now();
         let poll = Poll::new().context(|| "cannot make an event loop")?;
@@ -235,6 +242,7 @@ impl Supervisor {
             link_cut: false,
             rejoin: Rejoin::new(session, goes_on_as_pair),
             resync: Resync::new(waker),
+            migrations: Migrations::default(),
             checkpoints: Checkpoints::default(),
             uplink,
             uplink_failed: false,
@@ -322,6 +330,7 @@ impl Supervisor {
             let members_due_ns = self.look_after_members(now_ns);
             let mirrors_due_ns = self.look_after_mirrors(now_ns);
             let rejoin_due_ns = self.look_after_rejoin(now_ns);
+            self.look_after_migration();
             self.look_after_checkpoints();
             let phase = self.phase;
             if self.advance_phase(now_ns)? {

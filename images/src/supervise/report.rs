@@ -254,6 +254,7 @@ impl Supervisor {
             guest_stopped: self.guest_stopped.clone(),
             divergence: self.divergence.clone(),
             rejoin: self.rejoin_status(),
+            migration: self.migration_status(),
             checkpoints: self.checkpoint_status(),
             hub: self.hub_counters(),
             events: self.happenings.iter().cloned().collect(),
