@@ -137,12 +137,9 @@ impl Supervisor {
         self.rejoin.wanted = true;
     }
 
-    /// Somebody asks for a new replica.
+    /// Somebody asks for a new replica. One that comes already is the one.
     pub(super) fn rejoin_on_request(&mut self) -> Result<(), String> {
         self.rejoin_obstacle().map_or(Ok(()), |obstacle| Err(obstacle.to_owned()))?;
-        if self.rejoin.stage != Stage::Idle {
-            return Err("a new replica is being brought in already".to_owned());
-        }
         self.rejoin.wanted = true;
         Ok(())
     }

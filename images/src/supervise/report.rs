@@ -7,6 +7,7 @@ use std::path::Path;
 use protocol::control::{Counter, GuestStopped};
 use protocol::{Mode, ReplicaId};
 
+use super::disks::Disks;
 use super::replica::Replica;
 use super::spec::{ProtocolName, RunName};
 use super::symbols;
@@ -178,6 +179,9 @@ impl Supervisor {
     fn finish(&mut self) {
         self.replicas = [None, None];
         self.leave_disks();
+        // Whoever hears that the pair is down may use its disks at once.
+        self.resync.end();
+        self.disks = Disks::default();
         self.uplink.end();
         self.happened("the pair was taken down".to_owned());
         self.dir.clear();

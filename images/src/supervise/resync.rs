@@ -122,6 +122,16 @@ impl Resync {
         }
     }
 
+    /// Nothing is copied any more, and no thread has a file open.
+    pub(super) fn end(&mut self) {
+        self.abandon(Purpose::Newcomer);
+        self.abandon(Purpose::Checkpoint);
+        for thread in self.retired.drain(..) {
+            // One that has failed has closed its files, too.
+            let _ = thread.join();
+        }
+    }
+
     /// What `status` shows of a newcomer's mirrors.
     pub(super) fn status(&self) -> Option<DiskCopyStatus> {
         self.newcomer_copy().map(Copying::status).or_else(|| self.status.clone())
