@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::channel::Channel;
 use super::outputs::Outbound;
+use super::replay::Replay;
 use super::{ClockOffsets, EpochLimit, Settings, Vmm, farewell};
 use crate::guest::{Guest, GuestConfig, Image, OutputLog, PageSet, Touched, load};
 use crate::machine::{Disk, Machine, Port};
@@ -107,6 +108,7 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         ToShim::LinkCut => Some(ToShim::LinkCut),
         ToShim::Superseded { generation } => Some(ToShim::Superseded { generation }),
         ToShim::Shutdown => Some(ToShim::Shutdown),
+        ToShim::StoreLog { on } => Some(ToShim::StoreLog { on }),
         ToShim::Config(_)
         | ToShim::ArbiterReply(_)
         | ToShim::Time { .. }
@@ -118,6 +120,9 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         | ToShim::Pages(_)
         | ToShim::State(_)
         | ToShim::PeerJoins { .. }
+        | ToShim::Stored { .. }
+        | ToShim::Replay(_)
+        | ToShim::ReplayEnd(_)
         | ToShim::HandOver => None,
     }
 }
@@ -215,6 +220,7 @@ fn build<M: Machine>(
         base: None,
         covered,
         restores: config.restores,
+        replay: config.replays.then(Replay::default),
         offsets: ClockOffsets {
             monotonic_ns: now_ns.wrapping_neg(),
             realtime_ns: config.realtime_ns.wrapping_sub(now_ns),
@@ -232,7 +238,7 @@ fn build<M: Machine>(
         asked_for: 0,
         peer_dead: false,
         last_heard_ns: now_ns,
-        link_flushed_ns: now_ns,
+        flushed_ns: now_ns,
     })
 }
 
@@ -300,6 +306,8 @@ fn make_replica(
         confirms_releases: true,
         compares_first: config.check_determinism,
         joins: config.joins,
+        stores_log: config.stores_log,
+        max_unstored_bytes: config.max_unstored_bytes,
     };
     Replica::new(config, now_ns).map(Some)
 }

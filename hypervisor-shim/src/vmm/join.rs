@@ -196,7 +196,7 @@ impl<M: Machine> Vmm<M> {
         });
         replica.state_sent(now_ns);
         self.guest.note_writes(self.base.is_some());
-        self.flush_link(now_ns);
+        self.flush_link();
     }
 
     /// The pages of a checkpoint are sent: with the rest it is complete, and the guest goes on.
