@@ -76,13 +76,13 @@ impl<M: Machine> Vmm<M> {
             replica.replayed(digest, stopped);
         }
         self.drop_outputs(epoch);
+        if let Some(end) = self.guest.end().cloned() {
+            self.tell_end(epoch, &end);
+        }
         let told_epoch = self.replay.as_ref().map_or(0, |replay| replay.told_epoch);
         if stopped || epoch >= told_epoch + TELL_EPOCHS {
             self.tell_replayed(false);
             self.hear_supervisor();
-        }
-        if let Some(end) = self.guest.end().cloned() {
-            self.tell_end(epoch, &end);
         }
     }
 

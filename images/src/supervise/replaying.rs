@@ -190,7 +190,11 @@ impl Replaying {
 impl Supervisor {
     /// The replica has its state, or has run some of the log: it gets the next records.
     pub(super) fn feed_replay(&mut self, id: ReplicaId) {
+        let now_ns = self.now_ns();
         let Some(mut replaying) = self.replaying.take() else { return };
+        if let Some(only) = &mut replaying.only {
+            only.started_ns.get_or_insert(now_ns);
+        }
         let stop_at = replaying.stop_at();
         while replaying.next <= stop_at && replaying.in_flight_bytes < IN_FLIGHT_BYTES {
             if let Err(error) = self.send_next_record(id, &mut replaying) {
@@ -226,9 +230,6 @@ impl Supervisor {
         replaying.newest = Some(replayed);
         while let Some((_, bytes)) = replaying.in_flight.pop_front_if(|(epoch, _)| *epoch <= replayed.epoch) {
             replaying.in_flight_bytes -= bytes;
-        }
-        if let Some(only) = &mut replaying.only {
-            only.started_ns.get_or_insert(now_ns);
         }
         if replayed.complete {
             let epochs = replayed.epoch - replaying.from_epoch;

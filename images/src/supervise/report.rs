@@ -95,9 +95,10 @@ impl Supervisor {
     /// Why the start cannot succeed any more.
     fn start_fault(&self, now_ns: u64) -> Option<String> {
         if let Some(refusal) = &self.refusal {
-            return Some(match self.spec.restore {
-                Some(_) => refusal.clone(),
-                None => format!("the two replicas do not match: {refusal}"),
+            let alone = self.spec.restore.is_some() || self.spec.replay.is_some();
+            return Some(match alone {
+                true => refusal.clone(),
+                false => format!("the two replicas do not match: {refusal}"),
             });
         }
         if let Some(stopped) = self.guest_stopped.as_ref().filter(|_| self.spec.replay.is_none()) {

@@ -32,8 +32,6 @@ impl Stub {
 
     /// Stops the machine when it comes to this address.
     pub fn break_at(&mut self, address: u64) -> Result<(), String> {
-        // An answer shows that the machine has stopped.
-        self.ask("?")?;
         self.ask_for_ok(&format!("Z1,{address:x},1"))
     }
 
@@ -50,23 +48,20 @@ impl Stub {
     /// Waits until it has stopped.
     pub fn await_stop(&mut self) -> Result<(), String> {
         let answer = self.receive()?;
-        if answer.starts_with('T') || answer.starts_with('S') {
-            Ok(())
-        } else {
-            Err(format!("expected the machine to stop, QEMU said {answer:?}"))
-        }
+        if is_stop(&answer) { Ok(()) } else { Err(format!("expected the machine to stop, QEMU said {answer:?}")) }
     }
 
     fn ask_for_ok(&mut self, question: &str) -> Result<(), String> {
-        match self.ask(question)?.as_str() {
-            "OK" => Ok(()),
-            other => Err(format!("QEMU answered {other:?} to {question:?}")),
-        }
-    }
-
-    fn ask(&mut self, question: &str) -> Result<String, String> {
         self.send(question)?;
-        self.receive()
+        loop {
+            let answer = self.receive()?;
+            match answer.as_str() {
+                "OK" => return Ok(()),
+                // That the machine stops when somebody connects is said unasked.
+                stopped if is_stop(stopped) => {}
+                other => return Err(format!("QEMU answered {other:?} to {question:?}")),
+            }
+        }
     }
 
     fn send(&mut self, text: &str) -> Result<(), String> {
@@ -108,6 +103,10 @@ impl Stub {
     }
 }
 
+fn is_stop(answer: &str) -> bool {
+    answer.starts_with('T') || answer.starts_with('S')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +115,7 @@ mod tests {
     fn packets_are_made_and_read() {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
         let mut stub = Stub { stream: ours };
-        theirs.write_all(b"+$T05thread:01;#07+$OK#9a+$E22#a9").expect("room");
+        theirs.write_all(b"+$T05thread:01;#07+$T05thread:01;#07+$OK#9a+$E22#a9").expect("room");
         stub.await_stop().expect("stopped");
         stub.forget(0x4000_1000).expect("OK");
         assert!(stub.break_at(1).is_err(), "an error is not a stop");
