@@ -52,6 +52,10 @@ enum Command {
     /// Start a pair that goes on from a checkpoint. Connections of clients do not survive that; ports that the program
     /// listens on do.
     Restore(checkpoint::RestoreArgs),
+    /// Record all that happens to a pair's guest, to be run again.
+    Record(checkpoint::RecordArgs),
+    /// Run a recording again, bit for bit and offline, and compare each epoch with what was recorded.
+    Replay(checkpoint::ReplayArgs),
     /// Bring in a new backup for a replica that has gone; returns when the pair is protected again.
     Rejoin(NameArgs),
     /// Let the backup take over as planned, then bring in a new one; returns when the pair is protected again.
@@ -177,6 +181,8 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Checkpoint(args) => checkpoint::take(&args),
         Command::Inspect(args) => checkpoint::inspect(&args),
         Command::Restore(args) => checkpoint::restore(&args),
+        Command::Record(args) => checkpoint::record(&args),
+        Command::Replay(args) => checkpoint::replay(&args),
         Command::Rejoin(args) => manage::rejoin(args.name.as_deref(), &ctl::Request::Rejoin),
         Command::Switchover(args) => manage::rejoin(args.name.as_deref(), &ctl::Request::SwitchOver),
         Command::Logs(args) => manage::logs(&args),

@@ -114,6 +114,7 @@ impl Error {
     /// A supervisor's failure as if it had happened here: same text, same exit code.
     pub fn from_supervisor(name: &str, text: String, code: u8) -> Self {
         match code {
+            2 => Self::Usage(text),
             6 => Self::PortTaken(text),
             8 => Self::NameInUse { name: name.to_owned() },
             10 => Self::Missing(text),

@@ -59,6 +59,9 @@ fn describe(status: &PairStatus) -> String {
     for ended in &status.ended {
         out.push_str(&format!("  replica {} (process {}) has ended: {}\n", ended.replica, ended.pid, ended.reason));
     }
+    if let Some(storage) = &status.storage {
+        out.push_str(&format!("  {}\n", super::up::describe_storage(storage)));
+    }
     let rejoin = &status.rejoin;
     if rejoin.state != "idle" {
         out.push_str(&format!("  a new replica is brought in ({})\n", rejoin.state));
