@@ -225,7 +225,7 @@ fn names_and_numbers_of_parts_are_bounded() {
         assert!(matches!(checkpoints.value(name, 1, 0_u8), Err(RegisterError::Name { .. })));
         assert!(matches!(checkpoints.full(name, &memory()), Err(Error::Name { .. })));
     }
-    let excluded = checkpoints.region("region", vec![0; 10], &[8..11]);
+    let excluded = checkpoints.region("region", vec![0; 10], core::slice::from_ref(&(8..11)));
     assert_eq!(excluded.err(), Some(RegisterError::Excluded { end: 11, length_bytes: 10 }));
     for number in 0..MAX_PARTS {
         checkpoints.value(&std::format!("{number:064}"), 1, number as u64).expect("registered");

@@ -12,7 +12,7 @@ fn small() -> (Checkpoints, crate::Region, crate::Value<u64>, Entry, Vec<u8>) {
     let checkpoints = Checkpoints::new("small");
     let mut content = std::vec![0_u8; 4096 + 300];
     content[4096..].fill(6);
-    let region = checkpoints.region("region", content, &[50..60]).expect("registered");
+    let region = checkpoints.region("region", content, core::slice::from_ref(&(50..60))).expect("registered");
     let value = checkpoints.value("value", 1, 0x1234_5678_u64).expect("registered");
     let memory = Memory::new(1 << 20);
     let entry = run(checkpoints.full("a", &memory).expect("taken").commit()).expect("committed");
@@ -68,7 +68,7 @@ fn another_program_shape_or_version_is_refused() {
     fewer.checkpoints.unregister("ledger").expect("idle");
     assert_eq!(refuses(&fewer), Error::Parts { part: "ledger".into(), in_checkpoint: true });
     // Another length, other exclusions.
-    for (length, excluded) in [(TABLE_BYTES - 1, &[][..]), (TABLE_BYTES, &[0..1][..])] {
+    for (length, excluded) in [(TABLE_BYTES - 1, &[][..]), (TABLE_BYTES, core::slice::from_ref(&(0..1)))] {
         let other = Program::new();
         other.checkpoints.unregister("table").expect("idle");
         other.checkpoints.region("table", std::vec![0; length], excluded).expect("registered");
