@@ -49,10 +49,7 @@ impl<T: Serialize + DeserializeOwned + Default + Send + 'static> Transactional<T
     ///
     /// # Errors
     /// See [`Undone`].
-    pub async fn run<R: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut T) -> R + Send + 'static,
-    ) -> Result<R, Undone> {
+    pub async fn run<R: Send + 'static>(&self, work: impl FnOnce(&mut T) -> R + Send + 'static) -> Result<R, Undone> {
         // While the value is away nobody may look at it.
         let _turn = self.turn.lock().await;
         let draft = self.checkpoints.full(UNDO, &self.memory).map_err(Undone::Checkpoint)?;

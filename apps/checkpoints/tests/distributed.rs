@@ -16,13 +16,16 @@ fn schedules() -> u64 {
 
 /// Runs all seeds; gives what `run` counted.
 fn explore(run: impl Fn(u64) -> Result<u64, String>) -> Result<u64, String> {
-    (0..schedules()).try_fold(0, |sum, seed| run(seed).map(|n| sum + n).map_err(|error| format!("seed {seed}: {error}")))
+    (0..schedules())
+        .try_fold(0, |sum, seed| run(seed).map(|n| sum + n).map_err(|error| format!("seed {seed}: {error}")))
 }
 
 /// Whether a mistake is found; a process that gives what it has not may also panic for it.
 fn finds(run: impl Fn(u64) -> Result<u64, String>) -> bool {
     let caught = |seed| std::panic::catch_unwind(AssertUnwindSafe(|| run(seed)));
-    explore(|seed| caught(seed).unwrap_or_else(|_| Err("a panic".to_owned()))).inspect_err(|error| println!("found by {error}")).is_err()
+    explore(|seed| caught(seed).unwrap_or_else(|_| Err("a panic".to_owned())))
+        .inspect_err(|error| println!("found by {error}"))
+        .is_err()
 }
 
 mod coordinated {
@@ -321,7 +324,9 @@ mod logging {
             let replayed = match self.canary {
                 Canary::ReplayAll => {
                     let mut process = checkpoint.clone();
-                    log.iter().for_each(|&(_, event)| drop(process.apply(event)));
+                    for &(_, event) in log {
+                        process.apply(event);
+                    }
                     process
                 }
                 _ => Process::recover(checkpoint.clone(), log.iter().copied()),

@@ -147,10 +147,9 @@ impl<E: fmt::Debug> fmt::Display for Error<E> {
                 f,
                 "the checkpoint has version {found}, expected {expected}: use a program of the time that it was written"
             ),
-            Self::Foreign { expected, found } => write!(
-                f,
-                "the checkpoint is of another program: expected {expected:#018x}, found {found:#018x}"
-            ),
+            Self::Foreign { expected, found } => {
+                write!(f, "the checkpoint is of another program: expected {expected:#018x}, found {found:#018x}")
+            }
             Self::Shape { part, expected, found } => {
                 write!(f, "part {part:?} was {found} in the checkpoint, expected {expected}")
             }

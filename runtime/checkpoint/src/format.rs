@@ -245,7 +245,11 @@ pub(crate) fn next_piece(bytes: &[u8; PIECE_BYTES], chain: u64) -> Result<Next, 
     let (part, length, offset, checksum) = (word32(bytes, 0), word32(bytes, 4), word64(bytes, 8), word64(bytes, 16));
     if part == END {
         let whole = length == 0 && piece_checksum(&bytes[..16], &[], chain) == checksum;
-        return if whole { Ok(Next::End { pieces: offset, id: checksum }) } else { Err(Bad::Damaged("its end is damaged")) };
+        return if whole {
+            Ok(Next::End { pieces: offset, id: checksum })
+        } else {
+            Err(Bad::Damaged("its end is damaged"))
+        };
     }
     let zeros = length & ZEROS != 0;
     let length = (length & !ZEROS) as usize;

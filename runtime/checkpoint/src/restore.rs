@@ -78,11 +78,7 @@ impl Checkpoints {
     /// # Errors
     /// [`Error::Busy`], [`Error::NoSuch`], [`Error::Device`], [`Error::Damaged`], [`Error::Version`], [`Error::Foreign`],
     /// [`Error::Shape`], [`Error::Parts`], [`Error::Decode`]: nothing was changed then. [`Error::HalfRestored`].
-    pub async fn restore<T: Target>(
-        &self,
-        target: &T,
-        which: impl Into<Which<'_>>,
-    ) -> Result<Entry, Error<T::Error>> {
+    pub async fn restore<T: Target>(&self, target: &T, which: impl Into<Which<'_>>) -> Result<Entry, Error<T::Error>> {
         let parts = self.0.parts.borrow().clone();
         let entry = self.restore_parts(target, which.into(), &parts, true).await?;
         *self.0.base.borrow_mut() = Some(Base { name: entry.name.clone(), id: entry.id });

@@ -165,7 +165,8 @@ fn an_error_of_the_device_leaves_no_doubt_behind() {
         for _ in 0..3 {
             run(life.act(&archive, &mut expected));
         }
-        let archive = run(Archive::open(device.after(Crash::Bytes(mixer.next())))).map_err(|_| "it cannot be opened")?;
+        let archive =
+            run(Archive::open(device.after(Crash::Bytes(mixer.next())))).map_err(|_| "it cannot be opened")?;
         run(life.find(&archive, &mut expected)).map(|_| failed)
     };
     let mut failures = 0;

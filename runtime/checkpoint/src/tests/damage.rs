@@ -20,7 +20,11 @@ fn small() -> (Checkpoints, crate::Region, crate::Value<u64>, Entry, Vec<u8>) {
     (checkpoints, region, value, entry, bytes)
 }
 
-fn restore(checkpoints: &Checkpoints, entry: &Entry, bytes: Vec<u8>) -> Result<Entry, Error<core::convert::Infallible>> {
+fn restore(
+    checkpoints: &Checkpoints,
+    entry: &Entry,
+    bytes: Vec<u8>,
+) -> Result<Entry, Error<core::convert::Infallible>> {
     let memory = Memory::new(1 << 20);
     memory.import(entry.clone(), bytes).expect("there is room");
     run(checkpoints.restore(&memory, entry.sequence))
