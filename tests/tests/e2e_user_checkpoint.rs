@@ -221,7 +221,8 @@ impl Two {
         let options = match side {
             0 => with_disk(&self.files[0], &format!("mode={mode} tokens={TOKENS} every=300"))
                 .with(&["--publish", &format!("{}:7001", self.port)]),
-            _ => with_disk(&self.files[1], &format!("mode={mode} tokens={TOKENS} every=170 peer={}", self.port)),
+            _ => with_disk(&self.files[1], &format!("mode={mode} tokens={TOKENS} every=170 peer={}", self.port))
+                .with(&["--allow-host"]),
         };
         self.pairs[side] = Some(Pair::up(&options.under_permit()));
     }

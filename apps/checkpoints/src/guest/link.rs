@@ -1,6 +1,7 @@
 //! The channel between two images: one TCP connection, opened again whenever it breaks.
 //!
-//! The one with the argument `peer=PORT` opens it, to that port of its gateway, where the other's port 7001 is published.
+//! The one with the argument `peer=PORT` opens it, to that port of its gateway, which is the host (`pollux up --allow-host`),
+//! where the port 7001 of the other one is published.
 
 use alloc::rc::Rc;
 use alloc::string::String;
