@@ -182,7 +182,7 @@ pub struct TakenStatus {
 pub struct RejoinStatus {
     /// `auto` or `manual`.
     pub policy: RejoinName,
-    /// `idle`, `preparing` or `joining`.
+    /// `idle`, `preparing`, `copying disks` or `joining`.
     pub state: String,
     /// How many were brought in.
     pub joined: u64,
@@ -192,6 +192,22 @@ pub struct RejoinStatus {
     pub protected_ms: f64,
     /// How the newest was brought to the survivor's state.
     pub copy: Option<CopyStatus>,
+    /// How far its mirrors are, or how they were made equal.
+    #[serde(default)]
+    pub disks: Option<DiskCopyStatus>,
+}
+
+/// How mirrors are made equal while the guest goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskCopyStatus {
+    /// Bytes looked at when everything is copied for the first time.
+    pub done_bytes: u64,
+    /// How many there are.
+    pub total_bytes: u64,
+    /// Bytes that were written, because they differed; those written again count again.
+    pub written_bytes: u64,
+    /// How often blocks written to meanwhile were looked for.
+    pub rounds: u64,
 }
 
 /// How a guest was copied while it ran.

@@ -19,11 +19,13 @@ mod members;
 pub mod net;
 mod pacer;
 pub mod passt;
+mod placement;
 pub mod port;
 mod rejoin;
 mod replica;
 mod report;
 mod requests;
+mod resync;
 pub mod spec;
 mod symbols;
 pub mod tap;
@@ -38,7 +40,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 use protocol::control::ArbiterRequest;
 use protocol::{Mode, ReplicaId};
 use serde::{Deserialize, Serialize};
@@ -50,9 +52,11 @@ use self::disks::Disks;
 use self::forward::Published;
 use self::hub::Wire;
 use self::pacer::Pacer;
+use self::placement::Placement;
 use self::rejoin::Rejoin;
 use self::replica::Replica;
 use self::requests::Requests;
+use self::resync::Resync;
 use self::spec::{RunName, Spec};
 use self::token::Source;
 use self::uplink::Uplink;
@@ -146,11 +150,13 @@ struct Supervisor {
     /// The link is of no more use.
     link_cut: bool,
     rejoin: Rejoin,
+    resync: Resync,
     checkpoints: Checkpoints,
     /// The checkpoint that the first replica is brought to, until it has all of it.
     restoring: Option<Restoring>,
     wire: Wire,
     pacer: Pacer,
+    placement: Placement,
     uplink: Uplink,
     /// That the uplink is of no more use has been told.
     uplink_failed: bool,
@@ -211,8 +217,10 @@ impl Supervisor {
         let [session, pair_id, seed] = random_words()?;
         let uplink = Uplink::new(&spec, &dir, device, published, registry()?, seed)?;
         let record = arbiter.record();
+        let waker = Waker::new(poll.registry(), Token(token::COPIES)).context(|| "cannot make an event loop")?;
         let mut supervisor = Self {
             pacer: Pacer::new(poll.registry()).context(|| "cannot make a timer")?,
+            placement: Placement::new(),
             wire: Wire::new(session, record.generation, record.active, goes_on.0),
             restoring,
             spec,
@@ -226,6 +234,7 @@ impl Supervisor {
             link: None,
             link_cut: false,
             rejoin: Rejoin::new(session, goes_on_as_pair),
+            resync: Resync::new(waker),
             checkpoints: Checkpoints::default(),
             uplink,
             uplink_failed: false,
@@ -311,6 +320,7 @@ impl Supervisor {
             let mut data_due_ns = self.move_data(now_ns);
             self.look_after_uplink();
             let members_due_ns = self.look_after_members(now_ns);
+            let mirrors_due_ns = self.look_after_mirrors(now_ns);
             let rejoin_due_ns = self.look_after_rejoin(now_ns);
             self.look_after_checkpoints();
             let phase = self.phase;
@@ -321,7 +331,10 @@ impl Supervisor {
                 // There is something new to be sent: probes, or clients that waited.
                 data_due_ns = self.move_data(now_ns);
             }
-            due_ns = [data_due_ns, members_due_ns, rejoin_due_ns, self.phase_due_ns()].into_iter().flatten().min();
+            due_ns = [data_due_ns, members_due_ns, mirrors_due_ns, rejoin_due_ns, self.phase_due_ns()]
+                .into_iter()
+                .flatten()
+                .min();
         }
     }
 
@@ -339,8 +352,8 @@ impl Supervisor {
             Source::Datagram(index) => self.uplink.datagram_ready(index, now_ns),
             Source::Net(id) if event.is_readable() || event.is_read_closed() => self.read_port(id, now_ns),
             Source::Pacer => self.pacer.clear(),
-            // A port that has become writable is served at the end of the turn.
-            Source::Net(_) | Source::Unknown => {}
+            // A port that has become writable is served at the end of the turn, and so are copies.
+            Source::Net(_) | Source::Copies | Source::Unknown => {}
             Source::Listener(index) => self.uplink.listener_ready(index),
             Source::Device => self.uplink.device_ready(),
             Source::Control(id) => self.control_ready(id, now_ns),

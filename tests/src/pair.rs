@@ -334,6 +334,18 @@ impl Pair {
         self.wait_until("the end of the other replica", |status| (status.replicas.len() == 1).then(|| status.clone()))
     }
 
+    /// Waits until the pair is complete in this generation and both replicas run; returns its status then.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait_for_pair(&mut self, generation: u64) -> Status {
+        self.wait_until(&format!("a pair in generation {generation}"), |status| {
+            let runs = |role| status.replica(role).is_some_and(|r| r.state == "running" || r.state == "waiting");
+            let both = runs(Role::Primary) && runs(Role::Backup);
+            (status.mode == "paired" && status.generation == generation && both).then(|| status.clone())
+        })
+    }
+
     /// Sends a signal (`KILL`, `STOP`, `CONT`) through the command; returns the process that got it.
     ///
     /// # Panics

@@ -91,6 +91,17 @@ pub struct Rejoin {
     pub failed: u64,
     pub protected_ms: f64,
     pub copy: Option<CopyFigures>,
+    pub disks: Option<DiskCopyFigures>,
+}
+
+/// How mirrors were made equal.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct DiskCopyFigures {
+    pub done_bytes: u64,
+    pub total_bytes: u64,
+    pub written_bytes: u64,
+    pub rounds: u64,
 }
 
 /// How a guest was copied while it ran.

@@ -72,7 +72,7 @@ proptest! {
         let interval = daly_ns(cost, mean);
         prop_assert!(interval <= mean.max(1) || interval <= young_ns(cost, mean).saturating_mul(2));
         let mut periodic = Periodic { mean_failure_ns: mean, cost_ns: cost };
-        (0..200).for_each(|_| periodic.note_cost(8_000));
+        (0..600).for_each(|_| periodic.note_cost(8_000));
         prop_assert!(periodic.cost_ns < 9_000);
     }
 

@@ -15,6 +15,7 @@ use protocol::{EpochSource, Mode, Role, RunMode};
 use sha2::{Digest as _, Sha256};
 
 use super::channel::Channel;
+use super::disk_copy::DiskCopy;
 use super::outputs::Outbound;
 use super::{ClockOffsets, EpochLimit, Settings, Vmm, farewell};
 use crate::guest::{Guest, GuestConfig, Image, OutputLog, PageSet, Touched, load};
@@ -118,7 +119,10 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         | ToShim::Pages(_)
         | ToShim::State(_)
         | ToShim::PeerJoins { .. }
-        | ToShim::HandOver => None,
+        | ToShim::HandOver
+        | ToShim::WatchDisks
+        | ToShim::TellDisks
+        | ToShim::DisksCopied => None,
     }
 }
 
@@ -208,6 +212,7 @@ fn build<M: Machine>(
         shown_pages: 0,
         outbound: Outbound::default(),
         copier: None,
+        disk_copy: DiskCopy::default(),
         slice: Vec::new(),
         fresh_link: None,
         slices_held: 0,

@@ -103,6 +103,9 @@ impl<M: Machine> Vmm<M> {
             | ToShim::PagesHeld { .. }
             | ToShim::Pages(_)
             | ToShim::State(_)
+            | ToShim::WatchDisks
+            | ToShim::TellDisks
+            | ToShim::DisksCopied
             | ToShim::Superseded { .. } => {}
         }
     }

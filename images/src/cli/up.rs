@@ -15,7 +15,9 @@ use crate::qemu::{Accelerator, MAX_GUEST_MEMORY_MIB, MIN_GUEST_MEMORY_MIB, Machi
 use crate::running;
 use crate::state::{DEFAULT_NAME, StateDir};
 use crate::supervise::net::Net;
-use crate::supervise::spec::{BackupOverrides, EpochSpec, ProtocolName, Publish, RejoinName, RunName, Spec, Tuning};
+use crate::supervise::spec::{
+    BackupOverrides, EpochSpec, PlacementName, ProtocolName, Publish, RejoinName, RunName, Spec, Tuning,
+};
 
 /// What `up` accepts.
 #[derive(Args, Debug, Clone)]
@@ -49,6 +51,10 @@ pub struct UpArgs {
     /// `pollux rejoin` ("manual").
     #[arg(long, value_enum, default_value_t)]
     rejoin: RejoinName,
+    /// Where the threads run that run the guests' processors: while busy each on one of the host's processors, another than
+    /// its twin's ("hold"), or wherever the system puts them ("free").
+    #[arg(long, value_enum, default_value_t)]
+    placement: PlacementName,
     /// Compare all memory that the guest writes to, after every epoch, and name the first byte that differs, with its
     /// symbol: finds what in a program is not deterministic. The next epoch waits until the last one is compared, and
     /// every page written to is read once more by both: a busy pair is up to twice as slow, and ten times with short
@@ -201,6 +207,7 @@ impl UpArgs {
         Ok(Spec {
             run: self.run_name(),
             rejoin: self.rejoin,
+            placement: self.placement,
             protocol: self.protocol,
             epoch,
             check_determinism: self.check_determinism,

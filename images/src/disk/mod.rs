@@ -5,6 +5,7 @@
 //! has a lower generation than the other, and is never used before it was made anew from it.
 
 pub mod copy;
+pub mod follow;
 pub mod identity;
 pub mod mirror;
 pub mod shared;

@@ -71,6 +71,17 @@ pub enum RejoinName {
     Manual,
 }
 
+/// Where the threads run that run the guests' processors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PlacementName {
+    /// Busy ones are held on processors of their own choice, each on another than its twin's.
+    #[default]
+    Hold,
+    /// Wherever the system puts them.
+    Free,
+}
+
 /// Nanoseconds of machine time that an instruction takes where instructions are counted, as a power of two. With 8 ns
 /// the machine's clock runs ahead of everybody's while it works.
 const ICOUNT_SHIFT: u8 = 3;
@@ -288,6 +299,9 @@ pub struct Spec {
     /// What is done when a replica is lost.
     #[serde(default)]
     pub rejoin: RejoinName,
+    /// Where vCPU threads run.
+    #[serde(default)]
+    pub placement: PlacementName,
     /// Which protocol.
     pub protocol: ProtocolName,
     /// What ends an epoch.

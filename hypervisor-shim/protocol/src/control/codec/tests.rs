@@ -25,7 +25,7 @@ struct Draw {
 fn draw() -> impl Strategy<Value = Draw> {
     let fixed = (any::<[u64; 12]>(), any::<[u32; 4]>(), any::<[u8; 7]>(), any::<[[u8; 32]; 2]>(), any::<[u8; 6]>());
     let counters = prop::collection::vec(any::<u64>(), Counter::COUNT);
-    (0_u8..19, fixed, counters, ".{0,40}", prop::collection::vec(any::<u8>(), 0..60)).prop_map(
+    (0_u8..20, fixed, counters, ".{0,40}", prop::collection::vec(any::<u8>(), 0..60)).prop_map(
         |(which, (words, halves, codes, digests, mac), counters, text, bulk)| Draw {
             which,
             words,
@@ -100,6 +100,11 @@ impl Draw {
             15 => ToSupervisor::State(self.state()),
             16 => ToSupervisor::PagesHeld { messages: a },
             17 => ToSupervisor::CaptureFailed,
+            18 => ToSupervisor::DisksChanged(DisksChanged {
+                last: self.codes[0] & 1 == 1,
+                more: self.codes[0] & 2 == 2,
+                ranges: &self.bulk,
+            }),
             _ => ToSupervisor::Copied(Copied {
                 epoch: a,
                 pages: b,
@@ -136,6 +141,9 @@ impl Draw {
             11 => ToShim::Capture { since_epoch: self.words[0] },
             12 => ToShim::PagesHeld { messages: self.words[0] },
             13 => ToShim::Pages(Pages { records: &self.bulk }),
+            14 => ToShim::WatchDisks,
+            15 => ToShim::TellDisks,
+            16 => ToShim::DisksCopied,
             _ => ToShim::State(self.state()),
         }
     }
@@ -287,7 +295,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_never_panic(
-        kind in prop_oneof![0x0200_u16..0x020c, 0x0300_u16..0x030b], bytes in prop::collection::vec(any::<u8>(), 0..300),
+        kind in prop_oneof![0x0200_u16..0x0214, 0x0300_u16..0x0313], bytes in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         check_canonical(kind, &bytes);
     }
