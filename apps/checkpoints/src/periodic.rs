@@ -16,7 +16,7 @@ use runtime::time::{Duration, Instant, sleep};
 
 /// Young's interval for checkpoints that cost `cost_ns` and a mean time between failures of `mean_failure_ns`.
 pub fn young_ns(cost_ns: u64, mean_failure_ns: u64) -> u64 {
-    let square = 2 * u128::from(cost_ns) * u128::from(mean_failure_ns);
+    let square = (u128::from(cost_ns) * u128::from(mean_failure_ns)).saturating_mul(2);
     u64::try_from(square.isqrt()).unwrap_or(u64::MAX)
 }
 

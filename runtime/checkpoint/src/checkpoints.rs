@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::draft::Draft;
+use crate::encoded::{Encoded, EncodedPart};
 use crate::error::{Error, RegisterError};
 use crate::format::{Kind, MAX_NAME_BYTES, MAX_PARTS};
 use crate::part::{Part, Parts, hash};
@@ -126,6 +127,16 @@ impl Checkpoints {
         let value = Value::new(name.into(), version, value);
         self.0.parts.borrow_mut().push(value.part());
         Ok(value)
+    }
+
+    /// Registers something that encodes itself. `version` as for [`value`](Self::value).
+    ///
+    /// # Errors
+    /// See [`RegisterError`].
+    pub fn encoded(&self, name: &str, version: u32, source: impl Encoded + 'static) -> Result<(), RegisterError> {
+        self.check_registration(name)?;
+        self.0.parts.borrow_mut().push(EncodedPart::part(name.into(), version, source));
+        Ok(())
     }
 
     /// Takes a part out; its bytes or value stay with whoever holds them. Returns whether there was one of this name. The

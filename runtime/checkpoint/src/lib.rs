@@ -26,7 +26,7 @@
 //!
 //! | primitive | by |
 //! |---|---|
-//! | register plain bytes, or a value that is encoded | [`Checkpoints::region`], [`Checkpoints::value`] |
+//! | register plain bytes, or a value that is encoded, or encodes itself | [`Checkpoints::region`], [`Checkpoints::value`], [`Checkpoints::encoded`] |
 //! | exclude scratch memory | ranges given to [`Checkpoints::region`] |
 //! | take all, or what has changed | [`Checkpoints::full`], [`Checkpoints::incremental`]: a [`Draft`] |
 //! | go on while it is written (*forked*) | spawn the future of [`Draft::commit`] instead of awaiting it |
@@ -65,6 +65,7 @@ extern crate std;
 mod bits;
 mod checkpoints;
 mod draft;
+mod encoded;
 mod error;
 mod format;
 mod part;
@@ -77,9 +78,10 @@ mod value;
 
 pub use checkpoints::{Checkpoints, Moment};
 pub use draft::Draft;
+pub use encoded::Encoded;
 pub use error::{Error, RegisterError};
 pub use format::{Kind, MAX_NAME_BYTES, MAX_PARTS};
-pub use part::{PartKind, Shape};
+pub use part::{NotDecoded, PartKind, Shape};
 pub use recordstore::BlockDevice;
 pub use region::Region;
 pub use restore::Which;

@@ -53,7 +53,7 @@ pub(crate) struct NotEncoded;
 
 /// These bytes are no such value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotDecoded;
+pub struct NotDecoded;
 
 /// Something that is saved and restored.
 pub(crate) trait Part {
@@ -67,7 +67,7 @@ pub(crate) trait Part {
     /// The checkpoint has become the base of the next incremental one, or nothing has come of it.
     fn thaw(&self, committed: bool);
     /// Decodes an encoded value; the result puts it into place. Regions have nothing to decode.
-    fn stage(&self, encoded: &[u8]) -> Result<Box<dyn FnOnce() + '_>, NotDecoded>;
+    fn stage<'a>(&'a self, encoded: &'a [u8]) -> Result<Box<dyn FnOnce() + 'a>, NotDecoded>;
     /// Puts bytes of a region into place; the caller has checked that they fit.
     fn apply(&self, offset: u64, bytes: &[u8]);
     /// It was restored; `base`: with everything else, so that the next incremental checkpoint may build upon that one.

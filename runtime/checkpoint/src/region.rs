@@ -237,7 +237,7 @@ impl Part for RegionPart {
         }
     }
 
-    fn stage(&self, _encoded: &[u8]) -> Result<Box<dyn FnOnce() + '_>, NotDecoded> {
+    fn stage<'a>(&'a self, _encoded: &'a [u8]) -> Result<Box<dyn FnOnce() + 'a>, NotDecoded> {
         Ok(Box::new(|| ()))
     }
 

@@ -125,7 +125,7 @@ impl<T: Serialize + DeserializeOwned> Part for ValuePart<T> {
         }
     }
 
-    fn stage(&self, encoded: &[u8]) -> Result<Box<dyn FnOnce() + '_>, NotDecoded> {
+    fn stage<'a>(&'a self, encoded: &'a [u8]) -> Result<Box<dyn FnOnce() + 'a>, NotDecoded> {
         let (value, rest) = postcard::take_from_bytes::<T>(encoded).map_err(|_| NotDecoded)?;
         if !rest.is_empty() {
             return Err(NotDecoded);

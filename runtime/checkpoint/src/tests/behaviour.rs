@@ -273,3 +273,34 @@ fn two_programs_take_turns_at_one_target() {
     run(two.checkpoints.full("two", Rc::clone(&memory)).expect("taken").commit()).expect("committed");
     assert_eq!(memory.entries().len(), 2);
 }
+
+#[test]
+fn a_part_encodes_itself() {
+    struct Text(Rc<RefCell<std::string::String>>);
+    impl crate::Encoded for Text {
+        fn encode(&self, out: &mut Vec<u8>) {
+            out.extend_from_slice(self.0.borrow().as_bytes());
+        }
+
+        fn decode<'a>(&'a self, encoded: &'a [u8]) -> Result<std::boxed::Box<dyn FnOnce() + 'a>, crate::NotDecoded> {
+            let text = core::str::from_utf8(encoded).map_err(|_| crate::NotDecoded)?;
+            Ok(std::boxed::Box::new(move || *self.0.borrow_mut() = text.into()))
+        }
+    }
+    let (checkpoints, memory) = (Checkpoints::new("text"), memory());
+    let text = Rc::new(RefCell::new("long ".repeat(3000)));
+    checkpoints.encoded("text", 1, Text(Rc::clone(&text))).expect("registered");
+    let then = text.borrow().clone();
+    run(checkpoints.full("a", &memory).expect("taken").commit()).expect("committed");
+    let same = run(checkpoints.incremental("a", &memory).expect("taken").commit()).expect("committed");
+    assert!(same.bytes < 300, "{} bytes for nothing", same.bytes);
+    text.borrow_mut().clear();
+    run(checkpoints.restore(&memory, "a")).expect("restored");
+    assert_eq!(*text.borrow(), then);
+    // Nothing at all has an encoding, too.
+    text.borrow_mut().clear();
+    run(checkpoints.incremental("a", &memory).expect("taken").commit()).expect("committed");
+    *text.borrow_mut() = "else".into();
+    run(checkpoints.restore(&memory, "a")).expect("restored");
+    assert!(text.borrow().is_empty());
+}
