@@ -175,6 +175,9 @@ pub(crate) fn decode_table(bytes: &[u8], parts: u32) -> Result<(Vec<Described>, 
         };
         let shape = Shape { kind, schema: word64(fixed, 8), length_bytes: word64(fixed, 16) };
         let present = fixed[5] != 0;
+        if kind == PartKind::Region && word64(fixed, 24) != shape.length_bytes {
+            return Err(damaged);
+        }
         all.push(Described { name: name.into(), shape, present, content_bytes: word64(fixed, 24) });
         rest = behind;
     }

@@ -151,3 +151,83 @@ fn a_block_that_changes_between_check_and_use_is_told() {
     device.set_faults(recordstore::model::Faults::default());
     run(program.checkpoints.restore(&archive, "a")).expect("and once more");
 }
+
+/// Checksums keep accidents out, and somebody can always make them anew: what is whole by them and makes no sense is refused
+/// as well, or at least harms nobody.
+mod forged {
+    use proptest::prelude::*;
+
+    use super::{Checkpoints, Entry, Memory, Vec, restore};
+    use crate::format::{Described, Header, Kind, chain_start, encode_table, put_end, put_piece};
+    use crate::part::{PartKind, Shape, hash};
+    use crate::{Error, Target};
+
+    const REGION_BYTES: u64 = 4096 + 300;
+
+    fn described() -> impl Strategy<Value = Described> {
+        let lengths = prop_oneof![Just(REGION_BYTES), Just(5), Just(0), Just(u64::MAX), 0_u64..10_000];
+        let name = prop_oneof![Just("region"), Just("value"), Just("other")];
+        (name, any::<bool>(), 0_u64..3, lengths.clone(), lengths, proptest::bool::weighted(0.9)).prop_map(
+            |(name, region, schema, length_bytes, content_bytes, present)| {
+                let kind = if region { PartKind::Region } else { PartKind::Value };
+                let shape = Shape { kind, schema, length_bytes };
+                Described { name: name.into(), shape, present, content_bytes }
+            },
+        )
+    }
+
+    /// The table of an honest one, now and then with something else in it.
+    fn table() -> impl Strategy<Value = Vec<Described>> {
+        let of = |name: &str, kind, schema, length_bytes, content_bytes| Described {
+            name: name.into(),
+            shape: Shape { kind, schema, length_bytes },
+            present: true,
+            content_bytes,
+        };
+        let region = of("region", PartKind::Region, 0, REGION_BYTES, REGION_BYTES);
+        let honest = std::vec![region, of("value", PartKind::Value, 1, 0, 5)];
+        prop_oneof![3 => Just(honest), 1 => proptest::collection::vec(described(), 0..4)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn what_makes_no_sense_is_refused_or_harmless(
+            table in table(),
+            full in proptest::bool::weighted(0.9),
+            base in prop_oneof![4 => Just(0), 1 => any::<u64>()],
+            pieces in proptest::collection::vec(
+                (0_u32..4, prop_oneof![0_u64..6000, Just(u64::MAX - 5)], 1_usize..4097, any::<u8>()), 0..5),
+            count_off in prop_oneof![8 => Just(0_u64), 1 => any::<u64>()],
+        ) {
+            let checkpoints = Checkpoints::new("forged");
+            let region = checkpoints.region("region", std::vec![1; REGION_BYTES as usize], &[]).expect("registered");
+            let value = checkpoints.value("value", 1, 77_u32).expect("registered");
+            let encoded = encode_table(&table);
+            let kind = if full { Kind::Full } else { Kind::Incremental };
+            let (parts, table_bytes) = (table.len() as u32, encoded.len() as u32);
+            let header = Header { program: hash(b"forged", 0), sequence: 1, base, kind, parts, table_bytes }.encode();
+            let sum = |bytes: &[u8]| bytes.last_chunk().map_or(0, |sum| u64::from_le_bytes(*sum));
+            let mut chain = chain_start(sum(&header), sum(&encoded));
+            let mut bytes = [&header[..], &encoded].concat();
+            for (part, offset, length, content) in &pieces {
+                chain = put_piece(&mut bytes, chain, *part, *offset, &std::vec![*content; *length]);
+            }
+            let id = put_end(&mut bytes, chain, (pieces.len() as u64).wrapping_add(count_off));
+            let entry = Entry { name: "a".into(), sequence: 1, id, base: None, bytes: 0 };
+            match restore(&checkpoints, &entry, bytes) {
+                Ok(_) => prop_assert_eq!(table.len(), 2),
+                Err(error) => {
+                    prop_assert!(!matches!(error, Error::HalfRestored { .. }), "{error}");
+                    prop_assert!(region.with(|bytes| bytes.iter().all(|&byte| byte == 1)), "{error}");
+                    prop_assert!(value.with(|value| *value == 77), "{error}");
+                }
+            }
+            // And the program goes on as ever.
+            let memory = Memory::new(1 << 20);
+            super::run(checkpoints.full("b", &memory).expect("taken").commit()).expect("committed");
+            prop_assert_eq!(memory.entries().len(), 1);
+        }
+    }
+}

@@ -32,7 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(120))]
 
     #[test]
     fn every_entry_is_what_the_program_was_when_it_was_taken(steps in proptest::collection::vec(step(), 1..60)) {
