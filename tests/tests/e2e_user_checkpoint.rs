@@ -154,9 +154,10 @@ fn a_checkpoint_in_memory_is_at_the_backup() {
 }
 
 /// Transactions that panic half done, between others, on the same connections as ever.
-fn transactions(arguments: &[&str]) {
+fn transactions(app: &str, arguments: &[&str]) {
     let mut rng = Rng::new(seed("transactions"));
-    let mut pair = Pair::up(&guest("mode=transaction").with(arguments));
+    let options = Options { app: app.to_owned(), ..guest("mode=transaction") };
+    let mut pair = Pair::up(&options.with(arguments));
     let mut client = client(&mut pair);
     let sum = ask(&mut client, "sum");
     let (mut done, mut undone) = (0, 0);
@@ -189,12 +190,17 @@ fn transactions(arguments: &[&str]) {
 
 #[test]
 fn a_transaction_that_panics_undoes_itself() {
-    transactions(&["--check-determinism"]);
+    transactions("checkpoints", &["--check-determinism"]);
 }
 
 #[test]
 fn a_transaction_that_panics_undoes_itself_where_epochs_are_cut() {
-    transactions(&["--epoch", "exact:20000"]);
+    transactions("checkpoints", &["--epoch", "exact:20000"]);
+}
+
+#[test]
+fn a_transaction_that_panics_undoes_itself_where_ticks_are_counted() {
+    transactions("checkpoints.counted", &["--epoch", "counted:1000"]);
 }
 
 /// Two pairs whose guests send each other tokens.

@@ -19,26 +19,14 @@ pub struct Node {
     /// Events that are not logged yet, by their numbers.
     records: Vec<(u64, Event)>,
     outputs: Vec<Output>,
-    /// Mistakes that the simulation must find.
-    canary: Canary,
-}
-
-/// A mistake on purpose.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Canary {
-    /// None.
-    #[default]
-    None,
-    /// On a new channel nothing is sent again.
-    SendOnce,
 }
 
 impl Node {
     /// A node that goes on from this state, which is stable.
-    pub fn new(process: Process, canary: Canary) -> Self {
+    pub fn new(process: Process) -> Self {
         let peers = process.received.len();
         let (channels, ready) = (vec![0; peers], vec![false; peers]);
-        Self { process, channels, ready, records: Vec::new(), outputs: Vec::new(), canary }
+        Self { process, channels, ready, records: Vec::new(), outputs: Vec::new() }
     }
 
     /// Its state. Not all of it need be logged yet.
@@ -59,7 +47,7 @@ impl Node {
         match message {
             Message::Logged(number) => {
                 self.process.logged(from, number);
-                if !core::mem::replace(&mut self.ready[from], true) && self.canary != Canary::SendOnce {
+                if !core::mem::replace(&mut self.ready[from], true) {
                     let again: Vec<_> = self.process.again(from).collect();
                     again.into_iter().for_each(|message| self.send(from, message));
                 }

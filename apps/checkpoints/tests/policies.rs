@@ -57,7 +57,7 @@ fn the_formula_is_what_happens() {
         let mean = MEAN_NS as f64;
         let cost = ratio * mean;
         let interval = daly_ns(cost as u64, MEAN_NS) as f64;
-        let loss = |factor: f64| simulated_loss(interval * factor, cost, mean, 300_000, 7);
+        let loss = |factor: f64| simulated_loss(interval * factor, cost, mean, 100_000, 7);
         let (shorter, at, longer) = (loss(0.4), loss(1.0), loss(2.5));
         let expected = expected_loss(interval, cost, mean);
         println!("cost/mean {ratio}: {shorter:.4} {at:.4} {longer:.4}, expected {expected:.4}");
@@ -67,6 +67,8 @@ fn the_formula_is_what_happens() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn intervals_are_always_sensible(cost in any::<u64>(), mean in any::<u64>()) {
         let interval = daly_ns(cost, mean);

@@ -22,7 +22,7 @@ use super::disk::Part;
 use super::link::{self, Input};
 use super::{control, number, text};
 use crate::log::{Event, Message, Process};
-use crate::node::{Canary, Node as Channels, Output};
+use crate::node::{Node as Channels, Output};
 
 const NAME: &str = "process";
 const INPUTS: usize = 256;
@@ -90,7 +90,7 @@ impl Node {
         let replayed = (process.events - before) as usize;
         println!("checkpoints: {before} events from the checkpoint, {replayed} replayed");
         Ok(Self {
-            channels: Channels::new(process, Canary::None),
+            channels: Channels::new(process),
             checkpoints,
             saved,
             archive,
