@@ -483,7 +483,7 @@ impl Client {
             if failed(&status) || Instant::now() > until {
                 let why = status.events.iter().rev().find(|event| event.text.contains(failure));
                 let why = why.map_or_else(|| format!("{failure} in time"), |event| event.text.clone());
-                return Err(Error::Refused(format!("{why}; see `pollux logs --supervisor`")));
+                return Err(Error::Refused(format!("{why}; see `cargo pollux logs --supervisor`")));
             }
             std::thread::sleep(LONG_INTERVAL);
         }

@@ -1,4 +1,4 @@
-//! What `pollux status --json` promises, written down once more: a program that reads it must not break.
+//! What `cargo pollux status --json` promises, written down once more: a program that reads it must not break.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! `pollux up`: builds, starts a supervisor, waits until the pair serves.
+//! `cargo pollux up`: builds, starts a supervisor, waits until the pair serves.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "SOURCE")]
     epoch: Option<EpochSpec>,
     /// What is done when a replica is lost: bring in a new one at once ("auto"), or leave the survivor alone until
-    /// `pollux rejoin` ("manual").
+    /// `cargo pollux rejoin` ("manual").
     #[arg(long, value_enum, default_value_t)]
     rejoin: RejoinName,
     /// Where the threads run that run the guests' processors: while busy each on one of the host's processors, another than
@@ -194,7 +194,7 @@ impl UpArgs {
             return Ok(());
         }
         Err(Error::Usage(format!(
-            "epochs by {epoch} need a program that counts its ticks, and the one in {} does not; build it with `pollux \
+            "epochs by {epoch} need a program that counts its ticks, and the one in {} does not; build it with `cargo pollux \
              build APP --counted` (or name the app instead of an image), or use exact epochs, which cut any program",
             image.image.display()
         )))

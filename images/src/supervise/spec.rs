@@ -66,7 +66,7 @@ impl ProtocolName {
 pub enum RejoinName {
     /// A new one is brought in at once.
     Auto,
-    /// The survivor stays alone until `pollux rejoin`.
+    /// The survivor stays alone until `cargo pollux rejoin`.
     #[default]
     Manual,
 }
