@@ -18,7 +18,6 @@ use crate::persist::EngineError;
 use crate::{Server, Session, TooManyClients, Work};
 
 mod checkpoint;
-mod disk;
 pub(crate) mod memory;
 mod persistence;
 mod settings;
