@@ -50,7 +50,7 @@ impl Options {
         let ports = match app.trim_end_matches(COUNTED) {
             "kv" => vec![6379],
             "echo" => vec![7],
-            "probe" | "dhrystone" => vec![7000],
+            "probe" | "dhrystone" | "checkpoints" => vec![7000],
             _ => Vec::new(),
         };
         Self { app: app.to_owned(), image: None, ports, arguments: Vec::new(), weight: 1, terminal: false }
