@@ -40,7 +40,7 @@ pub enum DiskError {
     /// Somebody else uses the file.
     #[error(
         "{path} is in use by another pair or command: take that down first (a pair that runs alone makes its other mirror \
-         anew when a replica is brought in: `pollux rejoin`)", path = path.display()
+         anew when a replica is brought in: `cargo pollux rejoin`)", path = path.display()
     )]
     InUse {
         /// The file.
@@ -86,7 +86,7 @@ pub enum DiskError {
     },
     /// A mirror has missed writes, or may have.
     #[error(
-        "{path} {what}: run `pollux disk resync {stem}`, which overwrites it with the blocks of {source_path}, or start with \
+        "{path} {what}: run `cargo pollux disk resync {stem}`, which overwrites it with the blocks of {source_path}, or start with \
          --disk {name}={stem},resync", path = path.display(), stem = stem.display(), source_path = source_path.display()
     )]
     Stale {

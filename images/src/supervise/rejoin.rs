@@ -170,7 +170,7 @@ impl Supervisor {
         let record = self.arbiter.record();
         let backup = self.replicas[record.active.peer().index()].as_ref();
         if record.mode != Mode::Paired || backup.is_none_or(|replica| replica.ending) {
-            return Err("there is no backup to hand over to: `pollux rejoin` brings one in".to_owned());
+            return Err("there is no backup to hand over to: `cargo pollux rejoin` brings one in".to_owned());
         }
         self.happened(format!("replica {} is told to hand over, on request", record.active));
         self.rejoin.wanted = true;

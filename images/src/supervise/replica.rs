@@ -71,6 +71,9 @@ impl Replica {
         let mut extra = spec.qemu_args.clone();
         extra.extend(spec.host.qemu_args.iter().cloned());
         extra.extend(differs.into_iter().flat_map(|backup| backup.qemu_args.iter().cloned()));
+        if spec.replay.as_ref().is_some_and(|replay| replay.gdb) {
+            extra.extend(["-gdb".to_owned(), format!("unix:{},server=on,wait=off", dir.file("gdb").display())]);
+        }
         let vm = VmConfig {
             name: format!("pollux-{}-{id}", spec.name),
             image,

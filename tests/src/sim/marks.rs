@@ -115,6 +115,14 @@ marks! {
     FlushTold;
     /// Mirrors of a pair at rest were compared.
     MirrorsCompared;
+    /// A promoted replica stored records of its predecessor again.
+    StoredAgain;
+    /// Records that only a dead primary had known gave way to those of its successor.
+    LogReplaced;
+    /// The gate was closed because too much was on its way to storage.
+    GateStorage;
+    /// Storage did not work for a while.
+    StorageFailed;
     /// A pair in which nobody was paused served everything and stayed a pair.
     PairKept;
 }

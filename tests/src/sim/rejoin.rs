@@ -62,6 +62,8 @@ impl World {
         // The old process is gone, and with it what it was still to be told. What the survivor was to be told about it
         // was said before.
         self.forget_events_of(newcomer);
+        // What the survivor had asked for an earlier one was answered before it said that its link is as new: one channel.
+        self.retain_events(|event| !matches!(event, Event::PairingRequest { from, .. } if *from == survivor));
         self.node(survivor).control.retain(|control| !control.is_about_peer());
         self.node(survivor).told_dead = false;
         self.hub.forget(newcomer);
@@ -114,6 +116,7 @@ impl World {
             self.transmit(id, &Message::State(message));
             let local_ns = self.local_ns(id);
             self.node(id).replica.state_sent(local_ns);
+            self.node(id).state_of = self.nodes[id.index()].ended_through();
             self.moment(id, Moment::State);
         }
     }
@@ -151,6 +154,8 @@ impl World {
             Message::State(state) if empty => {
                 let produced = self.nodes[id.peer().index()].produced.iter();
                 let produced = produced.filter(|(epoch, _)| *epoch <= state.epoch).cloned().collect();
+                let ran = self.nodes[id.peer().index()].ran.range(..=state.epoch);
+                let ran = ran.map(|(epoch, content)| (*epoch, *content)).collect();
                 let (words, _) = state.state.as_chunks::<8>();
                 let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
                 let mut next = || words.next().expect("the checksum of the frame was right");
@@ -166,6 +171,7 @@ impl World {
                 }
                 node.frames_in_log = frames_in_log;
                 node.produced = produced;
+                node.ran = ran;
                 self.checker.goes_on(id, state.epoch);
             }
             _ => {}
@@ -227,6 +233,7 @@ impl World {
         self.retain_events(|event| match event {
             Event::Wake(id)
             | Event::EpochDone(id, _)
+            | Event::Record(id, _)
             | Event::LinkArrival(id)
             | Event::DiskDone(id, _)
             | Event::DeviceFlush(id)
@@ -235,7 +242,12 @@ impl World {
             Event::Control(id, control) => *id != gone && !control.is_about_peer(),
             Event::ArbiterRequest { from, .. } | Event::PairingRequest { from, .. } => *from != gone,
             Event::Packets(packets) => packets.to != gone,
-            Event::ClientSend | Event::Fault(_) | Event::Rejoin(_) | Event::HandOver | Event::Heal => true,
+            Event::LogWritten
+            | Event::ClientSend
+            | Event::Fault(_)
+            | Event::Rejoin(_)
+            | Event::HandOver
+            | Event::Heal => true,
         });
     }
 }
