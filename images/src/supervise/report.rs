@@ -199,6 +199,7 @@ impl Supervisor {
         self.uplink.end();
         self.happened("the pair was taken down".to_owned());
         self.dir.clear();
+        self.scribe.finish();
         // Whoever hears that the pair is down may take its name and its ports at once.
         self.lock = None;
         self.requests.farewell();
@@ -229,9 +230,7 @@ impl Supervisor {
                     told.report.trim_end()
                 );
                 self.happened(format!("replica {id}: {text}"));
-                if let Err(error) = self.console.remark(&text) {
-                    self.happened(format!("cannot write the console's log: {error}"));
-                }
+                self.console.remark(&text);
                 self.guest_stopped = Some(told);
             }
         }
