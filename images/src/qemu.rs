@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use clap::ValueEnum;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
 use hypercall::disk::BLOCK_BYTES;
@@ -190,6 +191,10 @@ pub struct VmConfig<'a> {
     pub locks: Vec<BorrowedFd<'a>>,
     /// Further QEMU arguments, for experiments.
     pub extra: &'a [String],
+    /// Another program than [`PROGRAM`].
+    pub program: Option<&'a Path>,
+    /// The host's processors that the process may run on; empty: all that we may.
+    pub processors: &'a [usize],
 }
 
 impl VmConfig<'_> {
@@ -301,13 +306,14 @@ impl VmConfig<'_> {
     /// [`Error::Missing`] when QEMU is not installed, [`Error::Io`] for everything else.
     pub fn spawn(self) -> Result<Vm> {
         let log = File::create(&self.qemu_log).context(|| format!("cannot write {}", self.qemu_log.display()))?;
-        let mut command = Command::new(PROGRAM);
+        let program = self.program.unwrap_or(Path::new(PROGRAM));
+        let mut command = Command::new(program);
         command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = spawn_tied(command, &self.inherited()).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::Missing(format!(
+        let child = spawn_tied(command, &self.inherited(), self.processors).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound if self.program.is_none() => Error::Missing(format!(
                 "{PROGRAM} is not installed; `cargo pollux doctor` prints the command that installs it"
             )),
-            _ => Error::Io { what: format!("cannot start {PROGRAM}"), source: error },
+            _ => Error::Io { what: format!("cannot start {}", program.display()), source: error },
         })?;
         let pid = Pid::from_child(&child);
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).context(|| "cannot watch the QEMU process")?;
@@ -320,25 +326,32 @@ fn push(out: &mut Vec<String>, option: &str, value: impl fmt::Display) {
     out.push(value.to_string());
 }
 
-/// Starts a process that the kernel kills when the supervisor ends, and that inherits these descriptors.
+/// Starts a process that the kernel kills when the supervisor ends, that inherits these descriptors, and that runs on these
+/// processors, if any are named.
 ///
 /// # Errors
 /// What the system says; `NotFound` when there is no such program.
-pub fn spawn_tied(mut command: Command, inherited: &[BorrowedFd<'_>]) -> io::Result<Child> {
+pub fn spawn_tied(mut command: Command, inherited: &[BorrowedFd<'_>], processors: &[usize]) -> io::Result<Child> {
     let inherited: Vec<_> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
     let supervisor = rustix::process::getpid();
+    let mut allowed = CpuSet::new();
+    processors.iter().filter(|processor| **processor < CpuSet::MAX_CPU).for_each(|processor| allowed.set(*processor));
+    let allowed = (!processors.is_empty()).then_some(allowed);
     // SAFETY: the closure runs between fork and exec and makes system calls only: it neither allocates nor
     // touches locks, which a thread that writes a checkpoint may hold just then.
-    unsafe { command.pre_exec(move || prepare_child(&inherited, supervisor)) };
+    unsafe { command.pre_exec(move || prepare_child(&inherited, supervisor, allowed.as_ref())) };
     command.process_group(0).spawn()
 }
 
 /// Runs in the child: dies with the supervisor, and keeps the sockets over exec.
-fn prepare_child(inherited: &[RawFd], supervisor: Pid) -> io::Result<()> {
+fn prepare_child(inherited: &[RawFd], supervisor: Pid, processors: Option<&CpuSet>) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The supervisor may have died before the line above.
     if rustix::process::getppid() != Some(supervisor) {
         return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    if let Some(processors) = processors {
+        sched_setaffinity(None, processors)?;
     }
     for &fd in inherited {
         // SAFETY: the descriptors are borrowed by `spawn_tied` until spawn has returned.
@@ -431,6 +444,8 @@ mod tests {
             disks: vec![Drive { name: "data".to_owned(), path: "x,y.0".into(), shared: false, faults: vec![] }],
             locks: vec![],
             extra: &[],
+            program: None,
+            processors: &[],
         };
         config.arguments()
     }

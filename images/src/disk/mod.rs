@@ -38,7 +38,10 @@ pub enum DiskError {
         source: io::Error,
     },
     /// Somebody else uses the file.
-    #[error("{path} is in use by another pair or command: take that down first", path = path.display())]
+    #[error(
+        "{path} is in use by another pair or command: take that down first (a pair that runs alone makes its other mirror \
+         anew when a replica is brought in: `cargo pollux rejoin`)", path = path.display()
+    )]
     InUse {
         /// The file.
         path: PathBuf,

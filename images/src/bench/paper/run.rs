@@ -65,7 +65,7 @@ impl Images {
             memory_mib: workload.memory_mib(),
             accelerator: Accelerator::Tcg,
             arguments: workload.arguments(),
-            ..Spec::new(name, self.of(workload, epoch).clone())?.publishing(workload.port())
+            ..Spec::new(name, self.of(workload, epoch).clone())?.staying_alone().publishing(workload.port())
         })
     }
 }
