@@ -55,13 +55,16 @@ impl Pieces {
     fn read(&self, offset: u64, into: &mut [u8]) -> bool {
         let fits = offset.checked_add(into.len() as u64).is_some_and(|end| end <= self.bytes);
         let first = self.all.partition_point(|(start, _)| *start <= offset).saturating_sub(1);
-        let (mut filled, mut from) = (0, offset);
+        let mut filled = 0;
         for (start, piece) in self.all.get(first..).filter(|_| fits).unwrap_or_default() {
-            let rest = piece.get((from - start) as usize..).unwrap_or_default();
+            if filled == into.len() {
+                break;
+            }
+            let skipped = (offset + filled as u64 - start) as usize;
+            let rest = piece.get(skipped..).unwrap_or_default();
             let part = &rest[..rest.len().min(into.len() - filled)];
             into[filled..filled + part.len()].copy_from_slice(part);
             filled += part.len();
-            from += part.len() as u64;
         }
         fits
     }
