@@ -266,13 +266,10 @@ fn start(
     COMPUTATIONS.with(|all| all.queue.borrow_mut().push_back(Box::new(computation)));
 }
 
-/// Leaves the computation that runs for good, if its panics are contained; returns if they are not. To be called by the
-/// panic handler, on the computation's stack, disarmed; `was_armed`: the panic was not within something of the runtime.
+/// Leaves the computation that runs for good. To be called by the panic handler, on that computation's stack, disarmed, when
+/// its panics [are contained](is_contained) and this one was not within something of the runtime.
 #[cfg(feature = "image")]
-pub(crate) fn contain(message: fmt::Arguments<'_>, was_armed: bool) {
-    if !was_armed || !is_contained() {
-        return;
-    }
+pub(crate) fn contain(message: fmt::Arguments<'_>) -> ! {
     let current = COMPUTATIONS.with(|all| all.current.get());
     let panicked = Panicked::new(message);
     // SAFETY: it is the computation that runs, which the executor does not touch meanwhile.

@@ -171,6 +171,9 @@ fn hooks_enclose_each_other() {
         let calls = Rc::clone(&calls);
         program.checkpoints.hook(move |moment| calls.borrow_mut().push((hook, moment)));
     }
+    // Within a hook there is no other checkpoint.
+    let (within, other) = (program.checkpoints.clone(), Memory::new(1 << 20));
+    program.checkpoints.hook(move |_| assert!(matches!(within.full("within", &other), Err(Error::Busy))));
     // What a hook writes is in the checkpoint.
     let ledger = program.ledger.clone();
     program.checkpoints.hook(move |moment| {
