@@ -22,14 +22,14 @@ use crate::supervise;
 /// The exit codes, for `--help`.
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 the system refused something · 2 wrong usage · 3 unknown app · \
 4 build failed · 5 not an image · 6 port in use · 7 no such pair · 8 name in use · 9 did not start · \
-10 something is missing (see `pollux doctor`) · 11 supervisor gone · 12 request refused · 13 a check failed · \
+10 something is missing (see `cargo pollux doctor`) · 11 supervisor gone · 12 request refused · 13 a check failed · \
 14 no tap · 15 disk cannot be used · 16 not a checkpoint, or not one that fits\n\n\
 A pair's files (logs, sockets) lie in $POLLUX_STATE_DIR, else $XDG_RUNTIME_DIR/pollux-UID, else /tmp/pollux-UID.";
 
 /// Turns a Rust program into a bootable image and runs it as a pair of virtual machines in lockstep: when one dies,
 /// the other carries on with the same connections and nothing lost.
 #[derive(Parser)]
-#[command(name = "pollux", version, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "pollux", bin_name = "cargo pollux", version, after_help = EXIT_CODES, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -235,7 +235,7 @@ fn fault(args: &FaultArgs) -> Result<()> {
     ctl::Client::connect(args.pair.name.as_deref())?.ask(&request).map(drop)
 }
 
-/// Prints to stdout. A reader that has gone away (`pollux status | head`) is not an error worth a panic.
+/// Prints to stdout. A reader that has gone away (`cargo pollux status | head`) is not an error worth a panic.
 fn print(text: &str) -> Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context(|| "cannot write to stdout")
 }

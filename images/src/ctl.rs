@@ -239,7 +239,7 @@ pub struct TakenStatus {
 pub struct RejoinStatus {
     /// `auto` or `manual`.
     pub policy: RejoinName,
-    /// `idle`, `preparing` or `joining`.
+    /// `idle`, `preparing`, `copying disks` or `joining`.
     pub state: String,
     /// How many were brought in.
     pub joined: u64,
@@ -249,6 +249,22 @@ pub struct RejoinStatus {
     pub protected_ms: f64,
     /// How the newest was brought to the survivor's state.
     pub copy: Option<CopyStatus>,
+    /// How far its mirrors are, or how they were made equal.
+    #[serde(default)]
+    pub disks: Option<DiskCopyStatus>,
+}
+
+/// How mirrors are made equal while the guest goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskCopyStatus {
+    /// Bytes looked at when everything is copied for the first time.
+    pub done_bytes: u64,
+    /// How many there are.
+    pub total_bytes: u64,
+    /// Bytes that were written, because they differed; those written again count again.
+    pub written_bytes: u64,
+    /// How often blocks written to meanwhile were looked for.
+    pub rounds: u64,
 }
 
 /// How a guest was copied while it ran.
@@ -558,7 +574,7 @@ impl Client {
             if failed(&status) || Instant::now() > until {
                 let why = status.events.iter().rev().find(|event| event.text.contains(failure));
                 let why = why.map_or_else(|| format!("{failure} in time"), |event| event.text.clone());
-                return Err(Error::Refused(format!("{why}; see `pollux logs --supervisor`")));
+                return Err(Error::Refused(format!("{why}; see `cargo pollux logs --supervisor`")));
             }
             std::thread::sleep(LONG_INTERVAL);
         }

@@ -13,7 +13,9 @@ use crate::qemu::{Accelerator, Machine};
 use crate::state::StateDir;
 use crate::supervise::Outcome;
 use crate::supervise::net::Net;
-use crate::supervise::spec::{BackupOverrides, ProtocolName, Publish, RejoinName, RunName, Spec, Tuning};
+use crate::supervise::spec::{
+    BackupOverrides, PlacementName, ProtocolName, Publish, RejoinName, RunName, Spec, Tuning,
+};
 
 /// Names the program that supervises, when it is not the running one.
 pub const PROGRAM_VARIABLE: &str = "POLLUX_BIN";
@@ -39,6 +41,7 @@ impl Spec {
             ends_with_starter: false,
             restore: None,
             rejoin: RejoinName::default(),
+            placement: PlacementName::default(),
             protocol: ProtocolName::Revised,
             epoch: image.epoch,
             check_determinism: false,

@@ -19,12 +19,14 @@ mod members;
 pub mod net;
 mod pacer;
 pub mod passt;
+mod placement;
 pub mod port;
 mod rejoin;
 pub mod replaying;
 mod replica;
 mod report;
 mod requests;
+mod resync;
 pub mod spec;
 pub mod storage;
 mod symbols;
@@ -54,10 +56,12 @@ use self::disks::Disks;
 use self::forward::Published;
 use self::hub::Wire;
 use self::pacer::Pacer;
+use self::placement::Placement;
 use self::rejoin::Rejoin;
 use self::replaying::Replaying;
 use self::replica::Replica;
 use self::requests::Requests;
+use self::resync::Resync;
 use self::spec::{RunName, Spec};
 use self::storage::Storage;
 use self::token::Source;
@@ -158,6 +162,7 @@ struct Supervisor {
     /// The link is of no more use.
     link_cut: bool,
     rejoin: Rejoin,
+    resync: Resync,
     checkpoints: Checkpoints,
     /// What outlives both replicas.
     storage: Option<Storage>,
@@ -172,6 +177,7 @@ struct Supervisor {
     restoring: Option<Restoring>,
     wire: Wire,
     pacer: Pacer,
+    placement: Placement,
     uplink: Uplink,
     /// That the uplink is of no more use has been told.
     uplink_failed: bool,
@@ -214,7 +220,7 @@ impl Supervisor {
         let _ = rustix::fs::ftruncate(io::stderr(), 0);
         // Judged as a whole before anything is started.
         let poll = Poll::new().context(|| "cannot make an event loop")?;
-        let waker = Waker::new(poll.registry(), Token(token::LOG)).context(|| "cannot make an event loop")?;
+        let waker = Waker::new(poll.registry(), Token(token::COPIES)).context(|| "cannot make an event loop")?;
         let waker = Arc::new(waker);
         let [session, pair_id, seed, lineage] = random_words()?;
         let (storage, restoring, replaying) = replaying::open(&spec, lineage, &waker)?;
@@ -236,6 +242,7 @@ impl Supervisor {
         let record = arbiter.record();
         let mut supervisor = Self {
             pacer: Pacer::new(poll.registry()).context(|| "cannot make a timer")?,
+            placement: Placement::new(),
             wire: Wire::new(session, record.generation, record.active, goes_on.0),
             restoring,
             spec,
@@ -249,6 +256,7 @@ impl Supervisor {
             link: None,
             link_cut: false,
             rejoin: Rejoin::new(session, goes_on_as_pair),
+            resync: Resync::new(Arc::clone(&waker)),
             checkpoints: Checkpoints::default(),
             storage,
             closing: None,
@@ -339,6 +347,7 @@ impl Supervisor {
             let mut data_due_ns = self.move_data(now_ns);
             self.look_after_uplink();
             let members_due_ns = self.look_after_members(now_ns);
+            let mirrors_due_ns = self.look_after_mirrors(now_ns);
             let rejoin_due_ns = self.look_after_rejoin(now_ns);
             self.look_after_checkpoints();
             let storage_due_ns = self.look_after_storage(now_ns);
@@ -351,7 +360,7 @@ impl Supervisor {
                 // There is something new to be sent: probes, or clients that waited.
                 data_due_ns = self.move_data(now_ns);
             }
-            due_ns = [data_due_ns, members_due_ns, rejoin_due_ns, storage_due_ns, self.phase_due_ns()]
+            due_ns = [data_due_ns, members_due_ns, mirrors_due_ns, rejoin_due_ns, storage_due_ns, self.phase_due_ns()]
                 .into_iter()
                 .flatten()
                 .min();
@@ -372,10 +381,8 @@ impl Supervisor {
             Source::Datagram(index) => self.uplink.datagram_ready(index, now_ns),
             Source::Net(id) if event.is_readable() || event.is_read_closed() => self.read_port(id, now_ns),
             Source::Pacer => self.pacer.clear(),
-            // Looked after at the end of the turn.
-            Source::Log => {}
-            // A port that has become writable is served at the end of the turn.
-            Source::Net(_) | Source::Unknown => {}
+            // A port that has become writable is served at the end of the turn, and so are copies.
+            Source::Net(_) | Source::Copies | Source::Unknown => {}
             Source::Listener(index) => self.uplink.listener_ready(index),
             Source::Device => self.uplink.device_ready(),
             Source::Control(id) => self.control_ready(id, now_ns),

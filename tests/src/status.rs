@@ -1,4 +1,4 @@
-//! What `pollux status --json` promises, written down once more: a program that reads it must not break.
+//! What `cargo pollux status --json` promises, written down once more: a program that reads it must not break.
 
 use std::collections::BTreeMap;
 
@@ -107,6 +107,17 @@ pub struct Rejoin {
     pub failed: u64,
     pub protected_ms: f64,
     pub copy: Option<CopyFigures>,
+    pub disks: Option<DiskCopyFigures>,
+}
+
+/// How mirrors were made equal.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct DiskCopyFigures {
+    pub done_bytes: u64,
+    pub total_bytes: u64,
+    pub written_bytes: u64,
+    pub rounds: u64,
 }
 
 /// How a guest was copied while it ran.

@@ -77,6 +77,9 @@ pub enum ToSupervisor<'a> {
     /// No checkpoint can be taken now: the guest is being copied already, or has stopped, or the checkpoint that it was to
     /// build upon is not this replica's newest.
     CaptureFailed,
+    /// What has changed on mirrored disks since the last such message: the answer to [`ToShim::WatchDisks`] (nothing) and
+    /// [`ToShim::TellDisks`]; and said unasked, when nothing more will change before the state of a copy is complete.
+    DisksChanged(DisksChanged<'a>),
     /// A record for stable storage, answered by [`ToShim::Stored`]. Records of one replica come in the order of their epochs.
     /// One that differs from what is stored of its epoch takes the place of that and of all behind it.
     Record(LogRecord<'a>),
@@ -140,6 +143,12 @@ pub enum ToShim<'a> {
     Pages(Pages<'a>),
     /// Everything else, behind the last of its pages: the guest goes on from here.
     State(JoinState<'a>),
+    /// Mirrors are about to be copied: note from now on what changes on them.
+    WatchDisks,
+    /// Tell what has changed on them since the last time.
+    TellDisks,
+    /// What was said to be the last is copied.
+    DisksCopied,
     /// Stable storage holds every record up to this epoch.
     Stored {
         /// The epoch.
@@ -531,6 +540,17 @@ pub struct TouchedEnd {
     pub pages: u64,
     /// Whether each of them was shown.
     pub complete: bool,
+}
+
+/// Blocks of mirrored disks that have changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DisksChanged<'a> {
+    /// Disks and guest stand still: when these are copied, answer by [`ToShim::DisksCopied`].
+    pub last: bool,
+    /// There are others, to be asked for; among the last ones they follow by themselves.
+    pub more: bool,
+    /// Ranges, in the encoding of [`crate::resync::ChangedBlocks`].
+    pub ranges: &'a [u8],
 }
 
 /// How a guest was copied while it ran.

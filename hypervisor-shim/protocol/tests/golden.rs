@@ -17,9 +17,9 @@ use std::path::PathBuf;
 use hypercall::disk::Completion;
 use protocol::arbiter::ArbiterRecord;
 use protocol::control::{
-    ArbiterReply, ArbiterRequest, Config, Console, Copied, Counter, Counters, GuestStopped, Level, Log, LogEnd,
-    LogRecord, Network, Promoted, Ready, ReplayEnd, Replayed, Seed, State, Status, StopKind, Stopped, StoppedReason,
-    ToShim, ToSupervisor, Touched, TouchedEnd,
+    ArbiterReply, ArbiterRequest, Config, Console, Copied, Counter, Counters, DisksChanged, GuestStopped, Level, Log,
+    LogEnd, LogRecord, Network, Promoted, Ready, ReplayEnd, Replayed, Seed, State, Status, StopKind, Stopped,
+    StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
 };
 use protocol::event::{DiskData, Event, EventReader, Uncertain};
 use protocol::frame::{FrameError, FrameReader, FrameWriter, HEADER_BYTES};
@@ -172,6 +172,7 @@ fn to_supervisor() -> Vec<(&'static str, ToSupervisor<'static>)> {
         ("captured_state", ToSupervisor::State(join_state())),
         ("restored_pages_held", ToSupervisor::PagesHeld { messages: 28 }),
         ("capture_failed", ToSupervisor::CaptureFailed),
+        ("disks_changed", ToSupervisor::DisksChanged(DisksChanged { last: true, more: false, ranges: &[0x11; 24] })),
         ("record", ToSupervisor::Record(log_record())),
         ("log_end", ToSupervisor::LogEnd(LogEnd { epoch: 29, digest: 30 })),
         ("replayed", ToSupervisor::Replayed(replayed)),
@@ -247,6 +248,9 @@ fn to_shim() -> Vec<(&'static str, ToShim<'static>)> {
         ("shown", ToShim::Shown { pages: 5 }),
         ("peer_joins", ToShim::PeerJoins { link_session: 6 }),
         ("hand_over", ToShim::HandOver),
+        ("watch_disks", ToShim::WatchDisks),
+        ("tell_disks", ToShim::TellDisks),
+        ("disks_copied", ToShim::DisksCopied),
         ("capture", ToShim::Capture { since_epoch: 8 }),
         ("captured_pages_held", ToShim::PagesHeld { messages: 7 }),
         ("restored_pages", ToShim::Pages(Pages { records: b"restored" })),

@@ -15,6 +15,7 @@ use protocol::{EpochSource, Mode, Role, RunMode};
 use sha2::{Digest as _, Sha256};
 
 use super::channel::Channel;
+use super::disk_copy::DiskCopy;
 use super::outputs::Outbound;
 use super::replay::Replay;
 use super::{ClockOffsets, EpochLimit, Settings, Vmm, farewell};
@@ -123,7 +124,10 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         | ToShim::Stored { .. }
         | ToShim::Replay(_)
         | ToShim::ReplayEnd(_)
-        | ToShim::HandOver => None,
+        | ToShim::HandOver
+        | ToShim::WatchDisks
+        | ToShim::TellDisks
+        | ToShim::DisksCopied => None,
     }
 }
 
@@ -213,6 +217,7 @@ fn build<M: Machine>(
         shown_pages: 0,
         outbound: Outbound::default(),
         copier: None,
+        disk_copy: DiskCopy::default(),
         slice: Vec::new(),
         fresh_link: None,
         slices_held: 0,

@@ -7,6 +7,7 @@ mod bare;
 mod channel;
 mod config;
 mod copy;
+mod disk_copy;
 mod disks;
 mod epoch;
 mod input;
@@ -29,6 +30,7 @@ use protocol::{Clocks, Epoch, ReplicaId, RunMode, control};
 
 use self::channel::Channel;
 use self::copy::Copier;
+use self::disk_copy::DiskCopy;
 use self::outputs::Outbound;
 use crate::guest::{End, EndKind, Guest, Image, OutputLog, PageSet, Touched};
 use crate::machine::{Machine, Port};
@@ -114,6 +116,8 @@ struct Vmm<M: Machine> {
     outbound: Outbound,
     /// The guest is being copied to a newcomer.
     copier: Option<Copier>,
+    /// How far the supervisor is with the mirrors that belong to the copy.
+    disk_copy: DiskCopy,
     /// The records of the slice that is being sent; kept for its room.
     slice: alloc::vec::Vec<u8>,
     /// The session with which the link begins anew when nothing of the old one is on its way.

@@ -40,11 +40,11 @@ impl<M: Machine> Vmm<M> {
         let mut now_ns = self.now_ns();
         loop {
             now_ns = self.round(now_ns);
-            if let Some(epoch) = self.run_next.take() {
-                now_ns = self.run_epoch(now_ns, epoch);
-            } else if self.copy_at_boundary(now_ns) || !self.begin_if_possible(now_ns) {
+            if self.run_next.is_none() && (self.copy_at_boundary(now_ns) || !self.begin_if_possible(now_ns)) {
                 self.rest(now_ns);
                 now_ns = self.now_ns();
+            } else if let Some(epoch) = self.run_next.take() {
+                now_ns = self.run_epoch(now_ns, epoch);
             }
         }
     }
@@ -268,6 +268,9 @@ impl<M: Machine> Vmm<M> {
             ToShim::HandOver => self.step(Input::HandOver),
             ToShim::Capture { since_epoch } => self.capture_wanted(since_epoch),
             ToShim::PagesHeld { messages } => self.slices_arrived(Target::Checkpoint, messages),
+            ToShim::WatchDisks => self.watch_disks(),
+            ToShim::TellDisks => self.tell_disks(),
+            ToShim::DisksCopied => self.disks_copied(),
             ToShim::Superseded { generation } => self.step(Input::Superseded { generation }),
             ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),
             ToShim::ConsoleInput { bytes } => self.note_typed(bytes),
@@ -282,6 +285,8 @@ impl<M: Machine> Vmm<M> {
         if !self.ends {
             return;
         }
+        // A copy that is not complete will not be.
+        self.guest.disks_mut().hold(false);
         let may_end = self.guest.disks().are_none() || (self.is_active() && self.is_quiet());
         if !may_end {
             return;

@@ -106,6 +106,9 @@ impl<M: Machine> Vmm<M> {
             | ToShim::PagesHeld { .. }
             | ToShim::Pages(_)
             | ToShim::State(_)
+            | ToShim::WatchDisks
+            | ToShim::TellDisks
+            | ToShim::DisksCopied
             | ToShim::Replay(_)
             | ToShim::ReplayEnd(_)
             | ToShim::Superseded { .. } => {}

@@ -1,4 +1,4 @@
-//! `pollux up`: builds, starts a supervisor, waits until the pair serves.
+//! `cargo pollux up`: builds, starts a supervisor, waits until the pair serves.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,7 +16,8 @@ use crate::running;
 use crate::state::{DEFAULT_NAME, StateDir};
 use crate::supervise::net::Net;
 use crate::supervise::spec::{
-    BackupOverrides, EpochSpec, Every, LogName, ProtocolName, Publish, RejoinName, RunName, Spec, StorageSpec, Tuning,
+    BackupOverrides, EpochSpec, Every, LogName, PlacementName, ProtocolName, Publish, RejoinName, RunName, Spec,
+    StorageSpec, Tuning,
 };
 use crate::supervise::storage;
 
@@ -49,9 +50,13 @@ pub struct UpArgs {
     #[arg(long, value_name = "SOURCE")]
     epoch: Option<EpochSpec>,
     /// What is done when a replica is lost: bring in a new one at once ("auto"), or leave the survivor alone until
-    /// `pollux rejoin` ("manual").
+    /// `cargo pollux rejoin` ("manual").
     #[arg(long, value_enum, default_value_t)]
     rejoin: RejoinName,
+    /// Where the threads run that run the guests' processors: while busy each on one of the host's processors, another than
+    /// its twin's ("hold"), or wherever the system puts them ("free").
+    #[arg(long, value_enum, default_value_t)]
+    placement: PlacementName,
     /// Compare all memory that the guest writes to, after every epoch, and name the first byte that differs, with its
     /// symbol: finds what in a program is not deterministic. The next epoch waits until the last one is compared, and
     /// every page written to is read once more by both: a busy pair is up to twice as slow, and ten times with short
@@ -209,7 +214,7 @@ impl UpArgs {
             return Ok(());
         }
         Err(Error::Usage(format!(
-            "epochs by {epoch} need a program that counts its ticks, and the one in {} does not; build it with `pollux \
+            "epochs by {epoch} need a program that counts its ticks, and the one in {} does not; build it with `cargo pollux \
              build APP --counted` (or name the app instead of an image), or use exact epochs, which cut any program",
             image.image.display()
         )))
@@ -222,6 +227,7 @@ impl UpArgs {
         Ok(Spec {
             run: self.run_name(),
             rejoin: self.rejoin,
+            placement: self.placement,
             protocol: self.protocol,
             epoch,
             check_determinism: self.check_determinism,

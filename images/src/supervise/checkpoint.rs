@@ -484,7 +484,7 @@ fn write_new(
     Ok(Written { path: capture.path.clone(), since, pid, epoch: header.epoch, totals, bytes })
 }
 
-/// What `pollux inspect` shows of a checkpoint.
+/// What `cargo pollux inspect` shows of a checkpoint.
 #[derive(Debug, serde::Serialize)]
 pub struct Inspection {
     /// Bytes of the file.

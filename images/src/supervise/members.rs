@@ -9,6 +9,7 @@ use protocol::control::{
 use protocol::{ReplicaId, Role};
 
 use super::channel::ChannelError;
+use super::spec::PlacementName;
 use super::{NS_PER_MS, Supervisor};
 use crate::ctl::EndedStatus;
 
@@ -124,6 +125,7 @@ impl Supervisor {
             ToSupervisor::Pages(pages) => self.captured_pages(id, pages),
             ToSupervisor::State(state) => self.captured_state(id, state),
             ToSupervisor::CaptureFailed => self.capture_failed(id),
+            ToSupervisor::DisksChanged(changed) => self.disks_changed(id, changed),
             ToSupervisor::PagesHeld { messages } => self.feed_checkpoint(id, *messages),
             ToSupervisor::Record(record) => self.store_record(id, record),
             ToSupervisor::LogEnd(end) => self.store_end(id, *end),
@@ -367,6 +369,11 @@ impl Supervisor {
         self.tell_clock(now_ns);
         if self.counts() {
             due_ns = Some(due_ns.unwrap_or(u64::MAX).min(self.clock_due_ns));
+        }
+        if self.spec.placement == PlacementName::Hold {
+            let processes = self.replicas.each_ref().map(|replica| replica.as_ref().map(|replica| replica.vm.pid()));
+            let look_ns = self.placement.look_after(now_ns, processes);
+            due_ns = Some(due_ns.unwrap_or(u64::MAX).min(look_ns));
         }
         due_ns
     }

@@ -66,9 +66,20 @@ impl ProtocolName {
 pub enum RejoinName {
     /// A new one is brought in at once.
     Auto,
-    /// The survivor stays alone until `pollux rejoin`.
+    /// The survivor stays alone until `cargo pollux rejoin`.
     #[default]
     Manual,
+}
+
+/// Where the threads run that run the guests' processors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PlacementName {
+    /// Busy ones are held on processors of their own choice, each on another than its twin's.
+    #[default]
+    Hold,
+    /// Wherever the system puts them.
+    Free,
 }
 
 /// Whether what happens between two checkpoints is stored.
@@ -395,6 +406,9 @@ pub struct Spec {
     /// What is done when a replica is lost.
     #[serde(default)]
     pub rejoin: RejoinName,
+    /// Where vCPU threads run.
+    #[serde(default)]
+    pub placement: PlacementName,
     /// Which protocol.
     pub protocol: ProtocolName,
     /// What ends an epoch.

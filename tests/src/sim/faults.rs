@@ -233,8 +233,7 @@ impl Settings {
             compares_first: rng.chance(15),
             hand_over_at_ns: (!diverges && rng.chance(20)).then(|| rng.between(500, 30_000) * MICROSECOND_NS),
             // A guest that was tampered with is judged between the first two replicas only.
-            // And mirrors of disks are not copied.
-            rejoins: if diverges || disk_delay_ns.is_some() { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },
+            rejoins: if diverges { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },
             rejoin_delay_ns: microseconds(rng.pick(&[(50, 300), (200, 4000)])),
             copy_slices: rng.pick(&[0, 3, 30]),
             disk_delay_ns,

@@ -101,6 +101,10 @@ marks! {
     NewcomerPromoted;
     /// A newcomer was promoted before it was told that the record is paired.
     NewcomerPromotedUntold;
+    /// A mirror was copied while the guest wrote to it, and a block more than once.
+    BlockCopiedAgain;
+    /// A newcomer's guest was told of requests to its disk that nobody had begun.
+    RequestsParked;
     /// A flush that the primary's disk had done waited for the backup's.
     FlushWaited;
     /// A backup waited for its own disk.

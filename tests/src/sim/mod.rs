@@ -51,6 +51,10 @@ pub enum Canary {
     ForgetHeldOutputs,
     /// A newcomer's shim does not put the state that it was sent in place.
     ForgetState,
+    /// A newcomer's mirror is copied once, and what was written meanwhile is not.
+    ForgetChanges,
+    /// A guest is copied while its disk has something under way.
+    CopyBusyDisk,
     /// The primary's shim tells the guest of a flush that only its own disk has done.
     FlushAlone,
     /// The supervisor says that a record is stored when it has come.

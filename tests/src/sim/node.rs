@@ -229,8 +229,7 @@ impl Node {
     /// A machine that has just booted to be taken in by a solo primary.
     #[must_use]
     pub fn newcomer(id: ReplicaId, settings: &Settings, generation: Generation, session: u64, now_ns: u64) -> Self {
-        // Without a disk, of which nothing is drawn.
-        let mut node = Self::new(id, settings, Rng::new(0));
+        let mut node = Self::new(id, settings, Rng::new(settings.clock_offset_ns[id.index()] ^ session));
         let local_ns = node.clock.local_ns(now_ns);
         let config = Config { role: Role::Backup, generation, joins: true, ..config(id, settings) };
         node.replica = Replica::new(config, local_ns).expect("the configuration is right");
@@ -272,6 +271,7 @@ impl Node {
         !self.inputs.is_empty()
             || self.monotonic_ns(local_ns) >= self.guest.timer_at_ns()
             || self.tellable().next().is_some()
+            || (self.replica.owes_uncertain() && self.disk.has_parked())
     }
 
     /// Requests to the disk of which the guest may be told, by the rule of the replica.

@@ -8,6 +8,7 @@ use protocol::replica::{Input, JoinPhase};
 use protocol::{Mode, ReplicaId, Role};
 
 use super::Canary;
+use super::disk::BLOCKS;
 use super::faults::Moment;
 use super::guest::Guest;
 use super::marks::Mark;
@@ -32,6 +33,8 @@ pub struct Joining {
     arrived: u64,
     /// Slices that the newcomer has taken.
     taken: u64,
+    /// Blocks of the mirror that were copied for the first time.
+    copied_blocks: usize,
 }
 
 impl World {
@@ -68,6 +71,8 @@ impl World {
         let (generation, session) = (self.arbiter.generation, self.joining.newcomers);
         self.node(survivor).renew_link(session);
         self.nodes[newcomer.index()] = Node::newcomer(newcomer, &self.settings, generation, session, self.now_ns);
+        self.node(survivor).disk.hold(false);
+        self.node(survivor).disk.watch();
         self.step(survivor, Input::PeerJoins);
         let boot_ns = self.now_ns + self.rng.below(500_000);
         self.wake_by(newcomer, boot_ns);
@@ -79,6 +84,7 @@ impl World {
         if !node.runs() || node.replica.join_phase() != JoinPhase::Copying {
             return;
         }
+        self.copy_block(id);
         let Joining { sent, arrived, .. } = self.joining;
         if sent < self.settings.copy_slices {
             if sent < arrived + WINDOW {
@@ -87,8 +93,25 @@ impl World {
                 self.moment(id, Moment::Pages);
                 self.wake_by(id, self.now_ns + SLICE_NS);
             }
-        } else if node.replica.may_send_state() && node.deferred.is_empty() {
-            let state = node.guest.save(node.frames_in_log);
+            return;
+        }
+        if self.canary != Some(Canary::CopyBusyDisk) {
+            self.node(id).disk.hold(true);
+        }
+        let busy = !self.nodes[id.index()].disk.can_be_copied() && self.canary != Some(Canary::CopyBusyDisk);
+        let node = &self.nodes[id.index()];
+        if node.replica.may_send_state() && node.deferred.is_empty() && !busy {
+            while self.copy_block(id) {}
+            let node = self.node(id);
+            let taken = node.disk.taken();
+            let parked = node.disk.park();
+            let mut state = [taken, parked.len() as u64].map(u64::to_le_bytes).concat();
+            state.extend(parked.iter().flat_map(|number| number.to_le_bytes()));
+            state.extend(node.guest.save(node.frames_in_log));
+            if !parked.is_empty() {
+                self.marks.set(Mark::RequestsParked);
+            }
+            let node = &self.nodes[id.index()];
             let message = node.replica.join_state(&state);
             self.transmit(id, &Message::State(message));
             let local_ns = self.local_ns(id);
@@ -96,6 +119,26 @@ impl World {
             self.node(id).state_of = self.nodes[id.index()].ended_through();
             self.moment(id, Moment::State);
         }
+    }
+
+    /// The supervisor copies a block of the mirror, if there is one to copy: all once, then those that were written to.
+    /// Returns whether it did.
+    fn copy_block(&mut self, id: ReplicaId) -> bool {
+        let first = self.joining.copied_blocks;
+        let block = if first < BLOCKS {
+            self.joining.copied_blocks += 1;
+            first
+        } else if self.canary == Some(Canary::ForgetChanges) {
+            return false;
+        } else if let Some(block) = self.node(id).disk.take_change() {
+            self.marks.set(Mark::BlockCopiedAgain);
+            block
+        } else {
+            return false;
+        };
+        let value = self.nodes[id.index()].disk.blocks()[block];
+        self.node(id.peer()).disk.overwrite(block, value);
+        true
     }
 
     /// A message of a copy, before the replica gets it.
@@ -113,7 +156,14 @@ impl World {
                 let produced = produced.filter(|(epoch, _)| *epoch <= state.epoch).cloned().collect();
                 let ran = self.nodes[id.peer().index()].ran.range(..=state.epoch);
                 let ran = ran.map(|(epoch, content)| (*epoch, *content)).collect();
-                let (guest, frames_in_log) = Guest::load(state.state).expect("the checksum of the frame was right");
+                let (words, _) = state.state.as_chunks::<8>();
+                let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+                let mut next = || words.next().expect("the checksum of the frame was right");
+                let (taken, count) = (next(), next() as usize);
+                let parked: Vec<u64> = (0..count).map(|_| next()).collect();
+                let rest = &state.state[(2 + count) * 8..];
+                let (guest, frames_in_log) = Guest::load(rest).expect("the checksum of the frame was right");
+                self.node(id).disk.take_up(taken, &parked);
                 let forgets = self.canary == Some(Canary::ForgetState);
                 let node = self.node(id);
                 if !forgets {
@@ -148,6 +198,10 @@ impl World {
             (record, grant.granted, grant.record) = (before, false, before);
             self.marks.set(Mark::PairingDenied);
         }
+        if record != before {
+            // The supervisor has waited for that.
+            self.node(from.peer()).disk.make_stable();
+        }
         self.arbiter = record;
         self.note(|| format!("arbiter: {from} asks to be paired in {expect_generation}+1: {grant:?}"));
         if record != before {
@@ -167,6 +221,8 @@ impl World {
     /// The newcomer is ended before another one is started.
     pub(super) fn join_failed(&mut self, id: ReplicaId) {
         self.marks.set(Mark::JoinFailed);
+        self.node(id).disk.hold(false);
+        self.start_disk(id);
         let newcomer = id.peer();
         self.node(newcomer).alive = false;
         self.forget_events_of(newcomer);

@@ -275,7 +275,7 @@ impl World {
         }
         let Some(Running { epoch, clocks, events }) = node.running.take() else { return };
         let (guest, disk) = (&mut node.guest, &mut node.disk);
-        let result = guest.run(clocks, &events, |number| disk.complete(number));
+        let result = guest.run(clocks, &events, disk);
         disk.take(&result.requests);
         self.judge_disk(id, &result);
         self.start_disk(id);

@@ -5,7 +5,8 @@
 //!    them. Nothing of the protocol changes: the primary is solo, and so is the arbiter's record.
 //! 3. At a boundary, behind the last pages, the caller sends the state and calls [`Replica::state_sent`]. From here on
 //!    the primary behaves as in a pair: outputs wait for acknowledgements, the log goes to the newcomer. The guest waits
-//!    until the newcomer has said that it holds the state.
+//!    until the newcomer has said that it holds the state. Disks stand still meanwhile, and mirrors are equal; requests to
+//!    them that were not begun are uncertain (P7) at the start of the next epoch.
 //! 4. When it has, and all outputs up to the state have left for certain, the primary asks the arbiter to pair the
 //!    record. That is the moment of commitment. Everything that a client has been told by then, or will be told from
 //!    then on, follows from what the newcomer holds; so it does not matter when either of them hears of the answer.
@@ -122,6 +123,8 @@ impl Replica {
         self.active.received_through = epoch;
         self.active.executed_through = epoch;
         self.active.disks_done_below = 0;
+        // What the guest has asked of its disks and nobody has begun, neither of the two will begin.
+        self.active.uncertain_due = true;
         self.active.divergence = None;
         self.timers.last_sent_ns = now_ns;
         self.timers.heard(now_ns);

@@ -28,7 +28,7 @@ struct Draw {
 fn draw() -> impl Strategy<Value = Draw> {
     let fixed = (any::<[u64; 12]>(), any::<[u32; 4]>(), any::<[u8; 7]>(), any::<[[u8; 32]; 2]>(), any::<[u8; 6]>());
     let counters = prop::collection::vec(any::<u64>(), Counter::COUNT);
-    (0_u8..22, fixed, counters, ".{0,40}", prop::collection::vec(any::<u8>(), 0..60)).prop_map(
+    (0_u8..23, fixed, counters, ".{0,40}", prop::collection::vec(any::<u8>(), 0..60)).prop_map(
         |(which, (words, halves, codes, digests, mac), counters, text, bulk)| {
             let mut events = Vec::new();
             Event::Frame(&bulk).append_to(&mut events).expect("short");
@@ -97,9 +97,14 @@ impl Draw {
             15 => ToSupervisor::State(self.state()),
             16 => ToSupervisor::PagesHeld { messages: a },
             17 => ToSupervisor::CaptureFailed,
-            18 => ToSupervisor::Record(self.log_record()),
-            19 => ToSupervisor::LogEnd(LogEnd { epoch: a, digest: b }),
-            20 => ToSupervisor::Replayed(Replayed {
+            18 => ToSupervisor::DisksChanged(DisksChanged {
+                last: self.codes[0] & 1 == 1,
+                more: self.codes[0] & 2 == 2,
+                ranges: &self.bulk,
+            }),
+            19 => ToSupervisor::Record(self.log_record()),
+            20 => ToSupervisor::LogEnd(LogEnd { epoch: a, digest: b }),
+            21 => ToSupervisor::Replayed(Replayed {
                 epoch: a,
                 digest: b,
                 instruction_address: c,
@@ -142,10 +147,13 @@ impl Draw {
             11 => ToShim::Capture { since_epoch: self.words[0] },
             12 => ToShim::PagesHeld { messages: self.words[0] },
             13 => ToShim::Pages(Pages { records: &self.bulk }),
-            14 => ToShim::Stored { through: self.words[0] },
-            15 => ToShim::StoreLog { on: self.codes[0] & 1 == 1 },
-            16 => ToShim::Replay(self.log_record()),
-            17 => ToShim::ReplayEnd(ReplayEnd { digest: (self.codes[0] & 1 == 1).then_some(self.words[0]) }),
+            14 => ToShim::WatchDisks,
+            15 => ToShim::TellDisks,
+            16 => ToShim::DisksCopied,
+            17 => ToShim::Stored { through: self.words[0] },
+            18 => ToShim::StoreLog { on: self.codes[0] & 1 == 1 },
+            19 => ToShim::Replay(self.log_record()),
+            20 => ToShim::ReplayEnd(ReplayEnd { digest: (self.codes[0] & 1 == 1).then_some(self.words[0]) }),
             _ => ToShim::State(self.state()),
         }
     }
@@ -307,7 +315,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_never_panic(
-        kind in prop_oneof![0x0200_u16..0x0216, 0x0300_u16..0x0314], bytes in prop::collection::vec(any::<u8>(), 0..300),
+        kind in prop_oneof![0x0200_u16..0x0217, 0x0300_u16..0x0317], bytes in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         check_canonical(kind, &bytes);
     }
