@@ -1,10 +1,11 @@
-//! What checkpoints and new replicas cost: pauses of the guest, gaps that clients see, times, sizes.
+//! What checkpoints, new replicas and a durable log cost: pauses of the guest, gaps that clients see, times, sizes.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::durable::{self, DurableReport};
 use super::{Promise, median};
 use crate::build::Image;
 use crate::ctl::{CopyStatus, Request, RoleName, SignalName};
@@ -91,6 +92,8 @@ pub struct CheckpointReport {
     pub sizes: Vec<BySize>,
     /// Checkpoints that build upon another, by what was written between the two.
     pub changes: Vec<ByChanges>,
+    /// Stable storage and recordings.
+    pub durable: DurableReport,
     /// What the clients saw in all.
     pub verdict: Verdict,
     /// What must be reached.
@@ -151,7 +154,9 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
     let sizes = sizes(&spec, files, rounds, &mut note)?;
     let changes = changes(&spec, files, rounds, &mut note)?;
     let throughput_ratio = median(&ratios);
-    let promises = promises(&checkpoints, &rejoins, &restore_ms, throughput_ratio, &verdict);
+    let durable = durable::run(&spec, quick, &mut verdict, &mut note)?;
+    let mut promises = promises(&checkpoints, &rejoins, &restore_ms, throughput_ratio, &verdict);
+    promises.extend(durable::promises(&durable));
     Ok(CheckpointReport {
         net: net.clone(),
         checkpoints,
@@ -160,6 +165,7 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
         restore_ms,
         sizes,
         changes,
+        durable,
         verdict,
         promises,
     })
@@ -385,6 +391,7 @@ pub fn describe(report: &CheckpointReport) -> String {
             change.values, change.pages, change.took_ms
         ));
     }
+    out.push_str(&durable::describe(&report.durable));
     out.extend(report.promises.iter().map(Promise::describe));
     for complaint in report.verdict.complaints.iter().take(10) {
         out.push_str(&format!("  ! {complaint}\n"));
