@@ -15,6 +15,7 @@ mod disks;
 mod divergence;
 pub mod forward;
 pub mod hub;
+mod link_fault;
 mod members;
 pub mod net;
 mod pacer;

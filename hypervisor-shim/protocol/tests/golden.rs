@@ -202,6 +202,7 @@ fn config() -> Config<'static> {
         link_session: 14,
         joins: true,
         restores: true,
+        epoch_skew_instructions: 16,
         network: Network {
             mac: [2, 0, 0, 0, 0, 15],
             address: [10, 0, 2, 15],

@@ -273,6 +273,9 @@ pub struct BackupOverrides {
     pub memory_mib: Option<u32>,
     /// Further QEMU arguments, such as another processor.
     pub qemu_args: Vec<String>,
+    /// Instructions or ticks that each of its epochs is too long.
+    #[serde(default)]
+    pub epoch_skew: u64,
 }
 
 /// Everything a supervisor needs to know; it comes to it as JSON on its standard input.

@@ -59,6 +59,9 @@ pub struct Config<'a> {
     /// This replica is a solo primary whose guest's state comes from a checkpoint, by [`super::ToShim::Pages`] and
     /// [`super::ToShim::State`].
     pub restores: bool,
+    /// Instructions or ticks by which every epoch is longer than said and compared before pairing: a counter that counts
+    /// wrongly. For tests of the digest; otherwise 0.
+    pub epoch_skew_instructions: u64,
     /// The guest's network.
     pub network: Network,
     /// The program's arguments, separated by spaces.

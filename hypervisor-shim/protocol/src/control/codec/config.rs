@@ -45,6 +45,7 @@ impl From<&Config<'_>> for ConfigBody {
             restores: config.restores.into(),
             shared_disks: config.shared_disks,
             link_session: U64::new(config.link_session),
+            epoch_skew_instructions: U64::new(config.epoch_skew_instructions),
         }
     }
 }
@@ -78,6 +79,7 @@ pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config
         link_session: body.link_session.get(),
         joins: body::truth(kind, "joins", body.joins)?,
         restores: body::truth(kind, "restores", body.restores)?,
+        epoch_skew_instructions: body.epoch_skew_instructions.get(),
         network: network(body)?,
         arguments,
     })

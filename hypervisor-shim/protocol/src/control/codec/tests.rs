@@ -1,9 +1,12 @@
 use super::*;
-use crate::control::Copied;
-use crate::control::{Config, MAX_PAYLOAD_BYTES, Network, Seed};
+use crate::arbiter::ArbiterRecord;
+use crate::control::{
+    ArbiterReply, ArbiterRequest, Config, Copied, Counters, DisksChanged, GuestStopped, Level, Log, MAX_PAYLOAD_BYTES,
+    Network, Promoted, Ready, Seed, State, Status, StopKind, Stopped, StoppedReason, TouchedEnd,
+};
 use crate::frame::HEADER_BYTES;
 use crate::link::{JoinState, Pages};
-use crate::{Clocks, Discipline, RunMode};
+use crate::{Clocks, Discipline, Mode, ReplicaId, Role, RunMode};
 use alloc::string::String;
 use alloc::vec;
 use proptest::prelude::*;
@@ -182,6 +185,7 @@ impl Draw {
             link_session: l,
             joins: self.codes[6] & 4 == 4,
             restores: self.codes[6] & 8 == 8,
+            epoch_skew_instructions: u64::from(self.codes[3]),
             network: Network {
                 mac: self.mac,
                 address: self.halves[3].to_be_bytes(),
