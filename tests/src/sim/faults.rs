@@ -176,7 +176,7 @@ pub struct Settings {
     pub faults: Vec<Planned>,
     /// The least and the greatest time that a request to the disk takes, if the guest has one.
     pub disk_delay_ns: Option<(u64, u64)>,
-    /// The guests differ at the end of some epoch; no other fault is planned then.
+    /// The guests differ at the end of some epoch; at most one other fault is planned then.
     pub diverges: bool,
 }
 
@@ -241,7 +241,14 @@ const fn microseconds((low, high): (u64, u64)) -> (u64, u64) {
 fn draw_faults(rng: &mut Rng) -> Vec<Planned> {
     match rng.below(20) {
         0 => Vec::new(),
-        1 | 2 => vec![Planned { trigger: draw_trigger(rng), victim: draw_victim(rng), fault: Fault::FlipBit }],
+        1 => vec![draw_flip(rng)],
+        2 => {
+            let mut faults = vec![draw_flip(rng), draw_fault(rng)];
+            if rng.chance(60) {
+                faults[1].trigger = Trigger::AfterPrevious { delay_ns: rng.between(0, 1000) * MICROSECOND_NS };
+            }
+            faults
+        }
         3..13 => vec![draw_fault(rng)],
         13..18 => {
             let first = draw_fault(rng);
@@ -264,6 +271,10 @@ fn draw_faults(rng: &mut Rng) -> Vec<Planned> {
         }
         _ => (0..4).map(|_| draw_fault(rng)).collect(),
     }
+}
+
+fn draw_flip(rng: &mut Rng) -> Planned {
+    Planned { trigger: draw_trigger(rng), victim: draw_victim(rng), fault: Fault::FlipBit }
 }
 
 fn draw_fault(rng: &mut Rng) -> Planned {

@@ -446,6 +446,9 @@ impl World {
             return if excused { Ok(()) } else { Err("a bit was flipped and nobody noticed".to_owned()) };
         };
         self.marks.set(Mark::Diverged);
+        if self.struck.len() > 1 && self.struck.iter().all(|struck| *struck) {
+            self.marks.set(Mark::DivergedAmongFaults);
+        }
         match primary.replica.status(0).divergence {
             Some(told) if told.swapped() == found => Ok(()),
             // The supervisor's word of the backup's end was faster than the backup's own.
