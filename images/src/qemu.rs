@@ -305,7 +305,7 @@ impl VmConfig<'_> {
         command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = spawn_tied(command, &self.inherited()).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::Missing(format!(
-                "{PROGRAM} is not installed; `pollux doctor` prints the command that installs it"
+                "{PROGRAM} is not installed; `cargo pollux doctor` prints the command that installs it"
             )),
             _ => Error::Io { what: format!("cannot start {PROGRAM}"), source: error },
         })?;

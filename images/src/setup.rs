@@ -52,6 +52,7 @@ pub fn examine() -> Vec<Finding> {
         linker(),
         tool("c++", "--version", "build-essential", Need::Test),
         tool("ip", "-V", "iproute2", Need::Test),
+        tool("nc", "-h", "netcat-openbsd", Need::Test),
         tool("redis-cli", "--version", "redis-tools", Need::Test),
         tool("redis-benchmark", "--version", "redis-tools", Need::Test),
         // The server that replies are compared with: started by its other name, because the package redis-server would

@@ -23,11 +23,14 @@ pub mod passt;
 mod placement;
 pub mod port;
 mod rejoin;
+pub mod replaying;
 mod replica;
 mod report;
 mod requests;
 mod resync;
+mod scribe;
 pub mod spec;
+pub mod storage;
 mod symbols;
 pub mod tap;
 mod token;
@@ -37,7 +40,10 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -55,13 +61,16 @@ use self::hub::Wire;
 use self::pacer::Pacer;
 use self::placement::Placement;
 use self::rejoin::Rejoin;
+use self::replaying::Replaying;
 use self::replica::Replica;
 use self::requests::Requests;
 use self::resync::Resync;
+use self::scribe::{Pen, Scribe};
 use self::spec::{RunName, Spec};
+use self::storage::Storage;
 use self::token::Source;
 use self::uplink::Uplink;
-use crate::ctl::{DivergenceStatus, EventStatus, GuestStoppedStatus, PairStatus};
+use crate::ctl::{DivergenceStatus, EventStatus, GuestStoppedStatus, PairStatus, ReplayStatus};
 use crate::error::{Context, Error, Result};
 use crate::state::{State, StateDir};
 
@@ -79,6 +88,8 @@ const NS_PER_MS: u64 = 1_000_000;
 pub enum Outcome {
     /// The pair serves.
     Serving(Box<PairStatus>),
+    /// A log was run again, to its end or to where it was to be stopped.
+    Replayed(Box<ReplayStatus>),
     /// It does not, and the supervisor has ended.
     Failed {
         /// Why.
@@ -126,8 +137,12 @@ enum Phase {
     Starting,
     /// The guest's ports are tried.
     Probing,
+    /// The guest waits for clients, who wait for the first checkpoint to be on the disk.
+    Securing,
     /// Clients are served.
     Serving,
+    /// A log was run again, and that was all; a debugger may look at the guest.
+    Replayed,
     /// The end was asked for; since when.
     Ending {
         /// When processes are ended that have not stopped by themselves.
@@ -153,6 +168,15 @@ struct Supervisor {
     rejoin: Rejoin,
     resync: Resync,
     checkpoints: Checkpoints,
+    /// What outlives both replicas.
+    storage: Option<Storage>,
+    /// A recording whose rest is being written.
+    closing: Option<JoinHandle<()>>,
+    waker: Arc<Waker>,
+    /// The log that the restored replica runs before it goes on, or instead of that.
+    replaying: Option<Replaying>,
+    /// When the start last came on.
+    progress_ns: u64,
     /// The checkpoint that the first replica is brought to, until it has all of it.
     restoring: Option<Restoring>,
     wire: Wire,
@@ -170,6 +194,8 @@ struct Supervisor {
     /// A shim was told how to run: its guest may have written to disks.
     configured: bool,
     console: Console,
+    log: Pen,
+    scribe: Scribe,
     requests: Requests,
     session: u64,
     pair_id: u64,
@@ -199,26 +225,30 @@ impl Supervisor {
         // stays as it is.
         let _ = rustix::fs::ftruncate(io::stderr(), 0);
         // Judged as a whole before anything is started.
-        let restoring = spec.restore.as_deref().map(Restoring::open).transpose()?;
+        let poll = Poll::new().context(|| "cannot make an event loop")?;
+        let waker = Waker::new(poll.registry(), Token(token::THREADS)).context(|| "cannot make an event loop")?;
+        let waker = Arc::new(waker);
+        let [session, pair_id, seed, lineage] = random_words()?;
+        let (storage, restoring, replaying) = replaying::open(&spec, lineage, &waker)?;
         let published = bind(&spec)?;
         let disks = Disks::claim(&spec)?;
         let device = uplink::open_device(&spec)?;
         let started = Instant::now();
-        let poll = Poll::new().context(|| "cannot make an event loop")?;
         let registry = || poll.registry().try_clone().context(|| "cannot make an event loop");
         let requests = Requests::listen(&dir, registry()?)?;
         let supervisor_pid = rustix::process::getpid().as_raw_nonzero().get();
         dir.write(&State { supervisor_pid, app: spec.app.clone(), image: spec.image.clone() })?;
         let paired = spec.run == RunName::Pair && restoring.is_none();
         let mode = if paired { Mode::Paired } else { Mode::Solo };
-        let arbiter = Arbiter::create(dir.file("arbiter"), mode)?;
-        let goes_on_as_pair = restoring.is_some();
+        let scribe = Scribe::start().context(|| "cannot start a thread")?;
+        let arbiter = Arbiter::create(&dir.file("arbiter"), mode, &scribe)?;
+        let goes_on_as_pair = restoring.is_some() && spec.run == RunName::Pair;
         let goes_on = restoring.as_ref().map_or((0, 0), |from| (from.state.frames_out, from.state.console_offset));
-        let console = Console::create(&dir.console_log(), goes_on.1).context(|| "cannot write the console's log")?;
-        let [session, pair_id, seed] = random_words()?;
+        let console = File::create(dir.console_log()).context(|| "cannot write the console's log")?;
+        let console = Console::new(scribe.pen(console), goes_on.1);
+        let log = File::from(io::stderr().as_fd().try_clone_to_owned().context(|| "cannot write the log")?);
         let uplink = Uplink::new(&spec, &dir, device, published, registry()?, seed)?;
         let record = arbiter.record();
-        let waker = Waker::new(poll.registry(), Token(token::COPIES)).context(|| "cannot make an event loop")?;
         let mut supervisor = Self {
             pacer: Pacer::new(poll.registry()).context(|| "cannot make a timer")?,
             placement: Placement::new(),
@@ -235,8 +265,13 @@ impl Supervisor {
             link: None,
             link_cut: false,
             rejoin: Rejoin::new(session, goes_on_as_pair),
-            resync: Resync::new(waker),
+            resync: Resync::new(waker.clone()),
             checkpoints: Checkpoints::default(),
+            storage,
+            closing: None,
+            waker,
+            replaying,
+            progress_ns: 0,
             uplink,
             uplink_failed: false,
             arbiter,
@@ -245,6 +280,8 @@ impl Supervisor {
             fenced_off: None,
             configured: false,
             console,
+            log: scribe.pen(log),
+            scribe,
             requests,
             session,
             pair_id,
@@ -319,11 +356,13 @@ impl Supervisor {
                 self.dispatch(event, now_ns);
             }
             let mut data_due_ns = self.move_data(now_ns);
-            self.look_after_uplink();
+            self.look_after_failures();
             let members_due_ns = self.look_after_members(now_ns);
             let mirrors_due_ns = self.look_after_mirrors(now_ns);
             let rejoin_due_ns = self.look_after_rejoin(now_ns);
             self.look_after_checkpoints();
+            let storage_due_ns = self.look_after_storage(now_ns);
+            self.look_after_replay(now_ns);
             let phase = self.phase;
             if self.advance_phase(now_ns)? {
                 return Ok(());
@@ -332,15 +371,18 @@ impl Supervisor {
                 // There is something new to be sent: probes, or clients that waited.
                 data_due_ns = self.move_data(now_ns);
             }
-            due_ns = [data_due_ns, members_due_ns, mirrors_due_ns, rejoin_due_ns, self.phase_due_ns()]
+            due_ns = [data_due_ns, members_due_ns, mirrors_due_ns, rejoin_due_ns, storage_due_ns, self.phase_due_ns()]
                 .into_iter()
                 .flatten()
                 .min();
         }
     }
 
-    /// Tells of the uplink's end, once.
-    fn look_after_uplink(&mut self) {
+    /// Tells of the uplink's end, once, and of files that cannot be written.
+    fn look_after_failures(&mut self) {
+        if let Some(error) = self.scribe.failure() {
+            self.happened(format!("cannot write a file of the pair: {error}"));
+        }
         if let (false, Some(failure)) = (self.uplink_failed, self.uplink.failure()) {
             self.uplink_failed = true;
             self.happened(failure);
@@ -353,8 +395,8 @@ impl Supervisor {
             Source::Datagram(index) => self.uplink.datagram_ready(index, now_ns),
             Source::Net(id) if event.is_readable() || event.is_read_closed() => self.read_port(id, now_ns),
             Source::Pacer => self.pacer.clear(),
-            // A port that has become writable is served at the end of the turn, and so are copies.
-            Source::Net(_) | Source::Copies | Source::Unknown => {}
+            // Looked after at the end of the turn, as a port that has become writable is.
+            Source::Net(_) | Source::Threads | Source::Unknown => {}
             Source::Listener(index) => self.uplink.listener_ready(index),
             Source::Device => self.uplink.device_ready(),
             Source::Control(id) => self.control_ready(id, now_ns),
@@ -419,7 +461,7 @@ impl Supervisor {
     /// Writes a line to the log and to the list that `status` shows.
     fn happened(&mut self, text: String) {
         let at_ms = self.started.elapsed().as_secs_f64() * 1e3;
-        eprintln!("{at_ms:10.3} ms  {text}");
+        self.log.append(format!("{at_ms:10.3} ms  {text}\n").into_bytes());
         if self.happenings.len() == MAX_HAPPENINGS {
             self.happenings.pop_front();
         }

@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::channel::Channel;
 use super::disk_copy::DiskCopy;
 use super::outputs::Outbound;
+use super::replay::Replay;
 use super::{ClockOffsets, EpochLimit, Settings, Vmm, farewell};
 use crate::guest::{Guest, GuestConfig, Image, OutputLog, PageSet, Touched, load};
 use crate::machine::{Disk, Machine, Port};
@@ -108,6 +109,7 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         ToShim::LinkCut => Some(ToShim::LinkCut),
         ToShim::Superseded { generation } => Some(ToShim::Superseded { generation }),
         ToShim::Shutdown => Some(ToShim::Shutdown),
+        ToShim::StoreLog { on } => Some(ToShim::StoreLog { on }),
         ToShim::Config(_)
         | ToShim::ArbiterReply(_)
         | ToShim::Time { .. }
@@ -122,7 +124,10 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         | ToShim::HandOver
         | ToShim::WatchDisks
         | ToShim::TellDisks
-        | ToShim::DisksCopied => None,
+        | ToShim::DisksCopied
+        | ToShim::Stored { .. }
+        | ToShim::Replay(_)
+        | ToShim::ReplayEnd(_) => None,
     }
 }
 
@@ -220,6 +225,7 @@ fn build<M: Machine>(
         base: None,
         covered,
         restores: config.restores,
+        replay: config.replays.then(Replay::default),
         offsets: ClockOffsets {
             monotonic_ns: now_ns.wrapping_neg(),
             realtime_ns: config.realtime_ns.wrapping_sub(now_ns),
@@ -237,7 +243,7 @@ fn build<M: Machine>(
         asked_for: 0,
         peer_dead: false,
         last_heard_ns: now_ns,
-        link_flushed_ns: now_ns,
+        flushed_ns: now_ns,
     })
 }
 
@@ -306,6 +312,8 @@ fn make_replica(
         confirms_releases: true,
         compares_first: config.check_determinism,
         joins: config.joins,
+        stores_log: config.stores_log,
+        max_unstored_bytes: config.max_unstored_bytes,
     };
     Replica::new(config, now_ns).map(Some)
 }

@@ -219,7 +219,7 @@ impl<M: Machine> Vmm<M> {
         self.end_disk_copy();
         self.guest.disks_mut().park();
         self.guest.note_writes(self.base.is_some());
-        self.flush_link(now_ns);
+        self.flush_link();
     }
 
     /// The pages of a checkpoint are sent: with the rest it is complete, and the guest goes on.

@@ -94,7 +94,9 @@ pub enum IdentityError {
         got: u32,
     },
     /// The checksum is wrong, or a field makes no sense.
-    #[error("its first block is damaged: remove the file and make it anew from its mirror by `pollux disk resync`")]
+    #[error(
+        "its first block is damaged: remove the file and make it anew from its mirror by `cargo pollux disk resync`"
+    )]
     Damaged,
 }
 

@@ -83,7 +83,7 @@ pub enum DiskError {
     },
     /// A mirror has missed writes, or may have.
     #[error(
-        "{path} {what}: run `pollux disk resync {stem}`, which overwrites it with the blocks of {source_path}, or start with \
+        "{path} {what}: run `cargo pollux disk resync {stem}`, which overwrites it with the blocks of {source_path}, or start with \
          --disk {name}={stem},resync", path = path.display(), stem = stem.display(), source_path = source_path.display()
     )]
     Stale {

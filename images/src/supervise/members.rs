@@ -108,9 +108,7 @@ impl Supervisor {
             ToSupervisor::Status(status) => self.note_status(id, *status),
             ToSupervisor::ArbiterRequest(request) => self.arbitrate(id, *request, now_ns),
             ToSupervisor::Console(output) => {
-                if let Err(error) = self.console.write(output.stream_offset_bytes, output.bytes) {
-                    self.happened(format!("cannot write the console's log: {error}"));
-                }
+                self.console.write(output.stream_offset_bytes, output.bytes);
             }
             ToSupervisor::Log(log) => self.happened(format!("replica {id} [{}] {}", log.level, log.text)),
             ToSupervisor::GuestStopped(stopped) => self.guest_stopped(id, stopped),
@@ -127,6 +125,9 @@ impl Supervisor {
             ToSupervisor::CaptureFailed => self.capture_failed(id),
             ToSupervisor::DisksChanged(changed) => self.disks_changed(id, changed),
             ToSupervisor::PagesHeld { messages } => self.feed_checkpoint(id, *messages),
+            ToSupervisor::Record(record) => self.store_record(id, record),
+            ToSupervisor::LogEnd(end) => self.store_end(id, *end),
+            ToSupervisor::Replayed(replayed) => self.replayed(id, *replayed, now_ns),
         }
     }
 
@@ -145,8 +146,8 @@ impl Supervisor {
         let arguments = self.spec.arguments.clone();
         let config = ToShim::Config(self.config(id, &arguments));
         self.configured = true;
+        self.prepare_storage(&ready);
         self.say(id, &config);
-        self.feed_checkpoint(id, 0);
         let peer_ends = self.replicas[id.peer().index()].as_ref().is_none_or(|peer| peer.ending);
         if self.link.is_some() && peer_ends {
             self.say(id, &ToShim::PeerDead);
@@ -170,6 +171,9 @@ impl Supervisor {
             link_session: self.rejoin.link_session(),
             joins,
             restores,
+            replays: restores && self.replaying.is_some(),
+            stores_log: self.stores_log(),
+            max_unstored_bytes: super::storage::MAX_UNSTORED_BYTES,
             pair_id: self.pair_id,
             epoch_source: u32::from(self.spec.epoch.source().code()),
             epoch_length_instructions: self.spec.epoch.length(),
@@ -197,14 +201,10 @@ impl Supervisor {
         }
     }
 
-    /// The one place that decides who goes on. The answer leaves only when the record is in its file.
+    /// The one place that decides who goes on.
     fn arbitrate(&mut self, id: ReplicaId, request: ArbiterRequest, now_ns: u64) {
         // Who asks is known from the channel, whatever the message says.
-        let grant = match self.arbiter.ask(request.expect_generation, id) {
-            Ok(grant) => grant,
-            // No answer: the replica asks again.
-            Err(error) => return self.happened(format!("the arbiter cannot decide: {error}")),
-        };
+        let grant = self.arbiter.ask(request.expect_generation, id);
         let record = grant.record;
         if grant.granted && !self.is_fenced(id.peer(), request) {
             return;
@@ -268,6 +268,7 @@ impl Supervisor {
     }
 
     fn promoted(&mut self, id: ReplicaId, promoted: &Promoted) {
+        self.storage_promoted(promoted);
         self.happened(format!(
             "replica {id} is promoted in generation {}: its first own epoch is {}, it needs frames from number {} on",
             promoted.generation, promoted.epoch, promoted.next_input_frame
@@ -279,6 +280,9 @@ impl Supervisor {
         self.happened(format!("replica {id} stopped ({}): {}", stopped.reason, stopped.text));
         if stopped.reason == StoppedReason::Refused {
             self.refusal = Some(stopped.text.to_owned());
+        }
+        if self.replaying.is_some() && matches!(stopped.reason, StoppedReason::Diverged | StoppedReason::Failed) {
+            self.replay_failed(stopped.reason, stopped.text);
         }
         if matches!(stopped.reason, StoppedReason::Shutdown | StoppedReason::GuestStopped) {
             self.note_orderly_end(id);

@@ -123,7 +123,7 @@ impl Supervisor {
         let record = self.arbiter.record();
         let backup = self.replicas[record.active.peer().index()].as_ref();
         if record.mode != Mode::Paired || backup.is_none_or(|replica| replica.ending) {
-            return Err("there is no backup to hand over to: `pollux rejoin` brings one in".to_owned());
+            return Err("there is no backup to hand over to: `cargo pollux rejoin` brings one in".to_owned());
         }
         self.happened(format!("replica {} is told to hand over, on request", record.active));
         self.rejoin.wanted = true;
@@ -254,11 +254,7 @@ impl Supervisor {
             !newcomer.ending && newcomer.stopped.is_none() && !denied && self.rejoin.stage == Stage::Joining
         });
         let before = self.arbiter.record();
-        let grant = match self.arbiter.ask_pairing(request.expect_generation, id, newcomer) {
-            Ok(grant) => grant,
-            // No answer: the replica asks again.
-            Err(error) => return self.happened(format!("the arbiter cannot decide: {error}")),
-        };
+        let grant = self.arbiter.ask_pairing(request.expect_generation, id, newcomer);
         if grant.granted && grant.record != before {
             self.wire.switch(grant.record.generation, grant.record.active);
             self.mirrors_are_equal(id.peer());

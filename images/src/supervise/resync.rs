@@ -83,8 +83,8 @@ pub(super) enum Standing {
 
 impl Resync {
     /// Nothing is copied.
-    pub fn new(waker: Waker) -> Self {
-        Self { waker: Arc::new(waker), copy: None, retired: Vec::new(), deferred: None, status: None }
+    pub fn new(waker: Arc<Waker>) -> Self {
+        Self { waker, copy: None, retired: Vec::new(), deferred: None, status: None }
     }
 
     /// Whether the copy is equal and stable, or nothing is copied.

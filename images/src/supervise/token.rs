@@ -10,8 +10,8 @@ pub const STARTER: usize = 1;
 pub const DEVICE: usize = 2;
 /// The timer of the wire.
 pub const PACER: usize = 3;
-/// The threads that copy disks.
-pub const COPIES: usize = 4;
+/// The threads that copy disks and write the log: an event loop has one waker.
+pub const THREADS: usize = 4;
 const REPLICAS: usize = 16;
 const SOURCES_OF_A_REPLICA: usize = 4;
 /// The first published port.
@@ -34,8 +34,8 @@ pub enum Source {
     Device,
     /// The timer of the wire.
     Pacer,
-    /// A thread that copies disks has done something.
-    Copies,
+    /// A thread that copies disks or writes the log has done something.
+    Threads,
     /// A shim's control channel.
     Control(ReplicaId),
     /// A replica's network device.
@@ -80,7 +80,7 @@ pub fn source(token: usize) -> Source {
         REQUESTS => Source::Requests,
         STARTER => Source::Starter,
         PACER => Source::Pacer,
-        COPIES => Source::Copies,
+        THREADS => Source::Threads,
         DEVICE => Source::Device,
         _ => Source::Unknown,
     }
@@ -109,7 +109,7 @@ mod tests {
         }
         assert_eq!(source(REQUESTS), Source::Requests);
         assert_eq!((source(PACER), source(DEVICE)), (Source::Pacer, Source::Device));
-        assert_eq!(source(COPIES), Source::Copies);
+        assert_eq!(source(THREADS), Source::Threads);
         assert_eq!(source(LISTENERS + 3), Source::Listener(3));
         assert_eq!(source(CLIENTS + 3), Source::Client(3));
         assert_eq!(source(DATAGRAMS + 3), Source::Datagram(3));

@@ -2,6 +2,7 @@
 
 mod config;
 mod fields;
+mod storage;
 
 use alloc::vec::Vec;
 use zerocopy::IntoBytes;
@@ -47,6 +48,9 @@ kinds! {
     KIND_RESTORED_PAGES_HELD = 0x0211 for ToSupervisor::PagesHeld;
     KIND_CAPTURE_FAILED = 0x0212 for ToSupervisor::CaptureFailed;
     KIND_DISKS_CHANGED = 0x0213 for ToSupervisor::DisksChanged;
+    KIND_RECORD = 0x0214 for ToSupervisor::Record;
+    KIND_LOG_END = 0x0215 for ToSupervisor::LogEnd;
+    KIND_REPLAYED = 0x0216 for ToSupervisor::Replayed;
     KIND_CONFIG = 0x0301 for ToShim::Config;
     KIND_ARBITER_REPLY = 0x0302 for ToShim::ArbiterReply;
     KIND_PEER_DEAD = 0x0303 for ToShim::PeerDead;
@@ -65,6 +69,10 @@ kinds! {
     KIND_WATCH_DISKS = 0x0310 for ToShim::WatchDisks;
     KIND_TELL_DISKS = 0x0311 for ToShim::TellDisks;
     KIND_DISKS_COPIED = 0x0312 for ToShim::DisksCopied;
+    KIND_STORED = 0x0313 for ToShim::Stored;
+    KIND_STORE_LOG = 0x0314 for ToShim::StoreLog;
+    KIND_REPLAY = 0x0315 for ToShim::Replay;
+    KIND_REPLAY_END = 0x0316 for ToShim::ReplayEnd;
 }
 
 bodies! {
@@ -161,6 +169,10 @@ bodies! {
         restores: u8,
         shared_disks: u8,
         link_session: U64,
+        max_unstored_bytes: U64,
+        stores_log: u8,
+        replays: u8,
+        unused: [u8; 6],
         epoch_skew_instructions: U64,
     }
     ArbiterReplyBody {
@@ -184,6 +196,32 @@ bodies! {
         last: u8,
         more: u8,
         reserved: [u8; 6],
+    }
+    LogRecordBody {
+        generation: U64,
+        epoch: U64,
+        prev_digest: U64,
+        monotonic_ns: U64,
+        realtime_ns: U64,
+        released_through: U64,
+        sent_ns: U64,
+    }
+    LogEndBody {
+        epoch: U64,
+        digest: U64,
+    }
+    ReplayEndBody {
+        digest: U64,
+        is_known: u8,
+        reserved: [u8; 7],
+    }
+    ReplayedBody {
+        epoch: U64,
+        digest: U64,
+        instruction_address: U64,
+        frames_out: U64,
+        complete: u8,
+        reserved: [u8; 7],
     }
 }
 
@@ -272,6 +310,9 @@ impl<'a> ToSupervisor<'a> {
                 let body = DisksChangedBody { prefix: Prefix::of::<DisksChangedBody>(), last, more, reserved: [0; 6] };
                 write(KIND_DISKS_CHANGED, &[body.as_bytes(), changed.ranges])
             }
+            Self::Record(record) => write(KIND_RECORD, &[LogRecordBody::from(record).as_bytes(), record.start.events]),
+            Self::LogEnd(end) => write(KIND_LOG_END, &[LogEndBody::from(end).as_bytes()]),
+            Self::Replayed(replayed) => write(KIND_REPLAYED, &[ReplayedBody::from(replayed).as_bytes()]),
         }
     }
 
@@ -311,6 +352,9 @@ impl<'a> ToSupervisor<'a> {
             KIND_RESTORED_PAGES_HELD => body::number(kind, payload).map(|messages| Self::PagesHeld { messages }),
             KIND_CAPTURE_FAILED => body::empty(kind, payload).map(|()| Self::CaptureFailed),
             KIND_DISKS_CHANGED => disks_changed(payload).map(Self::DisksChanged),
+            KIND_RECORD => storage::log_record(kind, payload).map(Self::Record),
+            KIND_LOG_END => body::fixed(kind, payload).map(|body| Self::LogEnd(storage::log_end(body))),
+            KIND_REPLAYED => body::fixed(kind, payload).and_then(storage::replayed).map(Self::Replayed),
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -341,6 +385,10 @@ impl<'a> ToShim<'a> {
             Self::WatchDisks => write(KIND_WATCH_DISKS, &[Empty::BODY.as_bytes()]),
             Self::TellDisks => write(KIND_TELL_DISKS, &[Empty::BODY.as_bytes()]),
             Self::DisksCopied => write(KIND_DISKS_COPIED, &[Empty::BODY.as_bytes()]),
+            Self::Stored { through } => write(KIND_STORED, &[Number::of(*through).as_bytes()]),
+            Self::StoreLog { on } => write(KIND_STORE_LOG, &[Number::of(u64::from(*on)).as_bytes()]),
+            Self::Replay(record) => write(KIND_REPLAY, &[LogRecordBody::from(record).as_bytes(), record.start.events]),
+            Self::ReplayEnd(end) => write(KIND_REPLAY_END, &[ReplayEndBody::from(end).as_bytes()]),
         }
     }
 
@@ -372,6 +420,12 @@ impl<'a> ToShim<'a> {
             KIND_CAPTURED_PAGES_HELD => body::number(kind, payload).map(|messages| Self::PagesHeld { messages }),
             KIND_RESTORED_PAGES => body::bulk(kind, payload).map(|records| Self::Pages(Pages { records })),
             KIND_RESTORED_STATE => join_state(kind, payload).map(Self::State),
+            KIND_STORED => body::number(kind, payload).map(|through| Self::Stored { through }),
+            KIND_STORE_LOG => body::number(kind, payload)
+                .and_then(|on| body::truth(kind, "on", on.min(2) as u8))
+                .map(|on| Self::StoreLog { on }),
+            KIND_REPLAY => storage::log_record(kind, payload).map(Self::Replay),
+            KIND_REPLAY_END => body::fixed(kind, payload).and_then(storage::replay_end).map(Self::ReplayEnd),
             got => Err(MessageError::UnknownKind { got }),
         }
     }

@@ -104,13 +104,8 @@ impl Replica {
             return Err(*state);
         }
         self.record = Record { epoch: state.epoch, clocks: state.clocks, ..Record::default() };
-        self.ended_through = state.epoch;
         self.last_digest = state.digest;
-        self.active.received_through = state.epoch;
-        self.active.executed_through = state.epoch;
-        self.active.released_through = state.epoch;
-        self.active.commanded_through = state.epoch;
-        self.active.confirmed_through = state.epoch;
+        self.holds_all_through(state.epoch);
         self.active.uncertain_due = true;
         Ok(())
     }
@@ -288,6 +283,7 @@ impl Replica {
         self.backup.record_received_ns = now_ns;
         self.backup.released_claim = state.released_through;
         self.backup.peer_ended = (state.epoch, state.digest);
+        self.knows_none_through(state.epoch);
         self.backup.ack_due = true;
     }
 
