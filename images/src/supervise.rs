@@ -15,6 +15,7 @@ mod disks;
 mod divergence;
 pub mod forward;
 pub mod hub;
+mod link_fault;
 mod members;
 mod migrate;
 pub mod net;

@@ -177,6 +177,7 @@ impl Supervisor {
             pair_id: self.pair_id,
             epoch_source: u32::from(self.spec.epoch.source().code()),
             epoch_length_instructions: self.spec.epoch.length(),
+            epoch_skew_instructions: if id == ReplicaId::ONE { self.spec.backup.epoch_skew } else { 0 },
             realtime_ns: realtime_ns(),
             entropy: Seed(self.entropy),
             max_lag_ns: tuning.max_lag_ms * NS_PER_MS,

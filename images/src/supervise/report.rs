@@ -296,6 +296,9 @@ impl Supervisor {
             ("frames_in_lost", wire.lost_in),
             ("frames_in_resent", wire.resent),
             ("foreign_packets", wire.foreign),
+            ("stale_packets", wire.stale),
+            ("batches_taken_of_replica_0", wire.taken_of[0]),
+            ("batches_taken_of_replica_1", wire.taken_of[1]),
         ];
         let mut counters = named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         self.uplink.count(&mut counters);

@@ -206,7 +206,7 @@ pub struct Settings {
     pub store_outage_ns: Option<(u64, u64)>,
     /// Bound on what is on its way to it.
     pub max_unstored_bytes: u64,
-    /// The guests differ at the end of some epoch; no other fault is planned then.
+    /// The guests differ at the end of some epoch; at most one other fault is planned then.
     pub diverges: bool,
 }
 
@@ -312,7 +312,14 @@ fn draw_faults(rng: &mut Rng) -> Vec<Planned> {
     match rng.below(26) {
         20..26 => draw_disk_faults(rng),
         0 => Vec::new(),
-        1 | 2 => vec![Planned { trigger: draw_trigger(rng), victim: draw_victim(rng), fault: Fault::FlipBit }],
+        1 => vec![draw_flip(rng)],
+        2 => {
+            let mut faults = vec![draw_flip(rng), draw_fault(rng)];
+            if rng.chance(60) {
+                faults[1].trigger = Trigger::AfterPrevious { delay_ns: rng.between(0, 1000) * MICROSECOND_NS };
+            }
+            faults
+        }
         3..13 => vec![draw_fault(rng)],
         13..18 => {
             let first = draw_fault(rng);
@@ -359,6 +366,10 @@ fn draw_disk_faults(rng: &mut Rng) -> Vec<Planned> {
         6 => vec![Planned { trigger, victim, fault: Fault::BlockSpoilt }],
         _ => vec![Planned { trigger, victim, fault: Fault::PowerLoss }],
     }
+}
+
+fn draw_flip(rng: &mut Rng) -> Planned {
+    Planned { trigger: draw_trigger(rng), victim: draw_victim(rng), fault: Fault::FlipBit }
 }
 
 fn draw_fault(rng: &mut Rng) -> Planned {

@@ -71,6 +71,8 @@ marks! {
     RepeatedFrames;
     /// The replicas diverged and said so.
     Diverged;
+    /// The replicas diverged and said so, although something else went wrong as well.
+    DivergedAmongFaults;
     /// The guest ended and both replicas stopped.
     GuestStoppedInPair;
     /// The guest ended, the primary died, and the backup released what was held.

@@ -376,11 +376,14 @@ impl World {
         self.resume(ReplicaId::ONE);
     }
 
-    /// Whether the pair can serve at all: the replica that the arbiter names is there, or it can still name one.
+    /// Whether the pair can serve at all: the replica that the arbiter names is there, or it can still name one. A backup
+    /// that has found a divergence has stopped for good: should its primary die before the arbiter has answered it, or have
+    /// died already and the difference lie in what it has left, nobody is left who may go on.
     fn hopeless(&self) -> bool {
+        let has_gone = |node: &Node| !node.alive || matches!(node.stopped, Some(StopReason::Diverged(_)));
         match self.arbiter.mode {
-            Mode::Solo => !self.nodes[self.arbiter.active.index()].alive,
-            Mode::Paired => self.nodes.iter().all(|node| !node.alive),
+            Mode::Solo => has_gone(&self.nodes[self.arbiter.active.index()]),
+            Mode::Paired => self.nodes.iter().all(has_gone),
         }
     }
 
@@ -489,10 +492,15 @@ impl World {
             return if excused { Ok(()) } else { Err("a bit was flipped and nobody noticed".to_owned()) };
         };
         self.marks.set(Mark::Diverged);
+        if self.struck.len() > 1 && self.struck.iter().all(|struck| *struck) {
+            self.marks.set(Mark::DivergedAmongFaults);
+        }
         match primary.replica.status(0).divergence {
             Some(told) if told.swapped() == found => Ok(()),
             // The supervisor's word of the backup's end was faster than the backup's own.
             None if primary.told_dead || primary.stopped.is_some() => Ok(()),
+            // Another fault was faster: it has died, or its link was gone before the word came, and it went on alone.
+            None if self.struck.len() > 1 && (!primary.alive || self.arbiter.mode == Mode::Solo) => Ok(()),
             told => Err(format!("the backup found {found}, the primary knows {told:?}")),
         }
     }

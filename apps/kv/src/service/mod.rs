@@ -90,7 +90,8 @@ struct Shared {
 /// Serves the store until the machine stops.
 ///
 /// Arguments (see [`runtime::env`]): `port=6379`, `maxmemory=BYTES`, `maxclients=N`, `rx=BYTES` `tx=BYTES` (the
-/// buffers of a connection) and `debug=yes|no` (DEBUG COMPUTE, CHECKPOINT, RESTORE); sizes may end in `kb`, `mb` or `gb`. With `appendonly=yes`
+/// buffers of a connection), `keepalive=SECONDS` (between two probes of a silent client; one that answers none of three
+/// is gone) and `debug=yes|no` (DEBUG COMPUTE, CHECKPOINT, RESTORE); sizes may end in `kb`, `mb` or `gb`. With `appendonly=yes`
 /// the data is kept on the disk `data`, or the one that `disk=NAME` names; `appendfsync=always|everysec|no` says when a
 /// write is made stable. A log that is damaged in the middle is refused, unless `aof-repair=yes` says that what follows the
 /// damage may be lost (as redis-check-aof does): then it is cut off, said on the console and in INFO, and never silently.
