@@ -12,6 +12,8 @@ use serde::Serialize;
 
 use cargo::Package;
 pub use cargo::{DiskNeed, Workspace, app_names};
+#[doc(hidden)]
+pub use pack::repack;
 pub use pack::{
     IMAGE_VERSION, ImageError, ImageInfo, PAYLOAD_ADDRESS, PAYLOAD_HEADER_BYTES, PAYLOAD_LIMIT_BYTES, PAYLOAD_MAGIC,
     hex, inspect, pack,

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::build::ticks::Coverage;
 use crate::build::{self, Workspace};
-use crate::ctl::{self, RoleName, SignalName};
+use crate::ctl::{self, LinkDamage, RoleName, SignalName};
 use crate::error::{Context, Result};
 use crate::supervise;
 
@@ -152,6 +152,14 @@ enum Fault {
         /// Which replica reads them.
         role: RoleName,
     },
+    /// Send what is on its way to a frozen replica, on the replication link, once more.
+    ReplayOnLink {
+        /// Which replica reads it.
+        role: RoleName,
+        /// Damage the first message instead.
+        #[arg(long)]
+        damage: Option<LinkDamage>,
+    },
     /// Type a line at the guest's console.
     ConsoleInput {
         /// The line.
@@ -234,6 +242,7 @@ fn fault(args: &FaultArgs) -> Result<()> {
     let request = match &args.fault {
         Fault::CutLink => ctl::Request::CutLink,
         Fault::GarbageOnLink { role } => ctl::Request::GarbageOnLink { role: *role },
+        Fault::ReplayOnLink { role, damage } => ctl::Request::ReplayOnLink { role: *role, damage: *damage },
         Fault::ConsoleInput { text } => ctl::Request::ConsoleInput { text: format!("{text}\n") },
     };
     ctl::Client::connect(args.pair.name.as_deref())?.ask(&request).map(drop)

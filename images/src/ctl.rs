@@ -43,6 +43,16 @@ pub enum SignalName {
     Cont,
 }
 
+/// What becomes of a message on its way over the replication link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkDamage {
+    /// One bit of it is another.
+    Flip,
+    /// Its last byte is missing.
+    Truncate,
+}
+
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
@@ -62,6 +72,13 @@ pub enum Request {
     GarbageOnLink {
         /// Which replica reads them.
         role: RoleName,
+    },
+    /// Send bytes that are on their way to a replica once more, or damage them.
+    ReplayOnLink {
+        /// Which replica reads them; it must be frozen, or it has read them already.
+        role: RoleName,
+        /// What is done to them instead of repeating them.
+        damage: Option<LinkDamage>,
     },
     /// Take a checkpoint.
     Checkpoint {

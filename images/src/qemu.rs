@@ -130,21 +130,21 @@ impl Drive {
     fn backend(&self) -> String {
         let path = self.path.display().to_string().replace(',', ",,");
         let locking = if self.shared { "off" } else { "on" };
-        let mut file =
-            format!("file.driver=file,file.aio=threads,file.filename={path},file.locking={locking},file.discard=unmap");
+        let path = path.as_str();
+        let beneath = |prefix: &str| {
+            format!("{prefix}.driver=file,{prefix}.aio=threads,{prefix}.filename={path},{prefix}.locking={locking}")
+        };
+        let mut file = format!("{},file.discard=unmap", beneath("file"));
         if self.slowness().is_some() {
-            let name = &self.name;
-            let beneath = format!(
-                "file.file.driver=file,file.file.aio=threads,file.file.filename={path},file.file.locking={locking}"
-            );
-            file = format!("file.driver=throttle,file.throttle-group=slow-{name},{beneath}");
-        } else if !self.faults.is_empty() {
-            let beneath = format!(
-                "file.image.driver=file,file.image.aio=threads,file.image.filename={path},file.image.locking={locking}"
-            );
-            file = format!("file.driver=blkdebug,{beneath}");
+            file = format!("file.driver=throttle,file.throttle-group=slow-{},{}", self.name, beneath("file.file"));
+        } else if self.has_fault("logged") {
+            let log = format!("file.log.driver=file,file.log.filename={path}.writes,file.log-sector-size=512");
+            file = format!("file.driver=blklogwrites,{},{log}", beneath("file.file"));
+        } else if self.faults.iter().any(|fault| fault.kind != "lies") {
+            file = format!("file.driver=blkdebug,{}", beneath("file.image"));
         }
-        for (index, fault) in self.faults.iter().filter(|fault| fault.kind != "slow").enumerate() {
+        let errors = self.faults.iter().filter(|fault| ["read", "write", "flush"].contains(&&*fault.kind));
+        for (index, fault) in errors.enumerate() {
             let inject = format!("file.inject-error.{index}");
             file.push_str(&format!(
                 ",{inject}.event=none,{inject}.iotype={},{inject}.errno={}",
@@ -155,9 +155,38 @@ impl Drive {
                 file.push_str(&format!(",{inject}.sector={sector}"));
             }
         }
-        format!("driver=raw,node-name=disk-{},offset={HEADER_BYTES},discard=unmap,cache.direct=off,{file}", self.name)
+        if let Some(fault) = self.faults.iter().find(|fault| fault.kind == "gone") {
+            file.push_str(&gone_with(fault));
+        }
+        let flushes = if self.has_fault("lies") { ",cache.no-flush=on" } else { "" };
+        let name = &self.name;
+        format!("driver=raw,node-name=disk-{name},offset={HEADER_BYTES},discard=unmap,cache.direct=off{flushes},{file}")
+    }
+
+    fn has_fault(&self, kind: &str) -> bool {
+        self.faults.iter().any(|fault| fault.kind == kind)
     }
 }
+
+/// What makes a disk fail for good with a certain write, as one that was pulled out does: each write before it brings blkdebug,
+/// which begins in state 1, to the next state; in the last one a write makes everything fail from then on, itself included.
+fn gone_with(fault: &DiskFault) -> String {
+    let write = fault.block.clamp(1, MOST_WRITES_BEFORE_GONE);
+    let mut rules = String::new();
+    for state in 1..write {
+        let rule = format!("file.set-state.{}", state - 1);
+        rules.push_str(&format!(",{rule}.event=write_aio,{rule}.state={state},{rule}.new_state={}", state + 1));
+    }
+    for (index, kind) in ["read", "write", "write-zeroes", "discard", "flush"].into_iter().enumerate() {
+        let rule = format!("file.inject-error.{index}");
+        rules.push_str(&format!(",{rule}.event=write_aio,{rule}.iotype={kind},{rule}.state={write}"));
+        rules.push_str(&format!(",{rule}.errno={}", fault.errno));
+    }
+    rules
+}
+
+/// With which write a disk can be pulled out at the latest; each is a rule on the command line.
+const MOST_WRITES_BEFORE_GONE: u64 = 100;
 
 /// Everything about one QEMU process.
 pub struct VmConfig<'a> {

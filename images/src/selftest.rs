@@ -11,6 +11,8 @@ use crate::setup::{self, Need};
 
 /// Names the folder of the images that end-to-end tests boot.
 pub const IMAGES_VARIABLE: &str = "POLLUX_IMAGES";
+/// Names the file in which tests note what they could not try, one line each.
+pub const SKIPS_VARIABLE: &str = "POLLUX_SKIPS";
 /// The fuzz targets' own workspace, within ours.
 const FUZZ_FOLDER: &str = "tests/fuzz";
 /// How long each fuzz target runs here: long enough to try the seeds and some thousands of mutations of each.
@@ -35,15 +37,20 @@ pub fn run(yes: bool, skip: Skip, cargo_arguments: &[String]) -> Result<()> {
         build::build(&workspace, &app, Some(false), true)?;
         build::build(&workspace, &app, Some(true), true)?;
     }
+    let skips = workspace.images_dir().join(format!("skips.{}", std::process::id()));
     let mut failed = Vec::new();
-    if !cargo_test(&workspace, cargo_arguments)? {
+    if !cargo_test(&workspace, cargo_arguments, &skips)? {
         failed.push("cargo test".to_owned());
     }
     if !skip.fuzz {
         failed.extend(fuzz(&workspace.root.join(FUZZ_FOLDER), &workspace.fuzz_dir())?);
     }
+    let skipped = take_skips(&skips);
+    for line in &skipped {
+        eprintln!("pollux: SKIPPED {line}");
+    }
     if failed.is_empty() {
-        eprintln!("pollux: every test has passed");
+        eprintln!("{}", closing_line(skipped.len()));
         return Ok(());
     }
     Err(Error::CheckFailed(format!("failed: {}; the messages are above", failed.join(", "))))
@@ -55,7 +62,23 @@ fn cargo() -> Command {
     command
 }
 
-fn cargo_test(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
+/// What tests have noted, in their words. There is no file when none had anything to note.
+fn take_skips(file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    // It may not be there; if it stays, nobody reads it again.
+    let _ = std::fs::remove_file(file);
+    text.lines().map(str::to_owned).collect()
+}
+
+fn closing_line(skipped: usize) -> String {
+    match skipped {
+        0 => "pollux: every test has passed".to_owned(),
+        1 => "pollux: every test that was run has passed; 1 could not be run".to_owned(),
+        many => format!("pollux: every test that was run has passed; {many} could not be run"),
+    }
+}
+
+fn cargo_test(workspace: &Workspace, arguments: &[String], skips: &Path) -> Result<bool> {
     eprintln!("pollux: cargo test --workspace");
     let status = cargo()
         .args(["test", "--workspace", "--no-fail-fast"])
@@ -63,6 +86,7 @@ fn cargo_test(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
         .current_dir(&workspace.root)
         .env(PROGRAM_VARIABLE, program()?)
         .env(IMAGES_VARIABLE, workspace.images_dir())
+        .env(SKIPS_VARIABLE, skips)
         .status()
         .context(|| "cannot run cargo")?;
     Ok(status.success())
@@ -115,4 +139,20 @@ fn fuzz_targets(folder: &Path) -> Result<Vec<String>> {
 fn seeds(folder: &Path, target: &str) -> Vec<std::path::PathBuf> {
     let golden = folder.join("../../hypervisor-shim/protocol/tests/golden").join(target);
     [folder.join("seeds").join(target), golden].into_iter().filter(|path| path.is_dir()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_skipped_is_told_once() {
+        let file = std::env::temp_dir().join(format!("pollux-skips-{}", std::process::id()));
+        assert_eq!(take_skips(&file), [""; 0], "no file, no skips");
+        std::fs::write(&file, "one: why\nanother: why\n").expect("written");
+        assert_eq!(take_skips(&file), ["one: why", "another: why"]);
+        assert!(!file.exists(), "the next run begins anew");
+        assert!(closing_line(0).ends_with("every test has passed"));
+        assert!(closing_line(2).ends_with("2 could not be run"));
+    }
 }

@@ -15,6 +15,7 @@ mod disks;
 mod divergence;
 pub mod forward;
 pub mod hub;
+mod link_fault;
 mod members;
 mod migrate;
 pub mod net;
@@ -28,6 +29,7 @@ mod replica;
 mod report;
 mod requests;
 mod resync;
+mod scribe;
 pub mod spec;
 pub mod storage;
 mod symbols;
@@ -39,6 +41,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -64,6 +67,7 @@ use self::replaying::Replaying;
 use self::replica::Replica;
 use self::requests::Requests;
 use self::resync::Resync;
+use self::scribe::{Pen, Scribe};
 use self::spec::{RunName, Spec};
 use self::storage::Storage;
 use self::token::Source;
@@ -193,6 +197,8 @@ struct Supervisor {
     /// A shim was told how to run: its guest may have written to disks.
     configured: bool,
     console: Console,
+    log: Pen,
+    scribe: Scribe,
     requests: Requests,
     session: u64,
     pair_id: u64,
@@ -241,10 +247,13 @@ impl Supervisor {
         dir.write(&State { supervisor_pid, app: spec.app.clone(), image: spec.image.clone() })?;
         let paired = spec.run == RunName::Pair && restoring.is_none();
         let mode = if paired { Mode::Paired } else { Mode::Solo };
-        let arbiter = Arbiter::create(dir.file("arbiter"), mode)?;
+        let scribe = Scribe::start().context(|| "cannot start a thread")?;
+        let arbiter = Arbiter::create(&dir.file("arbiter"), mode, &scribe)?;
         let goes_on_as_pair = restoring.is_some() && spec.run == RunName::Pair;
         let goes_on = restoring.as_ref().map_or((0, 0), |from| (from.state.frames_out, from.state.console_offset));
-        let console = Console::create(&dir.console_log(), goes_on.1).context(|| "cannot write the console's log")?;
+        let console = File::create(dir.console_log()).context(|| "cannot write the console's log")?;
+        let console = Console::new(scribe.pen(console), goes_on.1);
+        let log = File::from(io::stderr().as_fd().try_clone_to_owned().context(|| "cannot write the log")?);
         let uplink = Uplink::new(&spec, &dir, device, published, registry()?, seed)?;
         let record = arbiter.record();
         let mut supervisor = Self {
@@ -279,6 +288,8 @@ impl Supervisor {
             fenced_off: None,
             configured: false,
             console,
+            log: scribe.pen(log),
+            scribe,
             requests,
             session,
             pair_id,
@@ -353,7 +364,7 @@ impl Supervisor {
                 self.dispatch(event, now_ns);
             }
             let mut data_due_ns = self.move_data(now_ns);
-            self.look_after_uplink();
+            self.look_after_failures();
             let members_due_ns = self.look_after_members(now_ns);
             let mirrors_due_ns = self.look_after_mirrors(now_ns);
             let rejoin_due_ns = self.look_after_rejoin(now_ns);
@@ -376,8 +387,11 @@ impl Supervisor {
         }
     }
 
-    /// Tells of the uplink's end, once.
-    fn look_after_uplink(&mut self) {
+    /// Tells of the uplink's end, once, and of files that cannot be written.
+    fn look_after_failures(&mut self) {
+        if let Some(error) = self.scribe.failure() {
+            self.happened(format!("cannot write a file of the pair: {error}"));
+        }
         if let (false, Some(failure)) = (self.uplink_failed, self.uplink.failure()) {
             self.uplink_failed = true;
             self.happened(failure);
@@ -456,7 +470,7 @@ impl Supervisor {
     /// Writes a line to the log and to the list that `status` shows.
     fn happened(&mut self, text: String) {
         let at_ms = self.started.elapsed().as_secs_f64() * 1e3;
-        eprintln!("{at_ms:10.3} ms  {text}");
+        self.log.append(format!("{at_ms:10.3} ms  {text}\n").into_bytes());
         if self.happenings.len() == MAX_HAPPENINGS {
             self.happenings.pop_front();
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::client::{Client, Reply};
-use crate::pair::Pair;
+use crate::pair::{Options, Pair};
 use crate::sim::Rng;
 use crate::status::{Role, Status};
 
@@ -48,6 +48,11 @@ pub fn epoch_of(status: &Status, role: Role) -> u64 {
     status.replicas.iter().find(|replica| replica.role == role).map_or(0, |replica| replica.epoch)
 }
 
+/// How many epochs a replica has run to their full length, as it has told last.
+pub fn full_epochs_of(status: &Status, role: Role) -> u64 {
+    status.replica(role).map_or(0, |replica| replica.counters["epochs_cut"])
+}
+
 /// Neither replica has gone, and they have not come apart.
 ///
 /// # Panics
@@ -59,7 +64,7 @@ pub fn still_paired(pair: &mut Pair) {
     assert!(status.event("diverge").is_none(), "{:#?}", status.events);
 }
 
-/// Lets a probe compute until both replicas have run so many epochs alike, while `disturb` keeps it hearing something on
+/// Lets a probe compute until both replicas have run so many epochs to their full length, and those alike, while `disturb` keeps it hearing something on
 /// other connections and text is typed at its console. What epochs end at is in their digests.
 ///
 /// # Panics
@@ -74,7 +79,10 @@ pub fn epochs_alike(pair: &mut Pair, seed: u64, epochs: u64, disturb: fn(SocketA
             scope.spawn(move || disturb(address, &mut Rng::new(seed + lane), over));
         }
         let mut rng = Rng::new(seed);
-        while epoch_of(&pair.status(), Role::Backup) < epochs {
+        let full = |status: &Status| {
+            [Role::Primary, Role::Backup].map(|role| full_epochs_of(status, role)).into_iter().min().unwrap_or_default()
+        };
+        while full(&pair.status()) < epochs {
             let rounds = rng.between(1, 400_000);
             assert_eq!(ask(&mut client, &format!("compute {rounds}")), computed(rounds));
             pair.fault(&["console-input", "typed"]);
@@ -82,4 +90,26 @@ pub fn epochs_alike(pair: &mut Pair, seed: u64, epochs: u64, disturb: fn(SocketA
         over.store(true, Ordering::Relaxed);
     });
     still_paired(pair);
+}
+
+/// Lets a probe whose backup ends each epoch one instruction or tick late compute for longer than an epoch lasts. That
+/// must be found out in the first full epoch, and before anybody outside has heard of it.
+///
+/// # Panics
+/// When it is found out too early, too late or not at all.
+pub fn found_out_in_the_first_full_epoch(options: &Options, rounds: u64) {
+    let mut pair = Pair::up(&options.clone().with(&["--backup-epoch-skew", "1"]));
+    let mut client = Client::connect(pair.address(7000)).expect("a published port takes connections");
+    assert_eq!(ask(&mut client, "hello"), "hello");
+    // No epoch was full so far, so there was nothing to be found.
+    still_paired(&mut pair);
+    let answer = ask(&mut client, &format!("epochs {rounds}"));
+    let epochs = answer.strip_prefix("in ").and_then(|epochs| epochs.split_once(" to "));
+    let (first, last) = epochs.unwrap_or_else(|| panic!("{answer}"));
+    assert_ne!(first, last, "the computation is to be cut");
+    let status = pair.wait_for_survivor(2);
+    assert_eq!(status.replicas[0].replica, 0, "the primary goes on");
+    assert!(status.event(&format!("epoch {first} differs")).is_some(), "{answer}: {:#?}", status.events);
+    assert_eq!(ask(&mut client, "hello"), "hello");
+    pair.down();
 }

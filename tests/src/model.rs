@@ -6,7 +6,11 @@
 //! likes, or never; a request to the arbiter and its answer likewise, and an answer may come again.
 //!
 //! What is left out: the machine does whole steps (the simulator breaks them up), and the guest does the same in every
-//! epoch.
+//! epoch. Nor does anybody join: a newcomer's life begins with a copy of the guest in many slices, and each of them would
+//! multiply the states here by all that can happen beside it, while promotion, which is what has to be right in every
+//! order, asks nothing of how the pair came to be. A pair that was made so is in the arbiter's record like any other.
+//! Newcomers are the simulator's: where one has died another comes, faults strike at each of their messages, and marks
+//! ([`crate::sim::Mark`]) prove that those paths were taken.
 
 use std::collections::VecDeque;
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -132,6 +133,22 @@ pub fn seed(test: &str) -> u64 {
     let seed = number("POLLUX_SEED").unwrap_or_else(from_clock);
     println!("{test}: seed {seed} (POLLUX_SEED={seed} repeats it)");
     seed
+}
+
+/// Says that the test that runs cannot be run here, and why: on its output, and in the file that `POLLUX_SKIPS` names,
+/// from which `pollux test` repeats it at the end.
+///
+/// # Panics
+/// Where everything must be run: when `CI` is `true`.
+pub fn skip(reason: &str) {
+    let thread = std::thread::current();
+    let line = format!("{}: {reason}", thread.name().unwrap_or("a test"));
+    println!("SKIPPED {line}");
+    if let Some(file) = std::env::var_os("POLLUX_SKIPS") {
+        let file = fs::File::options().create(true).append(true).open(file);
+        file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes())).expect("a file for what is skipped");
+    }
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "CI=true, and nothing may be skipped: {line}");
 }
 
 /// How many moments of a kind of fault are tried: `POLLUX_E2E_MOMENTS`, or `default`.

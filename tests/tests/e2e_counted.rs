@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pollux_tests::client::{Client, Reply};
-use pollux_tests::guests::{ask, computed, debug_computed, epoch_of, epochs_alike, send, still_paired};
+use pollux_tests::guests::{
+    ask, computed, debug_computed, epoch_of, epochs_alike, found_out_in_the_first_full_epoch, send, still_paired,
+};
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
@@ -12,7 +14,7 @@ use pollux_tests::workbench::seed;
 
 /// No replica is to be taken for dead because the machine has other things to do. One that is killed is seen at once.
 const PATIENT: [&str; 2] = ["--failure-timeout-ms", "5000"];
-/// Epochs that both replicas must have run alike under traffic.
+/// Epochs of full length that both replicas must have run alike under traffic.
 const EPOCHS: u64 = 10_000;
 
 /// An app that counts its ticks, in epochs of so many of them.
@@ -57,6 +59,11 @@ fn both_replicas_are_cut_at_the_same_tick_whatever_comes_in() {
     let mut pair = Pair::up(&counted("probe", "counted:1000").alone());
     epochs_alike(&mut pair, seed, EPOCHS, disturb);
     pair.down();
+}
+
+#[test]
+fn a_replica_cut_one_tick_late_is_found_out_in_that_epoch() {
+    found_out_in_the_first_full_epoch(&counted("probe", "counted:500000"), 3_000_000);
 }
 
 /// Keeps a guest hearing something at moments that no two runs share.

@@ -24,8 +24,16 @@ fn still_paired(pair: &mut Pair) {
     assert!(status.divergence.is_none(), "{status:#?}");
 }
 
-/// Asks for something that makes the replicas differ, and returns how that is reported.
-fn divergence_after(pair: &mut Pair, client: &mut Client, command: &str) -> Divergence {
+/// The first and the last epoch in which the probe may have planted something, by its own word: the same one, unless it
+/// was cut right there.
+fn planted_between(answer: &str) -> (u64, u64) {
+    let epochs = answer.strip_prefix("planted in ").and_then(|epochs| epochs.split_once(" to "));
+    let (first, last) = epochs.unwrap_or_else(|| panic!("{answer}"));
+    (first.parse().expect("an epoch"), last.parse().expect("an epoch"))
+}
+
+/// Asks for something that makes the replicas differ, and returns how that is reported and what the probe said.
+fn divergence_after(pair: &mut Pair, client: &mut Client, command: &str) -> (Divergence, String) {
     still_paired(pair);
     let answer = ask(client, command);
     // The answer is an output of the epoch that differs: it was held until that was known and the primary alone.
@@ -38,13 +46,26 @@ fn divergence_after(pair: &mut Pair, client: &mut Client, command: &str) -> Dive
     assert!(pair.console().contains(&divergence.report), "and in the guest's log");
     assert!(pair.must(&["status"]).contains(&divergence.report), "and in the status");
     assert_eq!(ask(client, "hello"), "hello", "the primary goes on");
+    (divergence, answer)
+}
+
+/// What was planted is found in the epoch in which it was, the memory that holds it is named, and nothing else differs.
+fn caught_in_its_epoch(pair: &mut Pair, client: &mut Client, command: &str) -> Divergence {
+    let (divergence, answer) = divergence_after(pair, client, command);
+    let (first, last) = planted_between(&answer);
+    assert!(last - first <= 1, "{answer}");
+    assert!((first..=last).contains(&divergence.epoch), "{answer}, noticed in epoch {}", divergence.epoch);
+    assert_eq!(divergence.place.as_deref(), Some("probe::measure::PLANTED+0x0"), "{}", divergence.report);
+    let address = divergence.address.expect("an address");
+    assert!(divergence.report.contains(&format!("{address:#x}")), "{}", divergence.report);
+    assert!(divergence.report.contains("; 1 of "), "nothing else differs: {}", divergence.report);
     divergence
 }
 
 #[test]
 fn without_the_check_a_difference_in_memory_alone_goes_unnoticed() {
     let (mut pair, mut client) = probe(&[]);
-    assert_eq!(ask(&mut client, "plant"), "planted");
+    planted_between(&ask(&mut client, "plant"));
     for _ in 0..50 {
         assert_eq!(ask(&mut client, "hello"), "hello");
     }
@@ -61,11 +82,20 @@ fn a_difference_in_memory_alone_is_caught_in_its_epoch_and_has_a_name() {
     for arguments in [&[CHECK][..], &[CHECK, "--epoch", "exact:20000"]] {
         let (mut pair, mut client) = probe(arguments);
         assert_eq!(ask(&mut client, "hello"), "hello");
-        let divergence = divergence_after(&mut pair, &mut client, "plant");
-        assert_eq!(divergence.place.as_deref(), Some("probe::measure::PLANTED+0x0"), "{}", divergence.report);
-        let address = divergence.address.expect("an address");
-        assert!(divergence.report.contains(&format!("{address:#x}")), "{}", divergence.report);
-        assert!(divergence.report.contains("; 1 of "), "nothing else differs: {}", divergence.report);
+        caught_in_its_epoch(&mut pair, &mut client, "plant");
+        pair.down();
+    }
+}
+
+/// Replicas compare what their processors can do, and not what they are called: a program that reads the name, by
+/// `cpuid`, is the planted nondeterminism.
+#[test]
+fn a_program_that_reads_cpuid_is_caught_in_its_epoch() {
+    let other = ["--backup-qemu-arg=-cpu", "--backup-qemu-arg=max,model-id=Another processor"];
+    for arguments in [&[CHECK][..], &[CHECK, "--epoch", "exact:20000"]] {
+        let (mut pair, mut client) = probe(&[arguments, &other].concat());
+        assert_eq!(ask(&mut client, "hello"), "hello");
+        caught_in_its_epoch(&mut pair, &mut client, "plant-processor");
         pair.down();
     }
 }
@@ -73,8 +103,7 @@ fn a_difference_in_memory_alone_is_caught_in_its_epoch_and_has_a_name() {
 #[test]
 fn an_epoch_that_writes_to_most_of_memory_is_compared_as_well() {
     let (mut pair, mut client) = probe(&[CHECK, "--memory-mib", "64"]);
-    let divergence = divergence_after(&mut pair, &mut client, "plant 40");
-    assert_eq!(divergence.place.as_deref(), Some("probe::measure::PLANTED+0x0"), "{}", divergence.report);
+    let divergence = caught_in_its_epoch(&mut pair, &mut client, "plant 40");
     let (_, counts) = divergence.report.split_once("; 1 of ").expect("nothing else differs");
     let pages: u64 = counts.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number");
     assert!(pages > 40 * 256, "{}", divergence.report);
@@ -84,7 +113,7 @@ fn an_epoch_that_writes_to_most_of_memory_is_compared_as_well() {
 #[test]
 fn a_difference_that_is_sent_is_seen_in_the_ring_first() {
     let (mut pair, mut client) = probe(&[CHECK]);
-    let divergence = divergence_after(&mut pair, &mut client, "rdrand");
+    let (divergence, _) = divergence_after(&mut pair, &mut client, "rdrand");
     assert_eq!(divergence.place.as_deref(), Some("transmit ring"), "{}", divergence.report);
     pair.down();
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pollux_tests::client::Client;
-use pollux_tests::guests::{epoch_of, epochs_alike};
+use pollux_tests::guests::{epoch_of, epochs_alike, found_out_in_the_first_full_epoch};
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
@@ -12,7 +12,7 @@ use pollux_tests::workbench::seed;
 
 /// Instructions of an epoch.
 const LENGTH: &str = "exact:10000";
-/// Epochs that both replicas must have run alike.
+/// Epochs of full length that both replicas must have run alike.
 const EPOCHS: u64 = 10_000;
 
 /// Keeps a guest hearing something at moments that no two runs share.
@@ -42,6 +42,11 @@ fn both_replicas_are_cut_at_the_same_instruction_whatever_comes_in() {
     let mut pair = Pair::up(&Options::new("probe").alone().with(&["--epoch", LENGTH]));
     epochs_alike(&mut pair, seed, EPOCHS, disturb);
     pair.down();
+}
+
+#[test]
+fn a_replica_cut_one_instruction_late_is_found_out_in_that_epoch() {
+    found_out_in_the_first_full_epoch(&Options::new("probe").with(&["--epoch", "exact:5000000"]), 3_000_000);
 }
 
 /// A computation that never gives way has no moment of its own at which a backup could take over.

@@ -5,6 +5,7 @@
 //! moments of each kind, `POLLUX_SEED` repeats a run.
 
 use std::io::ErrorKind;
+use std::time::Instant;
 
 use pollux_tests::client::{Client, Reply};
 use pollux_tests::load::Load;
@@ -130,8 +131,11 @@ fn a_frozen_primary_is_replaced_and_thawed_it_releases_nothing_and_stops() {
     assert_eq!(status.replicas[0].replica, 1, "the backup took over");
     load.wait_for_answers(100);
     // It is called the backup now. It still runs, frozen; nobody has killed what can do no harm.
-    let old = pair.status().replica(Role::Backup).expect("the frozen process is still there").clone();
+    let status = pair.status();
+    let old = status.replica(Role::Backup).expect("the frozen process is still there").clone();
     assert_eq!(old.pid, frozen);
+    let taken_of_old = status.hub["batches_taken_of_replica_0"];
+    assert!(taken_of_old > 0, "it was heard while it was the primary: {:?}", status.hub);
     assert_eq!(pair.kill(Role::Backup, "CONT"), frozen);
     assert!(wait_for_end(frozen, DEADLINE), "thawed, it stops by itself");
     let reason = pair.wait_until("the end of the old primary", |status| {
@@ -140,6 +144,10 @@ fn a_frozen_primary_is_replaced_and_thawed_it_releases_nothing_and_stops() {
     assert!(reason.contains("superseded"), "it says why: {reason}");
     load.wait_for_answers(100);
     load.finish();
+    let hub = pair.status().hub;
+    println!("{} packets of the old primary came after its time", hub["stale_packets"]);
+    assert_eq!(hub["batches_taken_of_replica_0"], taken_of_old, "and none of them was let out: {hub:?}");
+    assert_eq!(hub["frames_out_lost"], 0, "nor is one missing that the new primary knew of: {hub:?}");
     pair.down();
 }
 
@@ -220,6 +228,44 @@ fn garbage_on_the_link_is_a_failure_of_the_link_and_nothing_more() {
         assert_eq!(status.count(": granted"), 1, "{:#?}", status.events);
         load.wait_for_answers(100);
         load.finish();
+        pair.down();
+    }
+}
+
+/// Whatever a replica has sent already, or half of it, or nearly it: the stream has one next message, and this is not it.
+/// The reader is frozen while its bytes are captured, so that there are some.
+#[test]
+fn replayed_and_damaged_messages_are_a_failure_of_the_link_and_nothing_more() {
+    let seed = seed("replayed messages on the link");
+    let kinds: [(&[&str], &str); 3] =
+        [(&[], "has number"), (&["--damage", "flip"], "has checksum"), (&["--damage", "truncate"], "has checksum")];
+    for (role, (damage, fault)) in
+        [Role::Backup, Role::Primary].into_iter().flat_map(|role| kinds.map(|kind| (role, kind)))
+    {
+        println!("{} gets them, {damage:?}", role.name());
+        // Nobody is to conclude anything from the silence of the one that is frozen.
+        let mut pair = Pair::up(&Options::new("kv").alone().with(&["--failure-timeout-ms", "20000"]));
+        let load = Load::start(pair.address(6379), CLIENTS, seed);
+        load.wait_for_answers(50);
+        pair.kill(role, "STOP");
+        let fault_command = [&["fault", "--name", "e2e", "replay-on-link", role.name()], damage].concat();
+        let injected = || pair.command(&fault_command).output().expect("the pollux command starts").status.success();
+        let deadline = Instant::now() + DEADLINE;
+        while !injected() {
+            assert!(Instant::now() < deadline, "nothing is on its way to the {}", role.name());
+        }
+        pair.kill(role, "CONT");
+        pair.wait_for_solo(2);
+        let status = pair.wait_until("the end of one", |status| (status.ended.len() == 1).then(|| status.clone()));
+        let noticed = status.event("the link counts as failed").unwrap_or_else(|| panic!("{:#?}", status.events));
+        // What the other one has said between taking the bytes out and putting them back comes too early.
+        let early = noticed.text.contains("has number");
+        assert!(noticed.text.contains(fault) || early, "{fault}: {}", noticed.text);
+        assert_eq!(status.count(": granted"), 1, "{:#?}", status.events);
+        assert!(status.event("diverge").is_none(), "{:#?}", status.events);
+        load.wait_for_answers(100);
+        load.finish();
+        assert_eq!(pair.status().hub["connections_reset"], 0);
         pair.down();
     }
 }

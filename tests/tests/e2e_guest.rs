@@ -6,8 +6,10 @@ use pollux_tests::client::Client;
 use pollux_tests::guests::{ask, send};
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::status::{GuestStopped, Role};
-use pollux_tests::workbench::wait_for_end;
+use pollux_tests::workbench::{Signal, send_signal, wait_for_end};
 
+/// Exit code of the command when a request is refused.
+const REFUSED: i32 = 12;
 /// Exit code of a guest that a fault ended.
 const FAULT_CODE: i64 = 139;
 /// Exit code of a guest that panicked.
@@ -259,10 +261,59 @@ fn a_divergence_is_noticed_and_the_primary_goes_on_alone() {
 }
 
 #[test]
-fn typed_lines_reach_the_guest_only_of_a_pair_that_serves() {
+fn lines_typed_before_the_pair_serves_are_refused() {
+    // A port that nobody listens on keeps it from serving.
+    let (pair, mut starting) = Pair::begin(&Options::new("probe").with(&["--publish", "0:4242"]));
+    for moment in ["replica 1 started", "replica 1 booted", "probe: ready"] {
+        match moment {
+            "probe: ready" => pair.wait_for_console(moment),
+            _ => pair.wait_for_event(moment),
+        };
+        let output = pair.command(&["fault", "--name", "e2e", "console-input", "early"]).output().expect("it starts");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(REFUSED), "{moment}: {text}");
+        assert!(text.contains("the pair does not serve yet"), "{moment}: {text}");
+    }
+    send_signal(starting.id() as i32, Signal::INT);
+    starting.wait().expect("it ends");
+}
+
+#[test]
+fn typed_lines_reach_the_guest_in_order_also_over_a_failover() {
+    const LINES: usize = 40;
     let (mut pair, mut client) = probe();
-    pair.fault(&["console-input", "hello"]);
-    assert_eq!(ask(&mut client, "hello"), "hello", "a guest that does not read its console is not disturbed");
+    let exchange = |pair: &Pair, client: &mut Client, what: &str| {
+        for line in 0..LINES {
+            pair.fault(&["console-input", &format!("{what} {line}")]);
+        }
+        for line in 0..LINES {
+            assert_eq!(ask(client, "typed"), format!("{what} {line}"));
+        }
+    };
+    exchange(&pair, &mut client, "first");
+    // One text, so that all of it is in the guest when its first line is.
+    pair.fault(&["console-input", "one\ntwo\nthree"]);
+    assert_eq!(ask(&mut client, "typed"), "one");
     still_paired(&mut pair);
+    pair.kill(Role::Primary, "KILL");
+    pair.wait_for_solo(2);
+    assert_eq!(ask(&mut client, "typed"), "two", "what was typed before and not read yet is still there");
+    assert_eq!(ask(&mut client, "typed"), "three");
+    exchange(&pair, &mut client, "second");
+    assert_eq!(ask(&mut client, "hello"), "hello");
+    pair.down();
+}
+
+/// The one that waits for a line waits on, at the other replica.
+#[test]
+fn a_reader_of_the_console_survives_a_failover() {
+    let (mut pair, mut client) = probe();
+    send(&mut client, "typed");
+    let mut other = Client::connect(pair.address(7000)).expect("a published port takes connections");
+    assert_eq!(ask(&mut other, "hello"), "hello", "the first command was taken before this one");
+    pair.kill(Role::Primary, "KILL");
+    pair.wait_for_solo(2);
+    pair.fault(&["console-input", "late"]);
+    assert_eq!(client.line().expect("the same connection goes on"), "late");
     pair.down();
 }

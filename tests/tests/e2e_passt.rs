@@ -1,4 +1,4 @@
-//! A pair whose clients come through passt. Without passt the tests say so and pass.
+//! A pair whose clients come through passt. Without passt the tests say that they are skipped.
 
 use std::process::{Command, Stdio};
 
@@ -6,7 +6,7 @@ use pollux_tests::client::{Client, Reply};
 use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::status::Role;
-use pollux_tests::workbench::{command_line, seed, send_signal, wait_for_end};
+use pollux_tests::workbench::{command_line, seed, send_signal, skip, wait_for_end};
 use rustix::process::Signal;
 
 /// The store's port.
@@ -19,7 +19,7 @@ fn has_passt() -> bool {
     let command = command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let installed = command.status().is_ok();
     if !installed {
-        println!("SKIPPED: it takes passt (Debian: passt)");
+        skip("it takes passt (Debian: passt)");
     }
     installed
 }

@@ -306,33 +306,40 @@ fn a_name_in_use_is_refused_and_the_pair_goes_on() {
 #[test]
 fn files_that_are_no_images_are_refused() {
     let whole = fs::read(image("kv")).expect("the image");
-    let folder = std::env::temp_dir().join(format!("pollux-e2e-images-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("pollux-e2e-start-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a folder");
     let mut damaged = whole.clone();
     let last = damaged.len() - 1;
     damaged[last] ^= 1;
-    let cases: [(&str, &[u8], &str); 6] = [
-        ("empty", b"", ""),
-        ("text", b"#!/bin/sh\nexit 0\n", "not an x86-64 image"),
-        ("half", &whole[..whole.len() / 2], "truncated"),
-        ("shorter-by-one", &whole[..last], "truncated"),
-        ("damaged", &damaged, "damaged"),
-        ("foreign", &fs::read("/bin/true").expect("a program"), "foreign"),
+    let shim = fs::read(image("kv").with_extension("shim.elf")).expect("what the image was packed from");
+    // The files' names say nothing, so that no expectation is met by a path.
+    let cases: [(&[u8], &str); 7] = [
+        (b"", "not an x86-64 image: "),
+        (b"#!/bin/sh\nexit 0\n", "not an x86-64 image: "),
+        (&whole[..whole.len() / 2], "truncated: the file ends inside one of its segments"),
+        (&whole[..last], "truncated: the file ends inside one of its segments"),
+        (&damaged, "damaged: its contents have SHA-256 "),
+        (&fs::read("/bin/true").expect("a program"), "not a static executable"),
+        (&shim, "a foreign executable: it holds no Pollux payload"),
     ];
     let nothing = Pair::nothing();
     let up = |file: &PathBuf| {
         let output = nothing.command(&["up", "--image"]).arg(file).output().expect("it starts");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    for (name, bytes, expected) in cases {
-        let file = folder.join(name);
+    for (number, (bytes, expected)) in cases.into_iter().enumerate() {
+        let file = folder.join(format!("case-{number}"));
+        let path = file.display().to_string();
         fs::write(&file, bytes).expect("written");
         let (exit, text) = up(&file);
-        assert_eq!(exit, Some(code::NOT_AN_IMAGE), "{name}: {text}");
-        assert!(text.contains(expected) && text.contains(name), "{name}: {text}");
+        assert_eq!(exit, Some(code::NOT_AN_IMAGE), "{expected}: {text}");
+        assert!(text.contains(&path), "it names the file: {text}");
+        assert!(text.replace(&path, "").contains(expected), "{expected}: {text}");
     }
-    let (exit, text) = up(&folder.join("absent"));
+    let absent = folder.join("case-none");
+    let (exit, text) = up(&absent);
     assert_eq!(exit, Some(code::NOT_AN_IMAGE), "{text}");
+    assert!(text.contains(&format!("{}: cannot be read: ", absent.display())), "{text}");
     fs::remove_dir_all(folder).expect("removed");
 }
 

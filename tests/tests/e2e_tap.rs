@@ -3,17 +3,19 @@
 //! Each test has a network of its own: a thread leaves the host's network for a new namespace, and everything that it
 //! starts from then on (`ip`, `cargo pollux up` and its supervisor, redis-cli, clients' threads) is in there with it. The
 //! namespace ends with the last of them, so nothing is left behind, whatever becomes of the test. This takes root and
-//! `ip`; without them the tests say so and pass.
+//! `ip`; without them the tests say that they are skipped.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Instant;
 
 use pollux_tests::client::{Client, Reply};
 use pollux_tests::load::Load;
-use pollux_tests::pair::{Failure, Options, Pair};
+use pollux_tests::pair::{DEADLINE, Failure, Options, Pair};
 use pollux_tests::status::Role;
-use pollux_tests::workbench::{image, seed};
+use pollux_tests::workbench::{image, seed, skip};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
 /// The store's port.
@@ -38,7 +40,7 @@ fn obstacle() -> Option<&'static str> {
 /// Runs a test on a thread with a network of its own, in which there is the bridge br0 with 10.9.0.1/24.
 fn with_bridge(test: fn()) {
     if let Some(obstacle) = obstacle() {
-        println!("SKIPPED: {obstacle}");
+        skip(obstacle);
         return;
     }
     // Built outside: a build may need the host's network.
@@ -179,6 +181,81 @@ fn a_guest_gets_its_address_by_dhcp_and_keeps_it_over_a_failover() {
         let stop = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         stop.send_to(b"stop", (Ipv4Addr::LOCALHOST, 67)).expect("sent");
         server.join().expect("every request was one");
+    });
+}
+
+/// A client on a cable of its own, which is cut: from one moment on nothing comes from it, not even the end of its
+/// connection, and nothing reaches it. Its thread leaves this network for one that holds the cable's other end.
+struct Distant {
+    /// Dropped, it lets the thread end.
+    _stay: mpsc::Sender<()>,
+}
+
+impl Distant {
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
+    /// The cable's end at the bridge.
+    const NEAR: &str = "near0";
+
+    fn connected() -> Self {
+        let (stay, until_dropped) = mpsc::channel::<()>();
+        let (say, heard) = mpsc::channel();
+        let (plug, plugged) = mpsc::channel();
+        thread::spawn(move || {
+            // SAFETY: as in `with_bridge`.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.expect("a new network namespace");
+            say.send(rustix::thread::gettid().as_raw_nonzero().get()).expect("it is waited for");
+            plugged.recv().expect("the cable comes");
+            ip(&format!("address add {}/24 dev far0", Self::ADDRESS));
+            ip("link set far0 up");
+            let mut client = Client::connect((FIXED_ADDRESS, PORT).into()).expect("the guest takes connections");
+            assert!(client.must("SET distant 1").is_ok());
+            say.send(0).expect("it is waited for");
+            // Nothing is ever sent here; whoever waits for it is told that the other end is gone.
+            let _ = until_dropped.recv();
+            drop(client);
+        });
+        let thread = heard.recv().expect("the thread has left");
+        ip(&format!("link add {} type veth peer name far0", Self::NEAR));
+        ip(&format!("link set far0 netns {thread}"));
+        ip(&format!("link set {} master br0 up", Self::NEAR));
+        plug.send(()).expect("the thread waits");
+        heard.recv().expect("the client is connected");
+        Self { _stay: stay }
+    }
+
+    fn cut() {
+        ip(&format!("link delete {}", Self::NEAR));
+    }
+
+    /// Whether the store still counts it among its clients.
+    fn is_listed() -> bool {
+        redis_cli(&["client", "list"]).contains(&format!("addr={}:", Self::ADDRESS))
+    }
+}
+
+/// The end of a connection whose other side is gone without a word comes by keep-alive, also over a failover; who is
+/// merely silent answers the probes and stays.
+#[test]
+fn a_peer_that_vanishes_without_a_word_is_given_up_by_keep_alive() {
+    with_bridge(|| {
+        let net = "tap,bridge=br0,address=10.9.0.2/24";
+        let mut pair = Pair::up(&store(net).with(&["--args", "keepalive=1"]));
+        let mut silent = Client::connect((FIXED_ADDRESS, PORT).into()).expect("the guest takes connections");
+        let id = silent.must("CLIENT ID");
+        let distant = Distant::connected();
+        assert!(Distant::is_listed(), "{}", redis_cli(&["client", "list"]));
+        assert_eq!(redis_cli(&["config", "get", "tcp-keepalive"]), "tcp-keepalive\n1");
+        Distant::cut();
+        pair.kill(Role::Primary, "KILL");
+        pair.wait_for_solo(2);
+        let deadline = Instant::now() + DEADLINE;
+        while Distant::is_listed() {
+            assert!(Instant::now() < deadline, "nobody has missed the client: {}", redis_cli(&["client", "list"]));
+        }
+        assert_eq!(silent.must("CLIENT ID"), id, "who is there but silent is kept");
+        assert_eq!(redis_cli(&["get", "distant"]), "1", "and what was acknowledged to the vanished stays");
+        drop(distant);
+        pair.down();
     });
 }
 

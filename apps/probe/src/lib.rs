@@ -13,13 +13,18 @@
 //! | `ring transmit-head\|transmit-record\|receive-tail` | damages a ring |
 //! | `tsc N` | reads the time stamp N times, answers whether it only ever grew |
 //! | `rdrand` | answers a number of the processor's own random generator: a divergence |
-//! | `plant N` | writes to N MiB, stores such a number in a static and tells nobody: a divergence that only memory shows |
+//! | `plant N` | writes to N MiB, stores such a number in a static and tells nobody: a divergence that only memory shows; answers `planted in FIRST to LAST`, the epochs between which that was |
+//! | `plant-processor` | the same with part of the processor's name, which `cpuid` tells |
 //! | `planted` | answers that number |
 //! | `compute N` | N rounds of arithmetic within one epoch, answers the result |
+//! | `epochs N` | the same, answers `in FIRST to LAST`, the epochs in which it began and ended |
 //! | `background N` | the same beside the other tasks, see [`runtime::compute`] |
 //! | `background WHAT` | `registers`, `allocate`, `panic`, `spawn`, `overflow`: tries that in a computation |
 //! | `background floats N` | N rounds of arithmetic with twelve floating-point numbers at once |
 //! | `background loop KIND` | goes round for ever in a computation: see the module `loops` |
+//! | `typed` | waits for a line that is typed at the console, answers it |
+//! | `connect ADDRESS:PORT` | connects there, answers `connected`; sends the lines that follow there, each answered with the line that comes back |
+//! | `datagrams ADDRESS:PORT` | the same with datagrams, answers `bound` first |
 //! | `flood N` | prints N lines of 64 bytes |
 //! | `entropy N` | answers N random bytes in hexadecimal |
 //! | `disk NAME size` | answers `blocks N` |
@@ -42,7 +47,9 @@ mod disk;
 mod faults;
 mod loops;
 mod measure;
+mod peers;
 pub mod rings;
+mod typed;
 
 use alloc::format;
 use alloc::string::String;
@@ -80,6 +87,15 @@ async fn serve(stream: TcpStream) -> Result<(), Error> {
         let mut answer = match command.split_once(' ') {
             Some(("background", what)) => background::run(what).await,
             Some(("disk", what)) => disk::run(&what.split_ascii_whitespace().collect::<Vec<_>>()).await,
+            Some(("connect", place)) => {
+                let place = place.parse();
+                return peers::connect(place, &stream, &mut lines).await;
+            }
+            Some(("datagrams", place)) => {
+                let place = place.parse();
+                return peers::datagrams(place, &stream, &mut lines).await;
+            }
+            None if command == "typed" => typed::line().await,
             _ => obey(command),
         };
         answer.push('\n');
@@ -104,8 +120,10 @@ fn obey(command: &str) -> String {
         "tsc" => measure::time_stamps(number),
         "rdrand" => measure::processor_random(),
         "plant" => measure::plant(number as usize),
+        "plant-processor" => measure::plant_processor(),
         "planted" => measure::planted(),
         "compute" => format!("computed {:x}", measure::compute(number)),
+        "epochs" => measure::epochs(number),
         "flood" => measure::flood(number),
         "entropy" => measure::entropy(number as usize),
         "alloc" => measure::allocate(number as usize),

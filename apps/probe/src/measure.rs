@@ -8,6 +8,8 @@ use core::fmt::Write;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use runtime::time::epoch;
+
 /// Reads the time stamp `count` times; answers whether it only ever grew, and its last value.
 pub fn time_stamps(count: u64) -> String {
     let mut last = 0;
@@ -36,22 +38,47 @@ pub fn processor_random() -> String {
     format!("{number:016x}")
 }
 
-/// Differs in two replicas once [`plant`] was called.
+/// Differs in two replicas once [`plant`] or [`plant_processor`] was called.
 static PLANTED: AtomicU64 = AtomicU64::new(0);
 
-/// Writes to so much memory and stores a number of the processor's own random generator. The number is left nowhere else: neither in a register nor on the
-/// stack, nor do flags depend on it.
+/// Writes to so much memory and stores a number of the processor's own random generator. The number is left nowhere
+/// else: neither in a register nor on the stack, nor do flags depend on it. Answers within which epochs that was.
 pub fn plant(mib: usize) -> String {
     if mib > 0 {
         allocate(mib);
     }
-    // SAFETY: writes the eight bytes of a static that can be written to at any time; a processor without the
-    // instruction faults.
-    unsafe {
-        asm!("rdrand {number}", "mov [{place}], {number}", "xor {number:e}, {number:e}",
-            number = out(reg) _, place = in(reg) PLANTED.as_ptr(), options(nostack));
-    }
-    "planted".into()
+    between_epochs(|| {
+        // SAFETY: writes the eight bytes of a static that can be written to at any time; a processor without the
+        // instruction faults.
+        unsafe {
+            asm!("rdrand {number}", "mov [{place}], {number}", "xor {number:e}, {number:e}",
+                number = out(reg) _, place = in(reg) PLANTED.as_ptr(), options(nostack));
+        }
+    })
+}
+
+/// The first leaf of the processor's name, in sixteen letters.
+const NAME_LEAF: u32 = 0x8000_0002;
+
+/// As [`plant`], with four letters of the processor's name: what replicas do not compare before they pair, because no
+/// program can depend on it by accident.
+pub fn plant_processor() -> String {
+    between_epochs(|| {
+        // SAFETY: as above; the instruction changes four registers. One of them is the compiler's own: it is put back.
+        unsafe {
+            asm!("mov {kept}, rbx", "cpuid", "mov [{place}], eax", "mov rbx, {kept}",
+                "xor eax, eax", "xor ecx, ecx", "xor edx, edx",
+                kept = out(reg) _, place = in(reg) PLANTED.as_ptr(),
+                inout("eax") NAME_LEAF => _, out("ecx") _, out("edx") _, options(nostack));
+        }
+    })
+}
+
+/// Does something and answers between which epochs: the same one, unless it is cut right there.
+fn between_epochs(act: impl FnOnce()) -> String {
+    let first = epoch();
+    act();
+    format!("planted in {first} to {}", epoch())
 }
 
 /// The number that [`plant`] has stored.
@@ -66,6 +93,13 @@ pub fn compute(rounds: u64) -> u64 {
         state = black_box(state.rotate_left(7).wrapping_mul(0x2545_f491_4f6c_dd1d) ^ round);
     }
     state
+}
+
+/// [`compute`], and the epochs in which it began and ended.
+pub fn epochs(rounds: u64) -> String {
+    let first = epoch();
+    black_box(compute(rounds));
+    format!("in {first} to {}", epoch())
 }
 
 /// Arithmetic that fills vector registers; a digest of its results.

@@ -350,6 +350,8 @@ counters! {
     HaltNs = "halt_ns";
     /// Outputs sent again at a promotion.
     OutputsResent = "outputs_resent";
+    /// Epochs that were ended at their full length, not by the guest; among [`Counter::Epochs`].
+    EpochsCut = "epochs_cut";
 }
 
 /// The values of all counters.

@@ -221,6 +221,7 @@ fn config() -> Config<'static> {
         replays: true,
         stores_log: true,
         max_unstored_bytes: 16,
+        epoch_skew_instructions: 16,
         network: Network {
             mac: [2, 0, 0, 0, 0, 15],
             address: [10, 0, 2, 15],

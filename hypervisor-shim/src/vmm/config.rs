@@ -242,6 +242,7 @@ fn build<M: Machine>(
         ends: false,
         asked_for: 0,
         peer_dead: false,
+        hang: super::disk_hang::Watch::default(),
         last_heard_ns: now_ns,
         flushed_ns: now_ns,
     })
@@ -255,7 +256,8 @@ fn epoch_limit<M: Machine>(config: &Config<'_>, machine: &M) -> Result<EpochLimi
             config.epoch_source
         )
     })?;
-    let length = config.epoch_length_instructions;
+    // A skew that a test asks for is no part of what replicas compare before they pair: it must be found by the digest.
+    let length = config.epoch_length_instructions.saturating_add(config.epoch_skew_instructions);
     let unit = match source {
         EpochSource::Cooperative => return Ok(EpochLimit::None),
         EpochSource::Exact => "instructions",

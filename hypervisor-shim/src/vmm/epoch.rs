@@ -73,6 +73,7 @@ impl<M: Machine> Vmm<M> {
     /// The epoch ends although the guest has more to do, at once.
     fn note_cut(&mut self) {
         self.guest.note_cut();
+        self.counters.add(Counter::EpochsCut, 1);
         self.deadline_ns = 0;
     }
 

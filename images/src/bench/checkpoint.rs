@@ -1,4 +1,4 @@
-//! What checkpoints and new replicas cost: pauses of the guest, gaps that clients see, times, sizes.
+//! What checkpoints, new replicas and a durable log cost: pauses of the guest, gaps that clients see, times, sizes.
 
 mod user;
 
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::durable::{self, DurableReport};
 use super::scratch::ScratchDisk;
 use super::{Promise, median};
 use crate::build::Image;
@@ -100,6 +101,8 @@ pub struct CheckpointReport {
     pub changes: Vec<ByChanges>,
     /// The same store saved by the shim and by the program itself.
     pub levels: user::Levels,
+    /// Stable storage and recordings.
+    pub durable: DurableReport,
     /// What the clients saw in all.
     pub verdict: Verdict,
     /// What must be reached.
@@ -162,7 +165,9 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
     let changes = changes(&spec, files, rounds, &mut note)?;
     let levels = user::measure(&spec, rounds, &mut verdict, &mut note)?;
     let throughput_ratio = median(&ratios);
-    let promises = promises(&checkpoints, [&rejoins, &rejoins_with_disk], &restore_ms, throughput_ratio, &verdict);
+    let durable = durable::run(&spec, quick, &mut verdict, &mut note)?;
+    let mut promises = promises(&checkpoints, [&rejoins, &rejoins_with_disk], &restore_ms, throughput_ratio, &verdict);
+    promises.extend(durable::promises(&durable));
     Ok(CheckpointReport {
         net: net.clone(),
         checkpoints,
@@ -173,6 +178,7 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
         sizes,
         changes,
         levels,
+        durable,
         verdict,
         promises,
     })
@@ -431,6 +437,7 @@ pub fn describe(report: &CheckpointReport) -> String {
         ));
     }
     out.push_str(&user::describe(&report.levels));
+    out.push_str(&durable::describe(&report.durable));
     out.extend(report.promises.iter().map(Promise::describe));
     for complaint in report.verdict.complaints.iter().take(10) {
         out.push_str(&format!("  ! {complaint}\n"));

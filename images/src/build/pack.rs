@@ -131,13 +131,16 @@ pub struct ImageInfo {
 /// # Errors
 /// [`ImageError`] when one of them is not what it should be.
 pub fn pack(shim: &[u8], guest: &[u8]) -> Result<Packed, ImageError> {
-    let mut shim = Executable::parse(shim)?;
+    let shim = Executable::parse(shim)?;
     check_shim(&shim)?;
     let guest = Executable::parse(guest)?;
     check_guest(&guest)?;
-    let guest = guest.write();
-    let image_id = image_id(&shim.write(), &guest);
-    let payload = payload(&guest, image_id);
+    join(shim, &guest.write())
+}
+
+fn join(mut shim: Executable, guest: &[u8]) -> Result<Packed, ImageError> {
+    let image_id = image_id(&shim.write(), guest);
+    let payload = payload(guest, image_id);
     if payload.len() as u64 > PAYLOAD_LIMIT_BYTES {
         return Err(ImageError::TooLarge { bytes: payload.len() as u64 });
     }
@@ -151,15 +154,30 @@ pub fn pack(shim: &[u8], guest: &[u8]) -> Result<Packed, ImageError> {
     Ok(Packed { bytes: shim.write(), image_id })
 }
 
-/// Checks that `bytes` are a whole, undamaged image.
+/// Changes the guest's ELF within an image and packs it again, with an id that fits, whatever it has become: for tests of
+/// images that are undamaged and wrong.
 ///
 /// # Errors
-/// [`ImageError`] that says what is wrong.
-pub fn inspect(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
+/// [`ImageError`] when `image` is none.
+#[doc(hidden)]
+pub fn repack(image: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Result<Packed, ImageError> {
+    let (shim, payload) = take_apart(image)?;
+    let mut guest = guest_within(&payload)?.to_owned();
+    change(&mut guest);
+    join(shim, &guest)
+}
+
+/// The shim without what was packed onto it, and that.
+fn take_apart(bytes: &[u8]) -> Result<(Executable, Vec<u8>), ImageError> {
     let mut shim = Executable::parse(bytes)?;
     let at = shim.segments.iter().position(|segment| segment.physical_address == PAYLOAD_ADDRESS);
     let payload = at.map(|at| shim.segments.remove(at).data);
     let payload = payload.ok_or_else(|| ImageError::Foreign("it holds no Pollux payload".to_owned()))?;
+    Ok((shim, payload))
+}
+
+/// The header of a payload.
+fn header(payload: &[u8]) -> Result<&[u8], ImageError> {
     let (header, _) =
         payload.split_at_checked(PAYLOAD_HEADER_BYTES).ok_or(ImageError::Truncated("the header of its payload"))?;
     if header[..8] != PAYLOAD_MAGIC {
@@ -169,13 +187,27 @@ pub fn inspect(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
     if found != IMAGE_VERSION || u32::from_le_bytes(field(header, 12)) as usize != PAYLOAD_HEADER_BYTES {
         return Err(ImageError::Version { expected: IMAGE_VERSION, found });
     }
+    Ok(header)
+}
+
+/// The guest's ELF within a payload.
+fn guest_within(payload: &[u8]) -> Result<&[u8], ImageError> {
+    let header = header(payload)?;
     let guest_offset = u64::from_le_bytes(field(header, 16));
     let guest_bytes = u64::from_le_bytes(field(header, 24));
     let end = guest_offset.checked_add(guest_bytes).and_then(|end| usize::try_from(end).ok());
-    let guest = end
-        .and_then(|end| payload.get(guest_offset as usize..end))
-        .ok_or(ImageError::Truncated("the guest within it"))?;
-    let expected: [u8; 32] = field(header, 32);
+    end.and_then(|end| payload.get(guest_offset as usize..end)).ok_or(ImageError::Truncated("the guest within it"))
+}
+
+/// Checks that `bytes` are a whole, undamaged image.
+///
+/// # Errors
+/// [`ImageError`] that says what is wrong.
+pub fn inspect(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
+    let (shim, payload) = take_apart(bytes)?;
+    let guest = guest_within(&payload)?;
+    let guest_bytes = guest.len() as u64;
+    let expected: [u8; 32] = field(header(&payload)?, 32);
     let found = image_id(&shim.write(), guest);
     if found != expected {
         return Err(ImageError::Damaged { expected: hex(&expected), found: hex(&found) });

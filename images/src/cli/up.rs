@@ -132,6 +132,9 @@ pub struct UpArgs {
     /// A further argument for the second replica's QEMU.
     #[arg(long, hide = true, allow_hyphen_values = true)]
     backup_qemu_arg: Vec<String>,
+    /// End each of the second replica's epochs so many instructions or ticks late: the first must be found to differ.
+    #[arg(long, hide = true, default_value_t = 0)]
+    backup_epoch_skew: u64,
 }
 
 impl UpArgs {
@@ -245,6 +248,7 @@ impl UpArgs {
                 image: self.backup_image.as_ref().map(absolute).transpose()?,
                 memory_mib: self.backup_memory_mib,
                 qemu_args: self.backup_qemu_arg.clone(),
+                epoch_skew: self.backup_epoch_skew,
             },
             ..Spec::new(&self.name, image)?
         })

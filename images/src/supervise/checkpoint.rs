@@ -35,6 +35,8 @@ pub use inspect::{Inspection, inspect};
 const WINDOW: u64 = 16;
 /// Pages in one of them.
 const SLICE_PAGES: usize = 7;
+/// How the text begins that says that a file cannot be written.
+pub const CANNOT_WRITE: &str = "cannot write";
 /// What is wrong with a checkpoint of somebody else's making.
 const SILENT: &str = "it does not say how its guest was run";
 
@@ -399,7 +401,7 @@ impl Supervisor {
 
     fn checkpoint_failed(&mut self, why: &str) {
         self.checkpoints.failed += 1;
-        self.storage_checkpoint_failed();
+        self.storage_checkpoint_failed(why);
         self.happened(format!("no checkpoint was taken: {why}"));
     }
 
@@ -525,7 +527,7 @@ fn write_named(
         });
     result.map_err(|error| {
         let _ = std::fs::remove_file(&temporary);
-        format!("cannot write {}: {error}", capture.path.display())
+        format!("{CANNOT_WRITE} {}: {error}", capture.path.display())
     })
 }
 

@@ -55,6 +55,10 @@ pub struct HubCounters {
     pub resent: u64,
     /// Packets that were no batches of this pair, or came from a replica that is not active.
     pub foreign: u64,
+    /// Those of them that came from a replica that is not active: the last words of one that was superseded.
+    pub stale: u64,
+    /// Batches of each replica that were taken.
+    pub taken_of: [u64; 2],
 }
 
 /// The wire to the active replica: where the stack's frames go.
@@ -122,6 +126,7 @@ impl Wire {
                 self.unanswered_since_ns = None;
                 let admission = self.filter.admit(batch.first_sequence(), batch.frame_count());
                 self.counters.batches_out += 1;
+                self.counters.taken_of[replica.index()] += 1;
                 self.counters.duplicates += u64::from(admission.duplicates);
                 self.counters.lost_out += admission.lost_frames;
                 self.counters.frames_out += u64::from(batch.frame_count() - admission.duplicates);
@@ -132,7 +137,10 @@ impl Wire {
             Ok(Packet::Resume { next_input_sequence, .. }) if replica == self.active => {
                 self.resume(next_input_sequence)
             }
-            _ => self.counters.foreign += 1,
+            _ => {
+                self.counters.foreign += 1;
+                self.counters.stale += u64::from(replica != self.active);
+            }
         }
     }
 
@@ -328,6 +336,22 @@ mod tests {
         take(&mut wire, ReplicaId::ONE, &packet_of(&[b"b", b"c"], 1, SESSION));
         assert_eq!(out, [b"a", b"b", b"c"]);
         assert_eq!((wire.counters.duplicates, wire.counters.lost_out, wire.counters.foreign), (1, 0, 3));
+        assert_eq!((wire.counters.stale, wire.counters.taken_of), (1, [1, 1]));
+    }
+
+    #[test]
+    fn nothing_of_a_superseded_replica_is_let_out_however_late_it_comes() {
+        let (mut wire, _port, _peer) = wire_and_port();
+        let mut out = Vec::new();
+        wire.switch(2, ReplicaId::ONE);
+        // What a frozen primary had committed, and what follows on from there: both would be in order.
+        for first in [0, 1] {
+            wire.take_packet(ReplicaId::ZERO, &packet_of(&[b"late"], first, SESSION), |_, frame| {
+                out.push(frame.to_vec())
+            });
+        }
+        assert!(out.is_empty(), "{out:?}");
+        assert_eq!((wire.counters.stale, wire.counters.taken_of, wire.counters.frames_out), (2, [0, 0], 0));
     }
 
     #[test]

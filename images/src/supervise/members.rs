@@ -108,9 +108,7 @@ impl Supervisor {
             ToSupervisor::Status(status) => self.note_status(id, *status),
             ToSupervisor::ArbiterRequest(request) => self.arbitrate(id, *request, now_ns),
             ToSupervisor::Console(output) => {
-                if let Err(error) = self.console.write(output.stream_offset_bytes, output.bytes) {
-                    self.happened(format!("cannot write the console's log: {error}"));
-                }
+                self.console.write(output.stream_offset_bytes, output.bytes);
             }
             ToSupervisor::Log(log) => self.happened(format!("replica {id} [{}] {}", log.level, log.text)),
             ToSupervisor::GuestStopped(stopped) => self.guest_stopped(id, stopped),
@@ -179,6 +177,7 @@ impl Supervisor {
             pair_id: self.pair_id,
             epoch_source: u32::from(self.spec.epoch.source().code()),
             epoch_length_instructions: self.spec.epoch.length(),
+            epoch_skew_instructions: if id == ReplicaId::ONE { self.spec.backup.epoch_skew } else { 0 },
             realtime_ns: realtime_ns(),
             entropy: Seed(self.entropy),
             max_lag_ns: tuning.max_lag_ms * NS_PER_MS,
@@ -202,14 +201,10 @@ impl Supervisor {
         }
     }
 
-    /// The one place that decides who goes on. The answer leaves only when the record is in its file.
+    /// The one place that decides who goes on.
     fn arbitrate(&mut self, id: ReplicaId, request: ArbiterRequest, now_ns: u64) {
         // Who asks is known from the channel, whatever the message says.
-        let grant = match self.arbiter.ask(request.expect_generation, id) {
-            Ok(grant) => grant,
-            // No answer: the replica asks again.
-            Err(error) => return self.happened(format!("the arbiter cannot decide: {error}")),
-        };
+        let grant = self.arbiter.ask(request.expect_generation, id);
         let record = grant.record;
         if grant.granted && !self.is_fenced(id.peer(), request) {
             return;

@@ -303,11 +303,7 @@ impl Supervisor {
             !newcomer.ending && newcomer.stopped.is_none() && !denied && self.rejoin.stage == Stage::Joining
         });
         let before = self.arbiter.record();
-        let grant = match self.arbiter.ask_pairing(request.expect_generation, id, newcomer) {
-            Ok(grant) => grant,
-            // No answer: the replica asks again.
-            Err(error) => return self.happened(format!("the arbiter cannot decide: {error}")),
-        };
+        let grant = self.arbiter.ask_pairing(request.expect_generation, id, newcomer);
         if grant.granted && grant.record != before {
             self.wire.switch(grant.record.generation, grant.record.active);
             self.mirrors_are_equal(id.peer());

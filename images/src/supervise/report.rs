@@ -203,6 +203,7 @@ impl Supervisor {
         self.uplink.end();
         self.happened("the pair was taken down".to_owned());
         self.dir.clear();
+        self.scribe.finish();
         // Whoever hears that the pair is down may take its name and its ports at once.
         self.lock = None;
         self.requests.farewell();
@@ -233,9 +234,7 @@ impl Supervisor {
                     told.report.trim_end()
                 );
                 self.happened(format!("replica {id}: {text}"));
-                if let Err(error) = self.console.remark(&text) {
-                    self.happened(format!("cannot write the console's log: {error}"));
-                }
+                self.console.remark(&text);
                 self.guest_stopped = Some(told);
             }
         }
@@ -297,6 +296,9 @@ impl Supervisor {
             ("frames_in_lost", wire.lost_in),
             ("frames_in_resent", wire.resent),
             ("foreign_packets", wire.foreign),
+            ("stale_packets", wire.stale),
+            ("batches_taken_of_replica_0", wire.taken_of[0]),
+            ("batches_taken_of_replica_1", wire.taken_of[1]),
         ];
         let mut counters = named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         self.uplink.count(&mut counters);

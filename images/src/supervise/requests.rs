@@ -163,6 +163,9 @@ impl Supervisor {
             Request::Kill { role, signal } => self.kill(*role, *signal),
             Request::CutLink => self.cut_link().map_or_else(Response::Error, |()| Response::Done),
             Request::GarbageOnLink { role } => self.garbage_on_link(*role),
+            Request::ReplayOnLink { role, damage } => {
+                self.replay_on_link(*role, *damage).map_or_else(Response::Error, |()| Response::Done)
+            }
             Request::Checkpoint { path, since } => {
                 self.take_checkpoint(path, since.as_deref()).map_or_else(Response::Error, |()| Response::Done)
             }

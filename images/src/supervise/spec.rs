@@ -380,6 +380,9 @@ pub struct BackupOverrides {
     pub memory_mib: Option<u32>,
     /// Further QEMU arguments, such as another processor.
     pub qemu_args: Vec<String>,
+    /// Instructions or ticks that each of its epochs is too long.
+    #[serde(default)]
+    pub epoch_skew: u64,
 }
 
 /// What a replica's machine is made of on the host; `pollux migrate` changes it while the pair runs.

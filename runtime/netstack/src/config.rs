@@ -52,7 +52,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Most connections kept in TIME-WAIT; the oldest goes first.
     pub max_time_wait: usize,
-    /// Interval of keep-alive probes on an idle connection; `None` sends none.
+    /// Interval of keep-alive probes on an idle connection; `None` sends none. Three in a row that nobody answers end it,
+    /// or `user_timeout_ms` after the first.
     pub keep_alive_ms: Option<u64>,
     /// A connection idle for longer is aborted; `None` lets it idle for ever.
     pub idle_timeout_ms: Option<u64>,

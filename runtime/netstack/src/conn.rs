@@ -268,7 +268,9 @@ impl Conn {
             deadline_us = deadline_us.min(self.last_rx_us.max(self.busy_since_us) + limits.user_us);
         }
         if let Some(interval_us) = self.keep_alive_us {
-            deadline_us = deadline_us.min(self.last_rx_us + interval_us + limits.user_us);
+            // Three probes unanswered, or the time for which data may be, whichever is shorter.
+            let patience_us = limits.user_us.min(interval_us.saturating_mul(2));
+            deadline_us = deadline_us.min(self.last_rx_us + interval_us + patience_us);
         }
         if let Some(idle_us) = limits.idle_us {
             deadline_us = deadline_us.min(self.last_rx_us + idle_us);

@@ -178,7 +178,7 @@ fn keep_alive_switched_on_late() {
     net.run_for(100_000);
     assert!(net.b.stack.is_open(b));
     net.faults.loss = 100;
-    net.run(62_000, "dead peer not found", |net| net.b.stack.end(b) == Some(Error::TimedOut));
+    net.run(3_100, "dead peer not found after three probes", |net| net.b.stack.end(b) == Some(Error::TimedOut));
 }
 
 #[test]

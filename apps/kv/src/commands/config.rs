@@ -31,6 +31,8 @@ pub struct Config {
     pub random_seed: u64,
     /// The port that INFO reports.
     pub port: u16,
+    /// Seconds between two probes of a silent client.
+    pub keep_alive_s: u64,
     /// Whether clients may keep the processor busy by DEBUG COMPUTE.
     pub debug: bool,
     /// When writes are made stable, if there is a device for them.
@@ -57,6 +59,7 @@ impl Config {
             hash_seed,
             random_seed,
             port: 6379,
+            keep_alive_s: 60,
             debug: false,
             append_fsync: Fsync::EverySec,
             rewrite_percentage: 100,
@@ -66,7 +69,7 @@ impl Config {
 }
 
 /// Parameters that have one value here; clients and tools ask for some of them.
-const FIXED: [(&str, &str); 20] = [
+const FIXED: [(&str, &str); 19] = [
     ("activedefrag", "no"),
     ("bind", "*"),
     ("cluster-enabled", "no"),
@@ -84,13 +87,12 @@ const FIXED: [(&str, &str); 20] = [
     ("save", ""),
     ("set-max-intset-entries", "512"),
     ("slowlog-log-slower-than", "-1"),
-    ("tcp-keepalive", "300"),
     ("timeout", "0"),
     ("zset-max-listpack-entries", "128"),
 ];
 
 /// Parameters that have a number in [`Config`].
-const NUMBERS: [&str; 7] = [
+const NUMBERS: [&str; 8] = [
     "auto-aof-rewrite-min-size",
     "auto-aof-rewrite-percentage",
     "maxclients",
@@ -98,6 +100,7 @@ const NUMBERS: [&str; 7] = [
     "port",
     "proto-max-bulk-len",
     "client-query-buffer-limit",
+    "tcp-keepalive",
 ];
 
 /// Parameters that have a word of their own.
@@ -118,6 +121,7 @@ fn number(config: &Config, name: &str) -> u64 {
         "maxclients" => config.max_clients as u64,
         "maxmemory" => config.max_memory_bytes as u64,
         "port" => u64::from(config.port),
+        "tcp-keepalive" => config.keep_alive_s,
         "proto-max-bulk-len" => config.bulk_bytes as u64,
         _ => config.client_bytes as u64,
     }

@@ -4,6 +4,7 @@ use alloc::string::String;
 use core::fmt;
 
 use runtime::net::Options;
+use runtime::time::Duration;
 
 use crate::Config;
 use crate::persist::Fsync;
@@ -16,6 +17,8 @@ const PERSISTENCE_BYTES: usize = 1024 * 1024;
 const LEAST_STORE_BYTES: usize = 512 * 1024;
 /// Part of the heap that connections may take unless `maxclients` says otherwise: one in this.
 const CONNECTIONS_FRACTION: usize = 4;
+/// Seconds between two probes of a silent client unless `keepalive` says otherwise.
+const KEEP_ALIVE_S: u64 = 60;
 /// Most clients unless `maxclients` says otherwise, as in redis.
 const MOST_CLIENTS: usize = 10_000;
 
@@ -32,12 +35,16 @@ pub struct Settings {
     pub rx_bytes: usize,
     /// Send buffer of a connection, in bytes.
     pub tx_bytes: usize,
+    /// Seconds between two probes of a silent client; one that answers none is gone.
+    pub keep_alive_s: u64,
     /// Whether clients may keep the processor busy by DEBUG COMPUTE.
     pub debug: bool,
     /// The disk that keeps the data, if one does.
     pub disk: Option<String>,
     /// When writes are made stable on it.
     pub append_fsync: Fsync,
+    /// A log that is damaged in the middle is cut there rather than refused.
+    pub aof_repair: bool,
     /// Heap that is left to the store when all connections are open, in bytes.
     pub store_bytes: usize,
 }
@@ -69,8 +76,8 @@ impl fmt::Display for SettingsError {
             Self::Unknown(word) => {
                 write!(
                     f,
-                    "unknown argument `{word}`: expected port=, maxmemory=, maxclients=, rx=, tx=, debug=, appendonly=, \
-                     appendfsync= or disk="
+                    "unknown argument `{word}`: expected port=, maxmemory=, maxclients=, rx=, tx=, keepalive=, debug=, \
+                     appendonly=, appendfsync=, aof-repair= or disk="
                 )
             }
             Self::Value { word, expected } => write!(f, "`{word}`: expected {expected}"),
@@ -128,9 +135,11 @@ impl Settings {
             max_memory_bytes: None,
             rx_bytes: 4 * 1024,
             tx_bytes: 8 * 1024,
+            keep_alive_s: KEEP_ALIVE_S,
             debug: false,
             disk: None,
             append_fsync: Fsync::EverySec,
+            aof_repair: false,
             store_bytes: 0,
         };
         let mut persistence = Persistence { wanted: false, disk: DEFAULT_DISK };
@@ -165,11 +174,16 @@ impl Settings {
             }
             "rx" => self.rx_bytes = buffer(value)?,
             "tx" => self.tx_bytes = buffer(value)?,
+            "keepalive" => {
+                let seconds = value.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
+                self.keep_alive_s = seconds.ok_or_else(wrong("1 to 86400 seconds"))?;
+            }
             "debug" => self.debug = yes_or_no(value).ok_or_else(wrong("yes or no"))?,
             "appendonly" => persistence.wanted = yes_or_no(value).ok_or_else(wrong("yes or no"))?,
             "appendfsync" => {
                 self.append_fsync = Fsync::from_name(value).ok_or_else(wrong("always, everysec or no"))?;
             }
+            "aof-repair" => self.aof_repair = yes_or_no(value).ok_or_else(wrong("yes or no"))?,
             "disk" if value.is_empty() => return Err(wrong("the name of a disk")()),
             "disk" => persistence.disk = value,
             _ => return Err(unknown()),
@@ -196,7 +210,12 @@ impl Settings {
 
     /// The network's part.
     pub fn net_options(&self) -> Options {
-        Options { tcp_rx_bytes: self.rx_bytes, tcp_tx_bytes: self.tx_bytes, ..Options::default() }
+        Options {
+            tcp_rx_bytes: self.rx_bytes,
+            tcp_tx_bytes: self.tx_bytes,
+            keep_alive: Some(Duration::from_secs(self.keep_alive_s)),
+            ..Options::default()
+        }
     }
 
     /// The store's part.
@@ -204,6 +223,7 @@ impl Settings {
         let mut config = Config::for_memory(self.store_bytes, hash_seed, random_seed);
         config.max_clients = self.max_clients;
         config.port = self.port;
+        config.keep_alive_s = self.keep_alive_s;
         config.debug = self.debug;
         config.append_fsync = self.append_fsync;
         if let Some(limit) = self.max_memory_bytes {
@@ -246,6 +266,7 @@ mod tests {
         assert_eq!(parse("disk=log appendfsync=always").expect("all good").disk, None);
         let settings = parse("appendonly=yes appendfsync=always").expect("all good");
         assert_eq!((settings.disk.as_deref(), settings.append_fsync), (Some("data"), Fsync::Always));
+        assert!(!settings.aof_repair && parse("appendonly=yes aof-repair=yes").expect("all good").aof_repair);
         assert_eq!(parse("disk=log appendonly=yes").expect("all good").disk.as_deref(), Some("log"));
     }
 

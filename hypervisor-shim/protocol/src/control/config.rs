@@ -66,6 +66,9 @@ pub struct Config<'a> {
     pub stores_log: bool,
     /// The active replica begins no epoch while so many bytes of records are on their way to storage.
     pub max_unstored_bytes: u64,
+    /// Instructions or ticks by which every epoch is longer than said and compared before pairing: a counter that counts
+    /// wrongly. For tests of the digest; otherwise 0.
+    pub epoch_skew_instructions: u64,
     /// The guest's network.
     pub network: Network,
     /// The program's arguments, separated by spaces.

@@ -49,6 +49,7 @@ impl From<&Config<'_>> for ConfigBody {
             stores_log: config.stores_log.into(),
             replays: config.replays.into(),
             unused: [0; 6],
+            epoch_skew_instructions: U64::new(config.epoch_skew_instructions),
         }
     }
 }
@@ -86,6 +87,7 @@ pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config
         replays: body::truth(kind, "replays", body.replays)?,
         stores_log: body::truth(kind, "stores_log", body.stores_log)?,
         max_unstored_bytes: body.max_unstored_bytes.get(),
+        epoch_skew_instructions: body.epoch_skew_instructions.get(),
         network: network(body)?,
         arguments,
     })

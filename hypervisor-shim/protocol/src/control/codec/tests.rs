@@ -1,10 +1,14 @@
 use super::*;
-use crate::control::Copied;
-use crate::control::{Config, LogEnd, LogRecord, MAX_PAYLOAD_BYTES, Network, ReplayEnd, Replayed, Seed};
+use crate::arbiter::ArbiterRecord;
+use crate::control::{
+    ArbiterReply, ArbiterRequest, Config, Copied, Counters, DisksChanged, GuestStopped, Level, Log, LogEnd, LogRecord,
+    MAX_PAYLOAD_BYTES, Network, Promoted, Ready, ReplayEnd, Replayed, Seed, State, Status, StopKind, Stopped,
+    StoppedReason, TouchedEnd,
+};
 use crate::event::Event;
 use crate::frame::HEADER_BYTES;
 use crate::link::{EpochStart, JoinState, Pages};
-use crate::{Clocks, Discipline, RunMode};
+use crate::{Clocks, Discipline, Mode, ReplicaId, Role, RunMode};
 use alloc::string::String;
 use alloc::vec;
 use proptest::prelude::*;
@@ -202,6 +206,7 @@ impl Draw {
             replays: self.codes[6] & 16 == 16,
             stores_log: self.codes[6] & 32 == 32,
             max_unstored_bytes: l,
+            epoch_skew_instructions: u64::from(self.codes[3]),
             network: Network {
                 mac: self.mac,
                 address: self.halves[3].to_be_bytes(),
