@@ -59,6 +59,8 @@ pub fn examine() -> Vec<Finding> {
         // also start a service, which takes the port of the store.
         tool("redis-check-rdb", "--version", "redis-tools", Need::Test),
         tool(passt::PROGRAM, "--version", passt::PACKAGE, Need::Test),
+        tool("gdb", "--version", "gdb", Need::Test),
+        tool("mount", "--version", "mount", Need::Test),
         kvm(),
         disk(),
         descriptors(),

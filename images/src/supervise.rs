@@ -17,6 +17,7 @@ pub mod forward;
 pub mod hub;
 mod link_fault;
 mod members;
+mod migrate;
 pub mod net;
 mod pacer;
 pub mod passt;
@@ -58,6 +59,7 @@ use self::console::Console;
 use self::disks::Disks;
 use self::forward::Published;
 use self::hub::Wire;
+use self::migrate::Migrations;
 use self::pacer::Pacer;
 use self::placement::Placement;
 use self::rejoin::Rejoin;
@@ -166,6 +168,7 @@ struct Supervisor {
     /// The link is of no more use.
     link_cut: bool,
     rejoin: Rejoin,
+    migrations: Migrations,
     resync: Resync,
     checkpoints: Checkpoints,
     /// What outlives both replicas.
@@ -231,7 +234,11 @@ impl Supervisor {
         let [session, pair_id, seed, lineage] = random_words()?;
         let (storage, restoring, replaying) = replaying::open(&spec, lineage, &waker)?;
         let published = bind(&spec)?;
-        let disks = Disks::claim(&spec)?;
+        if let Some(restoring) = &restoring {
+            restoring.restore_disks(&spec)?;
+        }
+        // The second replica of a restored pair is a newcomer, and gets its mirrors as one.
+        let disks = Disks::claim(&spec, if restoring.is_some() { 1 } else { spec.run.replicas() })?;
         let device = uplink::open_device(&spec)?;
         let started = Instant::now();
         let registry = || poll.registry().try_clone().context(|| "cannot make an event loop");
@@ -266,6 +273,7 @@ impl Supervisor {
             link_cut: false,
             rejoin: Rejoin::new(session, goes_on_as_pair),
             resync: Resync::new(waker.clone()),
+            migrations: Migrations::default(),
             checkpoints: Checkpoints::default(),
             storage,
             closing: None,
@@ -360,6 +368,7 @@ impl Supervisor {
             let members_due_ns = self.look_after_members(now_ns);
             let mirrors_due_ns = self.look_after_mirrors(now_ns);
             let rejoin_due_ns = self.look_after_rejoin(now_ns);
+            self.look_after_migration();
             self.look_after_checkpoints();
             let storage_due_ns = self.look_after_storage(now_ns);
             self.look_after_replay(now_ns);

@@ -7,6 +7,7 @@ use std::path::Path;
 use protocol::control::{Counter, GuestStopped};
 use protocol::{Mode, ReplicaId};
 
+use super::disks::Disks;
 use super::replica::Replica;
 use super::spec::{ProtocolName, RunName};
 use super::symbols;
@@ -196,6 +197,9 @@ impl Supervisor {
             let _ = closing.join();
         }
         self.leave_disks();
+        // Whoever hears that the pair is down may use its disks at once.
+        self.resync.end();
+        self.disks = Disks::default();
         self.uplink.end();
         self.happened("the pair was taken down".to_owned());
         self.dir.clear();
@@ -271,6 +275,7 @@ impl Supervisor {
             guest_stopped: self.guest_stopped.clone(),
             divergence: self.divergence.clone(),
             rejoin: self.rejoin_status(),
+            migration: self.migration_status(),
             checkpoints: self.checkpoint_status(),
             storage: self.storage_status(),
             hub: self.hub_counters(),

@@ -79,7 +79,7 @@ impl<T: Target> Draft<T> {
             }
         };
         let highest = entries.iter().map(|entry| entry.sequence).max().unwrap_or(0);
-        let sequence = highest.max(inner.last_sequence.get()) + 1;
+        let sequence = highest.max(inner.last_sequence.get()).saturating_add(1);
         let base_id = base.map_or(0, |base| base.id);
         let header = Header { program: inner.program, sequence, base: base_id, kind, parts: 0, table_bytes: 0 };
         let replaced = match kind {
@@ -225,8 +225,9 @@ impl<T: Target> Drop for Draft<T> {
         if matches!(self.stage, Stage::Writing | Stage::Written) {
             self.target.abort();
         }
-        self.inner.busy.set(false);
+        // A hook that took another would call itself.
         self.inner.call_hooks(Moment::AfterTake { committed });
+        self.inner.busy.set(false);
     }
 }
 

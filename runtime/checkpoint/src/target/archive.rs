@@ -141,7 +141,7 @@ impl<D: BlockDevice> Archive<D> {
         let mut from = FIRST_BLOCK;
         used.into_iter().filter_map(move |blocks| {
             let gap = from..blocks.start;
-            from = blocks.end;
+            from = from.max(blocks.end);
             (gap.start < gap.end).then_some(gap)
         })
     }
