@@ -2,13 +2,16 @@
 
 mod cargo;
 mod elf;
+pub mod hppa;
 mod pack;
 pub mod ticks;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use cargo::Package;
 pub use cargo::{DiskNeed, Workspace, app_names};
@@ -19,10 +22,13 @@ pub use pack::{
 
 use self::ticks::Coverage;
 use crate::error::{Error, Result};
+use crate::setup;
 use crate::supervise::spec::EpochSpec;
 
 /// What the file names of an image that counts its ticks have behind the app's name.
 const COUNTED: &str = ".counted";
+/// What the file names of an image for PA-RISC have there.
+const HPPA: &str = ".hppa";
 
 /// Why an image was not built.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +86,17 @@ pub enum BuildError {
         /// What is wrong.
         source: ticks::LinkError,
     },
+    /// A program of the way to PA-RISC has failed.
+    #[error("{program} has failed: {message}")]
+    Native {
+        /// Which.
+        program: String,
+        /// What it said.
+        message: String,
+    },
+    /// The code that was translated to C is not what was expected.
+    #[error(transparent)]
+    Translate(#[from] hppa::TranslateError),
     /// A file could not be read or written.
     #[error("{path}: {source}", path = path.display())]
     File {
@@ -150,6 +167,44 @@ pub fn build(workspace: &Workspace, app: &str, counts_ticks: Option<bool>, quiet
         counts_ticks,
         coverage,
         disks,
+    })
+}
+
+/// The machine that an image is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// x86-64 (microvm, pc, q35).
+    #[default]
+    #[value(name = "x86-64", alias = "x86_64")]
+    X86_64,
+    /// PA-RISC 1.1 (HP 9000 B160L).
+    Hppa,
+}
+
+/// Builds the image of a program that runs without a shim; there are such programs for PA-RISC only.
+///
+/// # Errors
+/// [`BuildError`], within [`Error::Build`]; what is missing on this machine, as [`Error::Missing`].
+pub fn build_program(workspace: &Workspace, name: &str, quiet: bool) -> Result<Image> {
+    setup::ensure_hppa()?;
+    let executable = hppa::build_program(workspace, &workspace.program(name)?.name, quiet)?;
+    let bytes = read(&executable)?;
+    let folder = workspace.images_dir();
+    std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
+    let image = folder.join(format!("{name}{HPPA}.img"));
+    replace(&image, &bytes)?;
+    Ok(Image {
+        app: name.to_owned(),
+        image,
+        image_bytes: bytes.len() as u64,
+        image_id: hex(&Sha256::digest(&bytes)),
+        guest_elf: None,
+        shim_elf: Some(executable),
+        epoch: EpochSpec::default(),
+        counts_ticks: false,
+        coverage: None,
+        disks: Vec::new(),
     })
 }
 

@@ -20,6 +20,8 @@ use crate::error::{Context, Error, Result};
 
 /// The emulator.
 pub const PROGRAM: &str = "qemu-system-x86_64";
+/// The emulator of PA-RISC.
+pub const HPPA_PROGRAM: &str = "qemu-system-hppa";
 /// Memory that the shim keeps for itself, on top of guest memory: its own 8 MiB and the packed guest's 8 MiB.
 pub const SHIM_MEMORY_MIB: u32 = 16;
 /// The smallest guest.

@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
+use crate::build::hppa;
 use crate::error::{Context, Error, Result};
 use crate::qemu;
 use crate::state;
@@ -56,6 +57,12 @@ pub fn examine() -> Vec<Finding> {
         tool("redis-benchmark", "--version", "redis-tools", Need::Test),
         tool("redis-server", "--version", "redis-server", Need::Test),
         passt(),
+        tool(qemu::HPPA_PROGRAM, "--version", "qemu-system-misc", Need::Test),
+        tool(hppa::GCC, "--version", "gcc-hppa-linux-gnu", Need::Test),
+        tool(hppa::WASM2C, "--version", "wabt", Need::Test),
+        tool(hppa::CARGO, "--version", "cargo-web", Need::Test),
+        tool(hppa::RUSTC, "--version", "rustc-web", Need::Test),
+        rust_sources(),
         kvm(),
         disk(),
         descriptors(),
@@ -117,6 +124,37 @@ fn tool(name: &'static str, argument: &str, package: &'static str, need: Need) -
         package: found.is_none().then_some(package),
         found: found.unwrap_or_else(|| "not installed".to_owned()),
         advice: None,
+    }
+}
+
+/// Names of what only images for PA-RISC need.
+const FOR_HPPA: [&str; 6] = [qemu::HPPA_PROGRAM, hppa::GCC, hppa::WASM2C, hppa::CARGO, hppa::RUSTC, RUST_SOURCES];
+const RUST_SOURCES: &str = "sources of core";
+
+fn rust_sources() -> Finding {
+    let ok = std::path::Path::new(hppa::SOURCES).is_file();
+    Finding {
+        name: RUST_SOURCES,
+        ok,
+        need: Need::Test,
+        package: (!ok).then_some("rust-web-src"),
+        found: if ok { hppa::SOURCES.to_owned() } else { "not installed".to_owned() },
+        advice: None,
+    }
+}
+
+/// Makes sure that images for PA-RISC can be built and run.
+///
+/// # Errors
+/// [`Error::Missing`] with what to run.
+pub fn ensure_hppa() -> Result<()> {
+    let mut findings = examine();
+    findings.retain(|finding| FOR_HPPA.contains(&finding.name));
+    match install_command(&findings, Need::Test).and_then(|mut words| words.pop()) {
+        Some(command) => {
+            Err(Error::Missing(format!("images for PA-RISC need what is missing on this machine; run\n  {command}")))
+        }
+        None => check(&findings, Need::Test),
     }
 }
 
