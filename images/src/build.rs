@@ -130,6 +130,8 @@ pub struct Image {
     pub coverage: Option<Coverage>,
     /// The disks that the app's manifest names.
     pub disks: Vec<DiskNeed>,
+    /// The machine that it is for.
+    pub target: Target,
 }
 
 /// Builds the image of `app` in the release-like profile `image`. `counts_ticks` says whether the guest shall count its
@@ -167,6 +169,7 @@ pub fn build(workspace: &Workspace, app: &str, counts_ticks: Option<bool>, quiet
         counts_ticks,
         coverage,
         disks,
+        target: Target::X86_64,
     })
 }
 
@@ -182,13 +185,14 @@ pub enum Target {
     Hppa,
 }
 
-/// Builds the image of a program that runs without a shim; there are such programs for PA-RISC only.
+/// Builds the image of a program that runs without a shim ([`Workspace::has_program`]); there are such programs for PA-RISC
+/// only.
 ///
 /// # Errors
 /// [`BuildError`], within [`Error::Build`]; what is missing on this machine, as [`Error::Missing`].
 pub fn build_program(workspace: &Workspace, name: &str, quiet: bool) -> Result<Image> {
     setup::ensure_hppa()?;
-    let executable = hppa::build_program(workspace, &workspace.program(name)?.name, quiet)?;
+    let executable = hppa::build_program(workspace, name, quiet)?;
     let bytes = read(&executable)?;
     let folder = workspace.images_dir();
     std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
@@ -205,6 +209,43 @@ pub fn build_program(workspace: &Workspace, name: &str, quiet: bool) -> Result<I
         counts_ticks: false,
         coverage: None,
         disks: Vec::new(),
+        target: Target::Hppa,
+    })
+}
+
+/// Builds the image of `app` for PA-RISC.
+///
+/// # Errors
+/// [`BuildError`], within [`Error::Build`]; what is missing on this machine, as [`Error::Missing`].
+pub fn build_hppa(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image> {
+    let package = workspace.app(app)?;
+    let (epoch, disks) = (package.epoch()?, package.disks()?);
+    setup::ensure_hppa()?;
+    let halves = hppa::build_halves(workspace, app, quiet)?;
+    let (guest_bytes, shim_bytes) = (read(&halves.guest)?, read(&halves.shim)?);
+    let wrong = |source| BuildError::Pack { app: app.to_owned(), source };
+    let native = hppa::image::NativeImage::parse(&guest_bytes).map_err(wrong)?;
+    hppa::image::check_code(&native).map_err(wrong)?;
+    let packed = pack::pack_hppa(&shim_bytes, &hppa::image::guest(&native, &halves.data)).map_err(wrong)?;
+    let folder = workspace.images_dir();
+    std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
+    let image = folder.join(format!("{app}{HPPA}.img"));
+    let (guest_elf, shim_elf) = (image.with_extension("guest.elf"), image.with_extension("shim.elf"));
+    replace(&guest_elf, &guest_bytes)?;
+    replace(&shim_elf, &shim_bytes)?;
+    replace(&image, &packed.bytes)?;
+    Ok(Image {
+        app: app.to_owned(),
+        image,
+        image_bytes: packed.bytes.len() as u64,
+        image_id: hex(&packed.image_id),
+        guest_elf: Some(guest_elf),
+        shim_elf: Some(shim_elf),
+        epoch,
+        counts_ticks: false,
+        coverage: None,
+        disks,
+        target: Target::Hppa,
     })
 }
 
@@ -255,6 +296,7 @@ pub fn open(path: &Path) -> Result<Image> {
             .map(|stem| stem.display().to_string())
             .unwrap_or_default()
             .trim_end_matches(COUNTED)
+            .trim_end_matches(HPPA)
             .to_owned(),
         image: path.to_owned(),
         image_bytes: bytes.len() as u64,
@@ -266,6 +308,7 @@ pub fn open(path: &Path) -> Result<Image> {
         counts_ticks: info.counts_ticks,
         coverage: None,
         disks: Vec::new(),
+        target: info.target,
     })
 }
 

@@ -199,7 +199,10 @@ fn build_command(args: &BuildArgs) -> Result<()> {
     let workspace = Workspace::find()?;
     let image = match args.target {
         build::Target::X86_64 => build::build(&workspace, &args.app, args.counted.then_some(true), args.json)?,
-        build::Target::Hppa => build::build_program(&workspace, &args.app, args.json)?,
+        build::Target::Hppa if workspace.has_program(&args.app) => {
+            build::build_program(&workspace, &args.app, args.json)?
+        }
+        build::Target::Hppa => build::build_hppa(&workspace, &args.app, args.json)?,
     };
     if args.json {
         return print_json(&image);

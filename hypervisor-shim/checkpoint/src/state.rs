@@ -22,6 +22,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub const VERSION: u32 = 1;
 /// [`GuestState::architecture`] of x86-64.
 pub const X86_64: u32 = 1;
+/// [`GuestState::architecture`] of PA-RISC 1.1.
+pub const PA_RISC: u32 = 2;
 
 /// What a shim keeps for its guest, beside the guest's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -113,7 +113,7 @@ impl From<DiskEntry> for DiskNeed {
 }
 
 /// The package of the ring-0 half.
-const SHIM: &str = "hypervisor-shim";
+pub(super) const SHIM: &str = "hypervisor-shim";
 
 /// The cargo workspace that apps are built from.
 #[derive(Debug, Clone)]
@@ -226,16 +226,10 @@ impl Workspace {
             .ok_or_else(|| BuildError::UnknownApp { name: name.to_owned(), known: self.apps() })
     }
 
-    /// A program that runs without a shim: its manifest says `[package.metadata.pollux-program]`.
-    ///
-    /// # Errors
-    /// [`BuildError::UnknownApp`], which lists those that exist.
-    pub(super) fn program(&self, name: &str) -> Result<&Package, BuildError> {
-        let programs = || self.packages.iter().filter(|package| package.metadata.get("pollux-program").is_some());
-        programs().find(|package| package.name == name).ok_or_else(|| BuildError::UnknownApp {
-            name: name.to_owned(),
-            known: programs().map(|package| package.name.clone()).collect(),
-        })
+    /// Whether there is a program of that name that runs without a shim: its manifest says
+    /// `[package.metadata.pollux-program]`.
+    pub fn has_program(&self, name: &str) -> bool {
+        self.packages.iter().any(|package| package.name == name && package.metadata.get("pollux-program").is_some())
     }
 
     /// Builds the ring-3 half.

@@ -10,19 +10,21 @@
 //! The linker of WebAssembly is the toolchain's own (`rust-lld`). What stands beside the translated code, in C and
 //! assembly, lies in `hypervisor-shim/src/hppa/native`. A step is left out when nothing has changed that goes into it.
 
+pub(super) mod image;
 mod native;
 mod translate;
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use hypercall::layout::{GUEST_BASE, PAGE_BYTES};
 use sha2::{Digest as _, Sha256};
 
 pub use translate::TranslateError;
 
 use self::native::Native;
-use super::cargo::{PROFILE, Workspace, run};
+use super::cargo::{PROFILE, SHIM, Workspace, run};
 use super::{BuildError, hex, read, replace};
 
 /// The programs of the packages above that are called by name.
@@ -64,7 +66,14 @@ pub(super) struct Module<'a> {
 }
 
 /// Linear memory of what runs at privilege 0.
-const PRIVILEGED_END: LinearEnd = LinearEnd(0x0300_0000);
+pub(super) const PRIVILEGED_END: LinearEnd = LinearEnd(0x0300_0000);
+/// A guest's: its linear address A is 0 - A in its address space.
+const GUEST_END: LinearEnd = LinearEnd(0);
+/// More than the native code of a guest ever takes.
+const GUEST_ROOM_BYTES: u64 = 0x0400_0000;
+/// Stacks of what Rust keeps in linear memory; what C keeps has its own.
+const GUEST_STACK_BYTES: u64 = 256 * 1024;
+const SHIM_STACK: &str = "-zstack-size=262144";
 
 /// Builds a program without a shim: a library that exports `program`. Returns the bootable ELF.
 ///
@@ -81,6 +90,78 @@ pub fn build_program(workspace: &Workspace, package: &str, quiet: bool) -> Resul
         end: PRIVILEGED_END,
     };
     let wasm = compile_rust(workspace, package, &module, quiet)?;
+    let native = Native::new(workspace, &module)?;
+    let objects = native.objects(&wasm, &["start.S", "support.c", "console.c"])?;
+    native.link(&objects, "image.ld", &[])
+}
+
+/// The halves of an image, linked with their symbols.
+#[derive(Debug)]
+pub(super) struct Halves {
+    /// The guest: a native executable.
+    pub guest: PathBuf,
+    /// Start and end of its linear data, and of the stack that Rust has beside the native one.
+    pub data: [(u64, u64); 2],
+    /// The shim: a native executable.
+    pub shim: PathBuf,
+}
+
+/// Builds both halves of an app's image.
+///
+/// # Errors
+/// [`BuildError`].
+pub(super) fn build_halves(workspace: &Workspace, app: &str, quiet: bool) -> Result<Halves, BuildError> {
+    let (guest, data) = build_guest(workspace, app, quiet)?;
+    Ok(Halves { guest, data, shim: build_shim(workspace, quiet)? })
+}
+
+/// What every binary tells the linker of WebAssembly: it has no beginning of its own.
+const NO_ENTRY: &str = "--no-entry";
+
+fn build_guest(workspace: &Workspace, app: &str, quiet: bool) -> Result<(PathBuf, [(u64, u64); 2]), BuildError> {
+    let name = format!("guest-{app}");
+    let start = format!("--global-base={GUEST_BASE}");
+    let module = Module {
+        name: &name,
+        target: &["--package", app, "--bin", app, "--features", "image"],
+        libraries: "core,alloc",
+        link: &[NO_ENTRY, "--export=pollux_main", "--export=__heap_base", &start],
+        with: "guest.c",
+        end: GUEST_END,
+    };
+    let wasm = compile_rust(workspace, app, &module, quiet)?;
+    let native = Native::new(workspace, &module)?;
+    let objects = native.objects(&wasm, &["guest.S", "support.c"])?;
+    let end = native.heap_base()?.next_multiple_of(PAGE_BYTES);
+    // A page that is not mapped lies below the stack, which grows down. The linker's own place for it has none.
+    let stack = (end + PAGE_BYTES, end + PAGE_BYTES + GUEST_STACK_BYTES);
+    // Native code follows in linear memory, that is, ends where the stack begins in the machine's. How long it is shows when
+    // it is linked.
+    let behind = u64::from(0u32.wrapping_sub(stack.1 as u32));
+    let link = |base| native.link(&objects, "guest.ld", &[("BASE", base), ("STACK_TOP", stack.1)]);
+    let bytes = extent(&link(behind - GUEST_ROOM_BYTES)?)?;
+    Ok((link(behind - bytes)?, [(GUEST_BASE, end), stack]))
+}
+
+/// Bytes from an executable's first address to its last, in whole pages.
+fn extent(executable: &Path) -> Result<u64, BuildError> {
+    let wrong = |source| BuildError::Pack { app: executable.display().to_string(), source };
+    let native = image::NativeImage::parse(&read(executable)?).map_err(wrong)?;
+    let start = native.segments.iter().map(|segment| segment.virtual_address).min().unwrap_or_default();
+    let end = native.segments.iter().filter_map(super::elf::Segment::virtual_end).max().unwrap_or_default();
+    Ok((end - start).next_multiple_of(PAGE_BYTES))
+}
+
+fn build_shim(workspace: &Workspace, quiet: bool) -> Result<PathBuf, BuildError> {
+    let module = Module {
+        name: SHIM,
+        target: &["--package", SHIM, "--bin", SHIM, "--features", "image"],
+        libraries: "core,alloc",
+        link: &[NO_ENTRY, "--export=shim_main", "--global-base=1048576", SHIM_STACK],
+        with: "machine.c",
+        end: PRIVILEGED_END,
+    };
+    let wasm = compile_rust(workspace, SHIM, &module, quiet)?;
     let native = Native::new(workspace, &module)?;
     let objects = native.objects(&wasm, &["start.S", "support.c", "console.c"])?;
     native.link(&objects, "image.ld", &[])

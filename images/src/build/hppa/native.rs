@@ -37,8 +37,8 @@ pub(super) struct Native<'a> {
     sources: PathBuf,
     /// Where objects are put.
     folder: PathBuf,
-    /// All headers and sources, for noticing changes.
-    sources_key: String,
+    /// All headers, for noticing changes.
+    headers_key: String,
     compiler: String,
 }
 
@@ -51,12 +51,13 @@ impl<'a> Native<'a> {
             .map_err(|source| file_error(&sources, source))?
             .flatten()
             .map(|entry| entry.path())
+            .filter(|path| path.extension() == Some(OsStr::new("h")))
             .collect();
         files.sort();
         let contents = files.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
-        let sources_key = key(contents.iter().map(Vec::as_slice));
+        let headers_key = key(contents.iter().map(Vec::as_slice));
         let compiler = output_of(Command::new(GCC).arg("--version"), GCC)?;
-        Ok(Self { module, sources, folder, sources_key, compiler })
+        Ok(Self { module, sources, folder, headers_key, compiler })
     }
 
     /// Translates and compiles the module, and compiles these sources.
@@ -64,7 +65,9 @@ impl<'a> Native<'a> {
         let mut objects = Vec::new();
         for source in sources {
             let object = self.folder.join(source).with_extension("o");
-            self.compile(&self.sources.join(source), &object, self.sources_key.as_bytes())?;
+            let path = self.sources.join(source);
+            let inputs = key([read(&path)?.as_slice(), self.headers_key.as_bytes()]);
+            self.compile(&path, &object, inputs.as_bytes())?;
             objects.push(object);
         }
         objects.push(self.translated(wasm)?);
@@ -74,7 +77,8 @@ impl<'a> Native<'a> {
     fn translated(&self, wasm: &Path) -> Result<PathBuf, BuildError> {
         let (code, object) = (self.folder.join("m.c"), self.folder.join("m.o"));
         let bytes = read(wasm)?;
-        let inputs = key([bytes.as_slice(), self.sources_key.as_bytes(), self.module.with.as_bytes()]);
+        let with = read(&self.sources.join(self.module.with))?;
+        let inputs = key([bytes.as_slice(), self.headers_key.as_bytes(), with.as_slice()]);
         self.unless_done(&code, &inputs, || {
             // The module's name goes into every symbol.
             let mut command = Command::new(WASM2C);
@@ -98,6 +102,16 @@ impl<'a> Native<'a> {
             command.arg(source).arg("-o").arg(object);
             execute(&mut command, GCC)
         })
+    }
+
+    /// Where the linker of WebAssembly says that the module's data ends.
+    pub fn heap_base(&self) -> Result<u64, BuildError> {
+        let what = "instance->w2c___heap_base = ";
+        let code = String::from_utf8_lossy(&read(&self.folder.join("m.c"))?).into_owned();
+        let number = code.split_once(what).and_then(|(_, rest)| rest.split_once('u')).map(|(number, _)| number);
+        number
+            .and_then(|number| number.parse().ok())
+            .ok_or(BuildError::Translate(translate::TranslateError::Missing { what }))
     }
 
     /// Links an executable by a script, with these symbols defined.
