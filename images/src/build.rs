@@ -6,6 +6,7 @@ pub mod hppa;
 mod pack;
 pub mod ticks;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -185,6 +186,15 @@ pub enum Target {
     Hppa,
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::X86_64 => "x86-64",
+            Self::Hppa => "PA-RISC",
+        })
+    }
+}
+
 /// Builds the image of a program that runs without a shim ([`Workspace::has_program`]); there are such programs for PA-RISC
 /// only.
 ///
@@ -211,6 +221,17 @@ pub fn build_program(workspace: &Workspace, name: &str, quiet: bool) -> Result<I
         disks: Vec::new(),
         target: Target::Hppa,
     })
+}
+
+/// Builds the image of `app` for `target`, counting its ticks only if its manifest wants epochs that need it.
+///
+/// # Errors
+/// As for [`build`] and [`build_hppa`].
+pub fn build_for(workspace: &Workspace, app: &str, target: Target, quiet: bool) -> Result<Image> {
+    match target {
+        Target::X86_64 => build(workspace, app, None, quiet),
+        Target::Hppa => build_hppa(workspace, app, quiet),
+    }
 }
 
 /// Builds the image of `app` for PA-RISC.

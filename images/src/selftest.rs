@@ -13,6 +13,10 @@ use crate::setup::{self, Need};
 pub const IMAGES_VARIABLE: &str = "POLLUX_IMAGES";
 /// The fuzz targets' own workspace, within ours.
 const FUZZ_FOLDER: &str = "tests/fuzz";
+/// Apps that end-to-end tests run on PA-RISC.
+const HPPA_APPS: [&str; 2] = ["echo", "kv"];
+/// The program that shows that PA-RISC computes what this machine does.
+const HPPA_VECTORS: &str = "vectors";
 /// How long each fuzz target runs here: long enough to try the seeds and some thousands of mutations of each.
 const FUZZ_SECONDS: u32 = 5;
 
@@ -35,6 +39,11 @@ pub fn run(yes: bool, skip: Skip, cargo_arguments: &[String]) -> Result<()> {
         build::build(&workspace, &app, Some(false), true)?;
         build::build(&workspace, &app, Some(true), true)?;
     }
+    for app in HPPA_APPS {
+        eprintln!("pollux: building the image of {app} for PA-RISC");
+        build::build_hppa(&workspace, app, true)?;
+    }
+    build::build_program(&workspace, HPPA_VECTORS, true)?;
     let mut failed = Vec::new();
     if !cargo_test(&workspace, cargo_arguments)? {
         failed.push("cargo test".to_owned());

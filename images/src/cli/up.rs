@@ -189,6 +189,22 @@ impl UpArgs {
         }
     }
 
+    /// Both replicas are of one architecture: registers and machine code of one mean nothing to the other.
+    fn check_twin(&self, image: &Image) -> Result<()> {
+        let Some(twin) = &self.backup_image else { return Ok(()) };
+        match build::open(twin) {
+            Ok(twin) if twin.target != image.target => Err(Error::Usage(format!(
+                "a pair needs two machines of one architecture, but {} is for {} and {} for {}",
+                image.image.display(),
+                image.target,
+                twin.image.display(),
+                twin.target
+            ))),
+            // Whatever else is wrong with it, the replicas find out.
+            _ => Ok(()),
+        }
+    }
+
     /// The machine that an image is for, and what it cannot do.
     fn machine_of(&self, image: &Image, epoch: EpochSpec) -> Result<Machine> {
         if image.target == Target::X86_64 {
@@ -228,6 +244,7 @@ impl UpArgs {
         let epoch = self.epoch.unwrap_or(image.epoch);
         Self::check_ticks(&image, epoch)?;
         let machine = self.machine_of(&image, epoch)?;
+        self.check_twin(&image)?;
         Ok(Spec {
             run: self.run_name(),
             rejoin: self.rejoin,

@@ -20,6 +20,7 @@
 #define WASM_RT_MEMCHECK_SIGNAL_HANDLER 1
 #define assert(x) ((void)0)
 #define NAN __builtin_nan("")
+#define INFINITY __builtin_inf()
 #define isnan(x) __builtin_isnan(x)
 #define signbit(x) __builtin_signbit(x)
 #define memcpy __builtin_memcpy
