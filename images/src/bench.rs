@@ -1,4 +1,4 @@
-//! `pollux bench`: the numbers that this project promises, measured on the machine at hand.
+//! `cargo pollux bench`: the numbers that this project promises, measured on the machine at hand.
 //!
 //! Absolute times say something about the machine; ratios, taken from interleaved runs, say something about Pollux.
 

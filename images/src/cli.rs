@@ -22,14 +22,14 @@ use crate::supervise;
 /// The exit codes, for `--help`.
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 the system refused something · 2 wrong usage · 3 unknown app · \
 4 build failed · 5 not an image · 6 port in use · 7 no such pair · 8 name in use · 9 did not start · \
-10 something is missing (see `pollux doctor`) · 11 supervisor gone · 12 request refused · 13 a check failed · \
+10 something is missing (see `cargo pollux doctor`) · 11 supervisor gone · 12 request refused · 13 a check failed · \
 14 no tap · 15 disk cannot be used · 16 not a checkpoint, or not one that fits\n\n\
 A pair's files (logs, sockets) lie in $POLLUX_STATE_DIR, else $XDG_RUNTIME_DIR/pollux-UID, else /tmp/pollux-UID.";
 
 /// Turns a Rust program into a bootable image and runs it as a pair of virtual machines in lockstep: when one dies,
 /// the other carries on with the same connections and nothing lost.
 #[derive(Parser)]
-#[command(name = "pollux", version, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "pollux", bin_name = "cargo pollux", version, after_help = EXIT_CODES, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -52,6 +52,10 @@ enum Command {
     /// Start a pair that goes on from a checkpoint. Connections of clients do not survive that; ports that the program
     /// listens on do.
     Restore(checkpoint::RestoreArgs),
+    /// Record all that happens to a pair's guest, to be run again.
+    Record(checkpoint::RecordArgs),
+    /// Run a recording again, bit for bit and offline, and compare each epoch with what was recorded.
+    Replay(checkpoint::ReplayArgs),
     /// Bring in a new backup for a replica that has gone; returns when the pair is protected again.
     Rejoin(NameArgs),
     /// Let the backup take over as planned, then bring in a new one; returns when the pair is protected again.
@@ -180,6 +184,8 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Checkpoint(args) => checkpoint::take(&args),
         Command::Inspect(args) => checkpoint::inspect(&args),
         Command::Restore(args) => checkpoint::restore(&args),
+        Command::Record(args) => checkpoint::record(&args),
+        Command::Replay(args) => checkpoint::replay(&args),
         Command::Rejoin(args) => manage::rejoin(args.name.as_deref(), &ctl::Request::Rejoin),
         Command::Switchover(args) => manage::rejoin(args.name.as_deref(), &ctl::Request::SwitchOver),
         Command::Logs(args) => manage::logs(&args),
@@ -239,7 +245,7 @@ fn fault(args: &FaultArgs) -> Result<()> {
     ctl::Client::connect(args.pair.name.as_deref())?.ask(&request).map(drop)
 }
 
-/// Prints to stdout. A reader that has gone away (`pollux status | head`) is not an error worth a panic.
+/// Prints to stdout. A reader that has gone away (`cargo pollux status | head`) is not an error worth a panic.
 fn print(text: &str) -> Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context(|| "cannot write to stdout")
 }

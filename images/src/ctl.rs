@@ -68,6 +68,13 @@ pub enum Request {
         /// Only what has changed since this one, which must be the newest.
         since: Option<PathBuf>,
     },
+    /// Record all that happens to the guest from now on.
+    Record {
+        /// The folder; absolute.
+        path: PathBuf,
+    },
+    /// End the recording.
+    StopRecording,
     /// Bring in a new replica for one that has gone.
     Rejoin,
     /// Let the backup take over, and bring in a new one.
@@ -139,6 +146,8 @@ pub struct PairStatus {
     pub rejoin: RejoinStatus,
     /// Checkpoints.
     pub checkpoints: CheckpointStatus,
+    /// What outlives both replicas, if anything does.
+    pub storage: Option<StorageStatus>,
     /// What the hub and the forwarder have counted.
     pub hub: BTreeMap<String, u64>,
     /// What has happened, oldest first; only the newest are kept.
@@ -158,6 +167,54 @@ pub struct CheckpointStatus {
     pub newest: Option<TakenStatus>,
     /// How its guest was copied while it ran.
     pub copy: Option<CopyStatus>,
+}
+
+/// Stable storage of a pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageStatus {
+    /// Where it is.
+    pub folder: PathBuf,
+    /// `restart` or `recording`.
+    pub purpose: String,
+    /// How often a checkpoint is taken.
+    pub every: Option<String>,
+    /// `durable`: no output leaves before what it follows from is stored; or `none`.
+    pub log: String,
+    /// The last epoch whose record is stored.
+    pub stored_through: u64,
+    /// Epochs whose records are on their way.
+    pub waiting_epochs: u64,
+    /// Checkpoints that this pair has taken.
+    pub checkpoints: u64,
+    /// The epoch of the newest one.
+    pub checkpoint_epoch: Option<u64>,
+    /// Why nothing can be stored now, or ever.
+    pub failure: Option<String>,
+}
+
+/// How a replay went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplayStatus {
+    /// The app.
+    pub app: String,
+    /// The epoch of the checkpoint that it began with.
+    pub from_epoch: u64,
+    /// The last epoch that was run.
+    pub epoch: u64,
+    /// The last epoch that was recorded.
+    pub recorded_through: u64,
+    /// Its digest here, in hexadecimal.
+    pub digest: String,
+    /// Its digest when it was recorded, if that is known.
+    pub recorded_digest: Option<String>,
+    /// Where the guest did something else than when it was recorded.
+    pub divergence: Option<String>,
+    /// How the guest ended, if it did.
+    pub guest_stopped: Option<GuestStoppedStatus>,
+    /// How long it took, in milliseconds.
+    pub took_ms: f64,
+    /// The command that shows the guest in a debugger, if that was asked for.
+    pub gdb: Option<String>,
 }
 
 /// A checkpoint that was taken.
@@ -182,7 +239,7 @@ pub struct TakenStatus {
 pub struct RejoinStatus {
     /// `auto` or `manual`.
     pub policy: RejoinName,
-    /// `idle`, `preparing` or `joining`.
+    /// `idle`, `preparing`, `copying disks` or `joining`.
     pub state: String,
     /// How many were brought in.
     pub joined: u64,
@@ -192,6 +249,22 @@ pub struct RejoinStatus {
     pub protected_ms: f64,
     /// How the newest was brought to the survivor's state.
     pub copy: Option<CopyStatus>,
+    /// How far its mirrors are, or how they were made equal.
+    #[serde(default)]
+    pub disks: Option<DiskCopyStatus>,
+}
+
+/// How mirrors are made equal while the guest goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskCopyStatus {
+    /// Bytes looked at when everything is copied for the first time.
+    pub done_bytes: u64,
+    /// How many there are.
+    pub total_bytes: u64,
+    /// Bytes that were written, because they differed; those written again count again.
+    pub written_bytes: u64,
+    /// How often blocks written to meanwhile were looked for.
+    pub rounds: u64,
 }
 
 /// How a guest was copied while it ran.
@@ -451,6 +524,40 @@ impl Client {
         status.checkpoints.newest.ok_or_else(|| Error::Refused("the newest checkpoint is not known".to_owned()))
     }
 
+    /// Begins a recording and waits until its checkpoint is there.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason why there is none.
+    pub fn record(&mut self, path: PathBuf) -> Result<StorageStatus> {
+        let failed = self.status()?.checkpoints.failed;
+        self.ask(&Request::Record { path })?;
+        let status = self.wait_for(
+            |status| status.storage.as_ref().is_some_and(|storage| storage.checkpoint_epoch.is_some()),
+            |status| status.checkpoints.failed > failed || status.storage.is_none(),
+            "no checkpoint was taken",
+        )?;
+        status.storage.ok_or_else(|| Error::Refused("the recording has ended".to_owned()))
+    }
+
+    /// Ends a recording and waits until all of it is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if there is none.
+    pub fn stop_recording(&mut self) -> Result<()> {
+        let since_ms = self.status()?.uptime_s * 1e3;
+        let complete = |status: &PairStatus| {
+            let text = "the recording is complete";
+            status.events.iter().any(|event| event.text == text && event.at_ms >= since_ms)
+        };
+        self.ask(&Request::StopRecording)?;
+        self.wait_for(
+            |status| status.storage.is_none() && complete(status),
+            |status| status.replicas.is_empty(),
+            "the recording was not completed",
+        )
+        .map(drop)
+    }
+
     /// Waits until something is done or has failed; `failure` begins the event that says why.
     fn wait_for(
         &mut self,
@@ -467,7 +574,7 @@ impl Client {
             if failed(&status) || Instant::now() > until {
                 let why = status.events.iter().rev().find(|event| event.text.contains(failure));
                 let why = why.map_or_else(|| format!("{failure} in time"), |event| event.text.clone());
-                return Err(Error::Refused(format!("{why}; see `pollux logs --supervisor`")));
+                return Err(Error::Refused(format!("{why}; see `cargo pollux logs --supervisor`")));
             }
             std::thread::sleep(LONG_INTERVAL);
         }

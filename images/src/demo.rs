@@ -1,4 +1,4 @@
-//! `pollux demo`: what this project is for, in a minute.
+//! `cargo pollux demo`: what this project is for, in a minute.
 
 use std::time::Duration;
 

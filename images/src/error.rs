@@ -56,7 +56,7 @@ pub enum Error {
     #[error("{0}")]
     NoDisk(String),
     /// No pair runs under that name.
-    #[error("no pair named {name:?} is running{}; `pollux up APP --name {name}` starts one", others(.running))]
+    #[error("no pair named {name:?} is running{}; `cargo pollux up APP --name {name}` starts one", others(.running))]
     NoSuchPair {
         /// The name asked for.
         name: String,
@@ -65,7 +65,7 @@ pub enum Error {
     },
     /// A pair with that name runs already.
     #[error(
-        "a pair named {name:?} is already running: stop it with `pollux down --name {name}` or choose another --name"
+        "a pair named {name:?} is already running: stop it with `cargo pollux down --name {name}` or choose another --name"
     )]
     NameInUse {
         /// The name.
@@ -74,7 +74,7 @@ pub enum Error {
     /// The supervising process died without saying goodbye.
     #[error(
         "the supervisor of pair {name:?} (pid {pid}) is gone; its VMs were stopped with it and the guest's state is lost; \
-         its log is {log}; `pollux up` starts the pair again", log = log.display()
+         its log is {log}; `cargo pollux up` starts the pair again", log = log.display()
     )]
     SupervisorGone {
         /// The name of the pair.
@@ -114,6 +114,7 @@ impl Error {
     /// A supervisor's failure as if it had happened here: same text, same exit code.
     pub fn from_supervisor(name: &str, text: String, code: u8) -> Self {
         match code {
+            2 => Self::Usage(text),
             6 => Self::PortTaken(text),
             8 => Self::NameInUse { name: name.to_owned() },
             10 => Self::Missing(text),

@@ -16,5 +16,6 @@ pub mod selftest;
 pub mod setup;
 pub mod state;
 pub mod supervise;
+pub mod vcpu;
 
 pub use cli::run;

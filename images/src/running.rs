@@ -7,13 +7,15 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::build::{Image, Target};
-use crate::ctl::{Client, PairStatus, Request, Response, RoleName, SignalName, to_line};
+use crate::ctl::{Client, PairStatus, ReplayStatus, Request, Response, RoleName, SignalName, to_line};
 use crate::error::{Context, Error, Result};
 use crate::qemu::{Accelerator, Machine};
 use crate::state::StateDir;
 use crate::supervise::Outcome;
 use crate::supervise::net::Net;
-use crate::supervise::spec::{BackupOverrides, ProtocolName, Publish, RejoinName, RunName, Spec, Tuning};
+use crate::supervise::spec::{
+    BackupOverrides, PlacementName, ProtocolName, Publish, RejoinName, RunName, Spec, Tuning,
+};
 
 /// Names the program that supervises, when it is not the running one.
 pub const PROGRAM_VARIABLE: &str = "POLLUX_BIN";
@@ -43,6 +45,7 @@ impl Spec {
             ends_with_starter: false,
             restore: None,
             rejoin: RejoinName::default(),
+            placement: PlacementName::default(),
             protocol: ProtocolName::Revised,
             epoch: image.epoch,
             check_determinism: false,
@@ -58,6 +61,8 @@ impl Spec {
             disk_faults: Vec::new(),
             qemu_args: Vec::new(),
             backup: BackupOverrides::default(),
+            storage: None,
+            replay: None,
         })
     }
 
@@ -90,6 +95,7 @@ fn start_tied(spec: &Spec) -> Result<(PairStatus, Tie)> {
     let read = stdout.read_line(&mut line);
     match read.ok().and_then(|_| serde_json::from_str(&line).ok()) {
         Some(Outcome::Serving(status)) => Ok((*status, stdout)),
+        Some(Outcome::Replayed(_)) => Err(Error::Start("a replay was started as a pair".to_owned())),
         Some(Outcome::Failed { text, code }) => {
             // It ends by itself now; waiting for it leaves no zombie behind.
             let _ = supervisor.wait();
@@ -103,6 +109,39 @@ fn start_tied(spec: &Spec) -> Result<(PairStatus, Tie)> {
             )))
         }
     }
+}
+
+/// Runs a stored log again and hands each stop to `told`. With a debugger there are two, and this returns when the supervisor
+/// has ended; it ends with us.
+///
+/// # Errors
+/// Why nothing was run, or what `told` says.
+pub fn replay(spec: &Spec, mut told: impl FnMut(&ReplayStatus) -> Result<()>) -> Result<()> {
+    let dir = StateDir::new(&spec.name)?;
+    dir.create()?;
+    let mut supervisor = spawn_supervisor(&Spec { ends_with_starter: true, ..spec.clone() }, &dir)?;
+    let stdout = supervisor.stdout.take().ok_or_else(|| Error::Start("the supervisor has no output".to_owned()))?;
+    let mut result = Err(Error::Start(format!(
+        "the supervisor ended before the log was run; its log is {}",
+        dir.supervisor_log().display()
+    )));
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context(|| "cannot hear the supervisor")?;
+        result = match serde_json::from_str(&line) {
+            Ok(Outcome::Replayed(status)) => told(&status),
+            Ok(Outcome::Failed { text, code }) => Err(Error::from_supervisor(&spec.name, text, code)),
+            _ => Err(Error::Start(format!("the supervisor said {line:?}"))),
+        };
+        if result.is_err() {
+            break;
+        }
+    }
+    let _ = supervisor.wait();
+    if result.is_ok() {
+        // It was for this alone; what cannot be removed does no harm.
+        let _ = std::fs::remove_dir_all(dir.path());
+    }
+    result
 }
 
 fn spawn_supervisor(spec: &Spec, dir: &StateDir) -> Result<Child> {

@@ -1,4 +1,4 @@
-//! `pollux test`: sets this machine up and runs every test of the workspace.
+//! `cargo pollux test`: sets this machine up and runs every test of the workspace.
 
 use std::ffi::OsStr;
 use std::path::Path;

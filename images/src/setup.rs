@@ -53,6 +53,7 @@ pub fn examine() -> Vec<Finding> {
         linker(),
         tool("c++", "--version", "build-essential", Need::Test),
         tool("ip", "-V", "iproute2", Need::Test),
+        tool("nc", "-h", "netcat-openbsd", Need::Test),
         tool("redis-cli", "--version", "redis-tools", Need::Test),
         tool("redis-benchmark", "--version", "redis-tools", Need::Test),
         tool("redis-server", "--version", "redis-server", Need::Test),

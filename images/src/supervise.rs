@@ -19,12 +19,16 @@ mod members;
 pub mod net;
 mod pacer;
 pub mod passt;
+mod placement;
 pub mod port;
 mod rejoin;
+pub mod replaying;
 mod replica;
 mod report;
 mod requests;
+mod resync;
 pub mod spec;
+pub mod storage;
 mod symbols;
 pub mod tap;
 mod token;
@@ -35,10 +39,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 use protocol::control::ArbiterRequest;
 use protocol::{Mode, ReplicaId};
 use serde::{Deserialize, Serialize};
@@ -50,13 +56,17 @@ use self::disks::Disks;
 use self::forward::Published;
 use self::hub::Wire;
 use self::pacer::Pacer;
+use self::placement::Placement;
 use self::rejoin::Rejoin;
+use self::replaying::Replaying;
 use self::replica::Replica;
 use self::requests::Requests;
+use self::resync::Resync;
 use self::spec::{RunName, Spec};
+use self::storage::Storage;
 use self::token::Source;
 use self::uplink::Uplink;
-use crate::ctl::{DivergenceStatus, EventStatus, GuestStoppedStatus, PairStatus};
+use crate::ctl::{DivergenceStatus, EventStatus, GuestStoppedStatus, PairStatus, ReplayStatus};
 use crate::error::{Context, Error, Result};
 use crate::state::{State, StateDir};
 
@@ -74,6 +84,8 @@ const NS_PER_MS: u64 = 1_000_000;
 pub enum Outcome {
     /// The pair serves.
     Serving(Box<PairStatus>),
+    /// A log was run again, to its end or to where it was to be stopped.
+    Replayed(Box<ReplayStatus>),
     /// It does not, and the supervisor has ended.
     Failed {
         /// Why.
@@ -121,8 +133,12 @@ enum Phase {
     Starting,
     /// The guest's ports are tried.
     Probing,
+    /// The guest waits for clients, who wait for the first checkpoint to be on the disk.
+    Securing,
     /// Clients are served.
     Serving,
+    /// A log was run again, and that was all; a debugger may look at the guest.
+    Replayed,
     /// The end was asked for; since when.
     Ending {
         /// When processes are ended that have not stopped by themselves.
@@ -146,11 +162,22 @@ struct Supervisor {
     /// The link is of no more use.
     link_cut: bool,
     rejoin: Rejoin,
+    resync: Resync,
     checkpoints: Checkpoints,
+    /// What outlives both replicas.
+    storage: Option<Storage>,
+    /// A recording whose rest is being written.
+    closing: Option<JoinHandle<()>>,
+    waker: Arc<Waker>,
+    /// The log that the restored replica runs before it goes on, or instead of that.
+    replaying: Option<Replaying>,
+    /// When the start last came on.
+    progress_ns: u64,
     /// The checkpoint that the first replica is brought to, until it has all of it.
     restoring: Option<Restoring>,
     wire: Wire,
     pacer: Pacer,
+    placement: Placement,
     uplink: Uplink,
     /// That the uplink is of no more use has been told.
     uplink_failed: bool,
@@ -192,12 +219,15 @@ impl Supervisor {
         // stays as it is.
         let _ = rustix::fs::ftruncate(io::stderr(), 0);
         // Judged as a whole before anything is started.
-        let restoring = spec.restore.as_deref().map(Restoring::open).transpose()?;
+        let poll = Poll::new().context(|| "cannot make an event loop")?;
+        let waker = Waker::new(poll.registry(), Token(token::THREADS)).context(|| "cannot make an event loop")?;
+        let waker = Arc::new(waker);
+        let [session, pair_id, seed, lineage] = random_words()?;
+        let (storage, restoring, replaying) = replaying::open(&spec, lineage, &waker)?;
         let published = bind(&spec)?;
         let disks = Disks::claim(&spec)?;
         let device = uplink::open_device(&spec)?;
         let started = Instant::now();
-        let poll = Poll::new().context(|| "cannot make an event loop")?;
         let registry = || poll.registry().try_clone().context(|| "cannot make an event loop");
         let requests = Requests::listen(&dir, registry()?)?;
         let supervisor_pid = rustix::process::getpid().as_raw_nonzero().get();
@@ -205,14 +235,14 @@ impl Supervisor {
         let paired = spec.run == RunName::Pair && restoring.is_none();
         let mode = if paired { Mode::Paired } else { Mode::Solo };
         let arbiter = Arbiter::create(dir.file("arbiter"), mode)?;
-        let goes_on_as_pair = restoring.is_some();
+        let goes_on_as_pair = restoring.is_some() && spec.run == RunName::Pair;
         let goes_on = restoring.as_ref().map_or((0, 0), |from| (from.state.frames_out, from.state.console_offset));
         let console = Console::create(&dir.console_log(), goes_on.1).context(|| "cannot write the console's log")?;
-        let [session, pair_id, seed] = random_words()?;
         let uplink = Uplink::new(&spec, &dir, device, published, registry()?, seed)?;
         let record = arbiter.record();
         let mut supervisor = Self {
             pacer: Pacer::new(poll.registry()).context(|| "cannot make a timer")?,
+            placement: Placement::new(),
             wire: Wire::new(session, record.generation, record.active, goes_on.0),
             restoring,
             spec,
@@ -226,7 +256,13 @@ impl Supervisor {
             link: None,
             link_cut: false,
             rejoin: Rejoin::new(session, goes_on_as_pair),
+            resync: Resync::new(waker.clone()),
             checkpoints: Checkpoints::default(),
+            storage,
+            closing: None,
+            waker,
+            replaying,
+            progress_ns: 0,
             uplink,
             uplink_failed: false,
             arbiter,
@@ -311,8 +347,11 @@ impl Supervisor {
             let mut data_due_ns = self.move_data(now_ns);
             self.look_after_uplink();
             let members_due_ns = self.look_after_members(now_ns);
+            let mirrors_due_ns = self.look_after_mirrors(now_ns);
             let rejoin_due_ns = self.look_after_rejoin(now_ns);
             self.look_after_checkpoints();
+            let storage_due_ns = self.look_after_storage(now_ns);
+            self.look_after_replay(now_ns);
             let phase = self.phase;
             if self.advance_phase(now_ns)? {
                 return Ok(());
@@ -321,7 +360,10 @@ impl Supervisor {
                 // There is something new to be sent: probes, or clients that waited.
                 data_due_ns = self.move_data(now_ns);
             }
-            due_ns = [data_due_ns, members_due_ns, rejoin_due_ns, self.phase_due_ns()].into_iter().flatten().min();
+            due_ns = [data_due_ns, members_due_ns, mirrors_due_ns, rejoin_due_ns, storage_due_ns, self.phase_due_ns()]
+                .into_iter()
+                .flatten()
+                .min();
         }
     }
 
@@ -339,8 +381,8 @@ impl Supervisor {
             Source::Datagram(index) => self.uplink.datagram_ready(index, now_ns),
             Source::Net(id) if event.is_readable() || event.is_read_closed() => self.read_port(id, now_ns),
             Source::Pacer => self.pacer.clear(),
-            // A port that has become writable is served at the end of the turn.
-            Source::Net(_) | Source::Unknown => {}
+            // Looked after at the end of the turn, as a port that has become writable is.
+            Source::Net(_) | Source::Threads | Source::Unknown => {}
             Source::Listener(index) => self.uplink.listener_ready(index),
             Source::Device => self.uplink.device_ready(),
             Source::Control(id) => self.control_ready(id, now_ns),

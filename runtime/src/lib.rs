@@ -30,6 +30,7 @@ extern crate freestanding as _;
 mod local;
 
 pub mod block;
+pub mod checkpoint;
 pub mod compute;
 pub mod console;
 #[cfg(feature = "image")]

@@ -36,12 +36,20 @@ impl Write for Report {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    crate::compute::gate::disarm();
+    // Within something of the runtime a computation is masked, and its tables may be in disorder.
+    let was_armed = compute::gate::is_armed();
+    compute::gate::disarm();
     let mut report = Report { bytes: [0; MAX_REPORT_BYTES], used: 0 };
     // Writing cannot fail: the report cuts what does not fit.
     let _ = writeln!(report, "{info}");
     #[cfg(target_arch = "x86_64")]
     backtrace(&mut report);
+    if was_armed && compute::is_contained() {
+        // The supervisor finds names for the addresses of a last report only.
+        let text = str::from_utf8(&report.bytes[..report.used]).unwrap_or_default();
+        crate::println!("a contained computation has ended: {text}");
+        compute::contain(format_args!("{}", info.message()), was_armed);
+    }
     crate::console::flush_for_panic();
     platform::panic_report(&report.bytes[..report.used])
 }

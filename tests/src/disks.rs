@@ -57,7 +57,7 @@ impl Files {
         Pair::up(&self.options(options, &[]))
     }
 
-    /// Runs `pollux disk`; returns its exit code and what it wrote.
+    /// Runs `cargo pollux disk`; returns its exit code and what it wrote.
     ///
     /// # Panics
     /// When the command does not start.

@@ -175,6 +175,8 @@ fn config(id: ReplicaId, discipline: Discipline) -> Config {
         confirms_releases: false,
         compares_first: false,
         joins: false,
+        stores_log: false,
+        max_unstored_bytes: 1,
     }
 }
 
@@ -264,7 +266,7 @@ impl State {
                 Command::GoSolo { generation } => self.became_active(index, generation),
                 Command::CloseLink | Command::Stop(_) => self.wires[index].closing = true,
                 // The model has no newcomers; the simulator has.
-                Command::AskPairing { .. } | Command::Joined { .. } | Command::JoinFailed => {
+                Command::AskPairing { .. } | Command::Joined { .. } | Command::JoinFailed | Command::Store { .. } => {
                     self.violate("a replica takes in a newcomer that nobody has told it of");
                 }
             }

@@ -50,7 +50,7 @@ impl Options {
         let ports = match app.trim_end_matches(COUNTED).trim_end_matches(HPPA) {
             "kv" => vec![6379],
             "echo" => vec![7],
-            "probe" | "dhrystone" => vec![7000],
+            "probe" | "dhrystone" | "checkpoints" => vec![7000],
             _ => Vec::new(),
         };
         Self { app: app.to_owned(), image: None, ports, arguments: Vec::new(), weight: 1, terminal: false }
@@ -114,7 +114,7 @@ impl Pair {
         let mut pair = Self::prepare(options);
         let mut starting = pair.spawn_up(options);
         if let Err(failure) = pair.finish_up(&mut starting) {
-            panic!("`pollux up` failed ({}): {}", failure.code, failure.text);
+            panic!("`cargo pollux up` failed ({}): {}", failure.code, failure.text);
         }
         pair
     }
@@ -127,7 +127,7 @@ impl Pair {
         let mut pair = Self::prepare(options);
         let mut starting = pair.spawn_up(options);
         match pair.finish_up(&mut starting) {
-            Ok(status) => panic!("`pollux up` should have failed: {status:#?}"),
+            Ok(status) => panic!("`cargo pollux up` should have failed: {status:#?}"),
             Err(failure) => failure,
         }
     }
@@ -254,7 +254,7 @@ impl Pair {
     /// When the command fails.
     pub fn fault(&self, fault: &[&str]) {
         let output = self.command(&["fault", "--name", NAME]).args(fault).output().expect("the pollux command starts");
-        assert!(output.status.success(), "`pollux fault {fault:?}`: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "`cargo pollux fault {fault:?}`: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// How the pair is doing, asked of the supervisor itself; `None` when there is none.
@@ -334,13 +334,25 @@ impl Pair {
         self.wait_until("the end of the other replica", |status| (status.replicas.len() == 1).then(|| status.clone()))
     }
 
+    /// Waits until the pair is complete in this generation and both replicas run; returns its status then.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait_for_pair(&mut self, generation: u64) -> Status {
+        self.wait_until(&format!("a pair in generation {generation}"), |status| {
+            let runs = |role| status.replica(role).is_some_and(|r| r.state == "running" || r.state == "waiting");
+            let both = runs(Role::Primary) && runs(Role::Backup);
+            (status.mode == "paired" && status.generation == generation && both).then(|| status.clone())
+        })
+    }
+
     /// Sends a signal (`KILL`, `STOP`, `CONT`) through the command; returns the process that got it.
     ///
     /// # Panics
     /// When the command fails.
     pub fn kill(&self, role: Role, signal: &str) -> i32 {
         let text = self.must(&["kill", role.name(), "--signal", signal]);
-        text.trim().parse().unwrap_or_else(|_| panic!("`pollux kill` printed {text:?}, not a process id"))
+        text.trim().parse().unwrap_or_else(|_| panic!("`cargo pollux kill` printed {text:?}, not a process id"))
     }
 
     /// Where a guest's port is reached.

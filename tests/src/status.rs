@@ -1,4 +1,4 @@
-//! What `pollux status --json` promises, written down once more: a program that reads it must not break.
+//! What `cargo pollux status --json` promises, written down once more: a program that reads it must not break.
 
 use std::collections::BTreeMap;
 
@@ -22,9 +22,25 @@ pub struct Status {
     pub guest_stopped: Option<GuestStopped>,
     pub divergence: Option<Divergence>,
     pub rejoin: Rejoin,
+    pub storage: Option<Storage>,
     pub hub: BTreeMap<String, u64>,
     pub events: Vec<Event>,
     pub supervisor_pid: i32,
+}
+
+/// Stable storage.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Storage {
+    pub folder: String,
+    pub purpose: String,
+    pub every: Option<String>,
+    pub log: String,
+    pub stored_through: u64,
+    pub waiting_epochs: u64,
+    pub checkpoints: u64,
+    pub checkpoint_epoch: Option<u64>,
+    pub failure: Option<String>,
 }
 
 /// A published port.
@@ -91,6 +107,17 @@ pub struct Rejoin {
     pub failed: u64,
     pub protected_ms: f64,
     pub copy: Option<CopyFigures>,
+    pub disks: Option<DiskCopyFigures>,
+}
+
+/// How mirrors were made equal.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct DiskCopyFigures {
+    pub done_bytes: u64,
+    pub total_bytes: u64,
+    pub written_bytes: u64,
+    pub rounds: u64,
 }
 
 /// How a guest was copied while it ran.

@@ -71,7 +71,7 @@ pub fn image(app: &str) -> PathBuf {
         .stderr(Stdio::inherit())
         .output()
         .expect("the pollux command starts");
-    assert!(output.status.success(), "`pollux build {app}` failed: {}", output.status);
+    assert!(output.status.success(), "`cargo pollux build {app}` failed: {}", output.status);
     let built: serde_json::Value = serde_json::from_slice(&output.stdout).expect("`build --json` prints JSON");
     let path = PathBuf::from(built["image"].as_str().expect("it names the image"));
     images.insert(app.to_owned(), path.clone());

@@ -1,7 +1,7 @@
 //! A pair on a bridge, where the guest has an address of its own.
 //!
 //! Each test has a network of its own: a thread leaves the host's network for a new namespace, and everything that it
-//! starts from then on (`ip`, `pollux up` and its supervisor, redis-cli, clients' threads) is in there with it. The
+//! starts from then on (`ip`, `cargo pollux up` and its supervisor, redis-cli, clients' threads) is in there with it. The
 //! namespace ends with the last of them, so nothing is left behind, whatever becomes of the test. This takes root and
 //! `ip`; without them the tests say so and pass.
 

@@ -99,6 +99,9 @@ fn simulation_catches_canaries() {
         Canary::FlushAlone,
         Canary::OvertakeDisk,
         Canary::ForgetState,
+        Canary::ForgetChanges,
+        Canary::CopyBusyDisk,
+        Canary::StoredTooSoon,
     ] {
         let caught = (0..CANARY_SEEDS).find_map(|seed| sim::run_with_canary(seed, canary).verdict.err());
         match caught {

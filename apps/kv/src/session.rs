@@ -201,13 +201,13 @@ impl Session {
         work
     }
 
-    /// Answers with the result of the computation; nothing: there was no memory for it.
-    pub fn finish_work(&mut self, result: Option<u64>) {
+    /// Answers with the result of what was asked for, or with why there is none, which begins with an error code.
+    pub fn finish_work(&mut self, result: Result<u64, &str>) {
         self.working = false;
         match result {
             // As 64 bits: RESP has no unsigned integers.
-            Some(result) => self.out.integer(result as i64),
-            None => self.out.error(&[b"OOM no memory for the stack of a computation"]),
+            Ok(result) => self.out.integer(result as i64),
+            Err(error) => self.out.error(&[error.as_bytes()]),
         }
     }
 

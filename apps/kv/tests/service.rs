@@ -73,7 +73,7 @@ fn a_computation_is_answered_in_its_turn_and_only_where_it_is_allowed() {
     assert_eq!(go(&with_arguments("debug=yes"), &world).end, End::Stopped);
     let expected = format!(
         "+OK\r\n:{}\r\n:#\r\n:{}\r\n-ERR value is not an integer or out of range\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n\
-         -ERR DEBUG COMPUTE is not allowed in transactions\r\n:#\r\n:#\r\n",
+         -ERR DEBUG COMPUTE, CHECKPOINT and RESTORE are not allowed in transactions\r\n:#\r\n:#\r\n",
         computed(1000),
         computed(0)
     );
@@ -330,4 +330,29 @@ fn a_disk_that_is_missing_or_foreign_is_said() {
     let outcome = go(&with_disk("appendonly=yes", &disk), &clients(6379, vec![b"PING\r\n".to_vec()]));
     let End::Returned(Err(error)) = outcome.end else { panic!("{:?}", outcome.end) };
     assert!(error.to_string().contains("no record store"), "{error}");
+}
+
+/// Every type, an expiry, several databases: by user-level checkpoints, in memory and on a disk.
+#[test]
+fn a_user_level_checkpoint_brings_all_databases_back() {
+    let fill =
+        b"SET s text\r\nSETEX e 1000 soon\r\nRPUSH l a b c\r\nSADD u x y\r\nHSET h f 1 g 2\r\nZADD z 1.5 m 2 n\r\n\
+        SELECT 3\r\nSET other 7\r\nSELECT 0\r\nDEBUG CHECKPOINT\r\n";
+    let spoil = b"FLUSHALL\r\nSET new 1\r\nLPUSH l wrong\r\nDEBUG RESTORE\r\n";
+    let look = b"DBSIZE\r\nGET s\r\nTTL e\r\nLRANGE l 0 -1\r\nSCARD u\r\nHGET h g\r\nZSCORE z m\r\nGET new\r\nSELECT 3\r\nGET other\r\n";
+    for disks in [Vec::new(), vec![runtime::host::disk::HostDisk::new("data", 4096)]] {
+        let world = clients(6379, vec![[&fill[..], spoil, look].concat()]);
+        let setup = Setup { disks, ..with_arguments("debug=yes") };
+        assert_eq!(go(&setup, &world).end, End::Stopped);
+        let answer = heard(&world, 0);
+        let (_, after) = answer.rsplit_once(":7\r\n").expect("seven keys come back");
+        assert_eq!(
+            after.replace(":999\r\n", ":1000\r\n"),
+            ":6\r\n$4\r\ntext\r\n:1000\r\n*3\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n:2\r\n$1\r\n2\r\n$3\r\n1.5\r\n$-1\r\n+OK\r\n$1\r\n7\r\n",
+            "{answer}"
+        );
+    }
+    let world = clients(6379, vec![b"DEBUG CHECKPOINT\r\n".to_vec()]);
+    assert_eq!(go(&Setup::default(), &world).end, End::Stopped);
+    assert!(heard(&world, 0).starts_with("-ERR DEBUG COMPUTE, CHECKPOINT"), "{}", heard(&world, 0));
 }

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`pages`] | pages of guest memory: with their content, or as runs of zero pages that are only named |
 //! | `file` | a checkpoint as a file: a header, checksummed sections, totals (feature `file`) |
+//! | `log` | the stored log of a pair as files: segments of checksummed records, and the history that they tell (feature `file`) |
 //! | [`state`] | registers and the shim's guest-visible state at an epoch boundary |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -20,5 +21,7 @@ extern crate std;
 
 #[cfg(feature = "file")]
 pub mod file;
+#[cfg(feature = "file")]
+pub mod log;
 pub mod pages;
 pub mod state;

@@ -6,7 +6,8 @@
 //! | 4..8 | bytes of the fixed part, u32 |
 //! | 8..12 | architecture of the registers, u32 |
 //! | 12.. | the fields of [`GuestState`] in their order |
-//! | behind the fixed part | the registers, in the architecture's own format |
+//! | behind the fixed part | [`GuestState::disk_parked`], u64 each, ascending |
+//! | behind those | the registers, in the architecture's own format |
 //!
 //! The random generator's seed is part of it, and so is all that a program holds in its memory: whoever can read a
 //! replica's state can read its secrets.
@@ -19,7 +20,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Version of the state; it changes with any field.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// [`GuestState::architecture`] of x86-64.
 pub const X86_64: u32 = 1;
 /// [`GuestState::architecture`] of PA-RISC 1.1.
@@ -38,6 +39,8 @@ pub struct GuestState {
     pub disk_position: u32,
     /// Requests to disks made in all.
     pub disk_requests: u64,
+    /// Numbers of those that are outstanding, ascending. None of them was begun; the guest asks for them again.
+    pub disk_parked: Vec<u64>,
     /// The guest has agreed on the ABI.
     pub greeted: bool,
     /// The epoch before the next one was cut.
@@ -95,6 +98,8 @@ struct Fixed {
     frames_out: U64,
     input_skew: U64,
     deadline_ns: U64,
+    disk_parked: U32,
+    reserved_too: U32,
 }
 
 /// Why bytes are no state of a replica.
@@ -191,8 +196,11 @@ impl GuestState {
             frames_out: U64::new(self.frames_out),
             input_skew: U64::new(self.input_skew),
             deadline_ns: U64::new(self.deadline_ns),
+            disk_parked: U32::new(self.disk_parked.len() as u32),
+            reserved_too: U32::new(0),
         };
         out.extend_from_slice(fixed.as_bytes());
+        self.disk_parked.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
         out.extend_from_slice(&self.registers);
     }
 
@@ -204,7 +212,7 @@ impl GuestState {
     pub fn decode(bytes: &[u8], architecture: u32) -> Result<Self, StateError> {
         let expected_bytes = size_of::<Fixed>();
         let truncated = StateError::Truncated { expected_bytes, got_bytes: bytes.len() };
-        let (fixed, registers) = Fixed::ref_from_prefix(bytes).map_err(|_| truncated)?;
+        let (fixed, rest) = Fixed::ref_from_prefix(bytes).map_err(|_| truncated)?;
         if fixed.version.get() != VERSION || fixed.fixed_bytes.get() as usize != expected_bytes {
             return Err(StateError::Version { got: fixed.version.get(), fixed_bytes: fixed.fixed_bytes.get() });
         }
@@ -218,6 +226,15 @@ impl GuestState {
         };
         let zero = |field, got: u64| if got == 0 { Ok(()) } else { Err(StateError::Field { field, got }) };
         zero("reserved", fixed.reserved.into())?;
+        zero("reserved_too", fixed.reserved_too.get().into())?;
+        let parked_bytes = fixed.disk_parked.get() as usize * size_of::<u64>();
+        let expected_bytes = expected_bytes + parked_bytes;
+        let too_short = StateError::Truncated { expected_bytes, got_bytes: bytes.len() };
+        let (parked, registers) = rest.split_at_checked(parked_bytes).ok_or(too_short)?;
+        let disk_parked: Vec<u64> = parked.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+        if let Some(out_of_order) = disk_parked.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(StateError::Field { field: "disk_parked", got: out_of_order[1] });
+        }
         let (block, handler) = (fixed.preemption_block.get(), fixed.preemption_handler.get());
         let preemption = if truth("preempts", fixed.preempts)? {
             Some((block, handler))
@@ -232,6 +249,7 @@ impl GuestState {
             transmit_position: fixed.transmit_position.get(),
             disk_position: fixed.disk_position.get(),
             disk_requests: fixed.disk_requests.get(),
+            disk_parked,
             greeted: truth("greeted", fixed.greeted)?,
             cut: truth("cut", fixed.cut)?,
             preemption,
@@ -264,9 +282,18 @@ mod tests {
             any::<u128>(),
             any::<[bool; 3]>(),
             prop::collection::vec(any::<u8>(), 0..40),
+            prop::collection::btree_set(any::<u64>(), 0..5),
         )
             .prop_map(
-                |(words, positions, generator_seed, generator_position, [greeted, cut, preempts], registers)| {
+                |(
+                    words,
+                    positions,
+                    generator_seed,
+                    generator_position,
+                    [greeted, cut, preempts],
+                    registers,
+                    parked,
+                )| {
                     let [a, b, c, d, e, f, g, h, i] = words;
                     GuestState {
                         architecture: X86_64,
@@ -274,6 +301,7 @@ mod tests {
                         transmit_position: positions[1],
                         disk_position: positions[0] ^ positions[1],
                         disk_requests: c ^ d,
+                        disk_parked: parked.into_iter().collect(),
                         greeted,
                         cut,
                         preemption: preempts.then_some((a, b)),

@@ -13,7 +13,7 @@ pub use config::{Config, Network, Seed};
 use core::fmt;
 
 use crate::arbiter::{ArbiterRecord, Grant};
-use crate::link::{JoinState, Pages};
+use crate::link::{EpochStart, JoinState, Pages};
 use crate::replica::{Phase, StopReason};
 use crate::types::wire_enum;
 use crate::{Epoch, Generation, Mode, ReplicaId, Role};
@@ -77,6 +77,16 @@ pub enum ToSupervisor<'a> {
     /// No checkpoint can be taken now: the guest is being copied already, or has stopped, or the checkpoint that it was to
     /// build upon is not this replica's newest.
     CaptureFailed,
+    /// What has changed on mirrored disks since the last such message: the answer to [`ToShim::WatchDisks`] (nothing) and
+    /// [`ToShim::TellDisks`]; and said unasked, when nothing more will change before the state of a copy is complete.
+    DisksChanged(DisksChanged<'a>),
+    /// A record for stable storage, answered by [`ToShim::Stored`]. Records of one replica come in the order of their epochs.
+    /// One that differs from what is stored of its epoch takes the place of that and of all behind it.
+    Record(LogRecord<'a>),
+    /// The digest of the last epoch, which no record will tell: the guest has ended, or nothing is stored any more.
+    LogEnd(LogEnd),
+    /// Records were replayed.
+    Replayed(Replayed),
 }
 
 /// A message from a supervisor to its shim.
@@ -133,6 +143,66 @@ pub enum ToShim<'a> {
     Pages(Pages<'a>),
     /// Everything else, behind the last of its pages: the guest goes on from here.
     State(JoinState<'a>),
+    /// Mirrors are about to be copied: note from now on what changes on them.
+    WatchDisks,
+    /// Tell what has changed on them since the last time.
+    TellDisks,
+    /// What was said to be the last is copied.
+    DisksCopied,
+    /// Stable storage holds every record up to this epoch.
+    Stored {
+        /// The epoch.
+        through: Epoch,
+    },
+    /// From the next record on the log is stored, or no longer.
+    StoreLog {
+        /// Whether it is.
+        on: bool,
+    },
+    /// A record to be replayed, for a replica that was started with [`Config::replays`] and has its state.
+    Replay(LogRecord<'a>),
+    /// That were all records; the guest goes on from here.
+    ReplayEnd(ReplayEnd),
+}
+
+/// A record of the log as stable storage holds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogRecord<'a> {
+    /// The generation in which it was stored.
+    pub generation: Generation,
+    /// As it is on the link.
+    pub start: EpochStart<'a>,
+}
+
+/// How an epoch ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogEnd {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its digest.
+    pub digest: u64,
+}
+
+/// The end of a replay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReplayEnd {
+    /// The digest of the last epoch, if that was recorded.
+    pub digest: Option<u64>,
+}
+
+/// How far a replay is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Replayed {
+    /// The last epoch that has ended.
+    pub epoch: Epoch,
+    /// Its digest.
+    pub digest: u64,
+    /// The address of the guest's next instruction.
+    pub instruction_address: u64,
+    /// Frames that the guest has sent in all.
+    pub frames_out: u64,
+    /// All records were replayed, and the guest goes on by itself.
+    pub complete: bool,
 }
 
 /// What a shim can say of itself before it is configured.
@@ -470,6 +540,17 @@ pub struct TouchedEnd {
     pub pages: u64,
     /// Whether each of them was shown.
     pub complete: bool,
+}
+
+/// Blocks of mirrored disks that have changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DisksChanged<'a> {
+    /// Disks and guest stand still: when these are copied, answer by [`ToShim::DisksCopied`].
+    pub last: bool,
+    /// There are others, to be asked for; among the last ones they follow by themselves.
+    pub more: bool,
+    /// Ranges, in the encoding of [`crate::resync::ChangedBlocks`].
+    pub ranges: &'a [u8],
 }
 
 /// How a guest was copied while it ran.

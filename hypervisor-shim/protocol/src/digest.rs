@@ -56,28 +56,17 @@ impl Digest64 {
         }
     }
 
-    /// Copies a string of bytes and takes in two sums of its words: for bulk, where every instruction a word counts, and
-    /// the copy has to be made anyhow. The first sum changes with any single word, the second also with their order.
-    ///
-    /// # Panics
-    /// If the two have different lengths.
-    pub fn write_copied(&mut self, from: &[u8], to: &mut [u8]) {
-        assert_eq!(from.len(), to.len(), "a copy has the length of what is copied");
-        let ((words, tail), (place, tail_place)) = (from.as_chunks::<32>(), to.as_chunks_mut::<32>());
-        let (mut sum, mut sum_of_sums) = (0_u64, 0_u64);
-        for (words, place) in words.iter().zip(place) {
-            for (word, place) in words.as_chunks::<8>().0.iter().zip(place.as_chunks_mut::<8>().0) {
-                *place = *word;
-                sum = sum.wrapping_add(u64::from_le_bytes(*word));
-                // Rotated, or the top bits of two words could change together unnoticed.
-                sum_of_sums = sum_of_sums.rotate_left(1).wrapping_add(sum);
-            }
-        }
-        tail_place.copy_from_slice(tail);
-        self.write_u64(from.len() as u64);
-        self.write_u64(sum);
-        self.write_u64(sum_of_sums);
-        self.write_bytes(tail);
+    /// Takes in a long string of bytes by two sums of its words, for bulk, where every instruction a word counts. Those of
+    /// all words but the last few may have been made by `copy`, which is given the greatest beginning of `bytes` that is a
+    /// multiple of [`BulkSums::BLOCK_BYTES`] and says what [`BulkSums::add`] would have made of it: whoever has to copy the
+    /// bytes anyhow need not read them twice.
+    pub fn write_bulk(&mut self, bytes: &[u8], copy: impl FnOnce(&[u8]) -> BulkSums) {
+        let (blocks, rest) = bytes.split_at(bytes.len() - bytes.len() % BulkSums::BLOCK_BYTES);
+        let sums = copy(blocks);
+        self.write_u64(bytes.len() as u64);
+        self.write_u64(sums.sum);
+        self.write_u64(sums.sum_of_sums);
+        self.write_bytes(rest);
     }
 
     /// The digest of all that was written so far; writing may go on.
@@ -87,6 +76,30 @@ impl Digest64 {
         value = (value ^ (value >> 30)).wrapping_mul(FINAL_1);
         value = (value ^ (value >> 27)).wrapping_mul(FINAL_2);
         value ^ (value >> 31)
+    }
+}
+
+/// Sums of the little-endian words of a string of bytes. The first changes with any single word, the second also with the
+/// order of the words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BulkSums {
+    /// All words.
+    pub sum: u64,
+    /// What the first sum was after each word; rotated left by one bit before each, or the top bits of two words could
+    /// change together unnoticed.
+    pub sum_of_sums: u64,
+}
+
+impl BulkSums {
+    /// The sums may be made in blocks of this length.
+    pub const BLOCK_BYTES: usize = 64;
+
+    /// Adds whole words; what is left beyond them is not taken in.
+    pub fn add(&mut self, bytes: &[u8]) {
+        for word in bytes.as_chunks::<8>().0 {
+            self.sum = self.sum.wrapping_add(u64::from_le_bytes(*word));
+            self.sum_of_sums = self.sum_of_sums.rotate_left(1).wrapping_add(self.sum);
+        }
     }
 }
 
@@ -145,13 +158,16 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_one_and_every_flip_and_every_swap_of_words_in_it_counts() {
+    fn every_flip_and_every_swap_of_words_in_bulk_counts() {
         let message: Vec<u8> = (0..203_u8).map(|index| index.wrapping_mul(37)).collect();
-        let digest = |from: &[u8]| {
-            let mut to = alloc::vec![0xee; from.len()];
+        let digest = |bytes: &[u8]| {
             let mut digest = Digest64::new(7);
-            digest.write_copied(from, &mut to);
-            assert_eq!(to, from);
+            digest.write_bulk(bytes, |blocks| {
+                assert_eq!(blocks.len(), bytes.len() / 64 * 64);
+                let mut sums = BulkSums::default();
+                sums.add(blocks);
+                sums
+            });
             digest.finish()
         };
         let mut seen = BTreeSet::from([digest(&message), digest(&message[..200]), digest(&[])]);

@@ -29,6 +29,7 @@ pub mod frame;
 pub mod hubwire;
 pub mod link;
 pub mod replica;
+pub mod resync;
 mod types;
 
 pub use types::{Clocks, Discipline, Epoch, EpochSource, Generation, Mode, ReplicaId, Role, RunMode};

@@ -6,6 +6,8 @@
 //! A *mirrored* disk is carried out by each replica on its own. A *shared* one is carried out by the active replica alone; at
 //! the other a request is outstanding until the record says how it ended, with what it has read ([`shared`]).
 //!
+//! While the guest is copied to another machine nothing new is begun for a moment ([`copied`]).
+//!
 //! Copies: what a write writes is copied once, from guest memory to the buffer that the device reads, when the request is
 //! taken; what a read reads is copied once, from the device's buffer to guest memory, when its completion is delivered.
 //! Neither can be left out: the guest may change its memory after the one, and must not see when the device wrote to it
@@ -13,6 +15,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use hypercall::disk::{
     BLOCK_BYTES, Completion, DiskInfo, MAX_OUTSTANDING, MAX_PLAIN_BLOCKS, MAX_TRANSFER_BYTES, Operation, Request,
@@ -21,6 +24,7 @@ use hypercall::errno::{EFAULT, EINVAL, EIO, ENOENT, ENXIO};
 use hypercall::record::KIND_DISK_REQUEST;
 use hypercall::ring::{Consumer, RingError};
 use protocol::digest::Digest64;
+use protocol::resync::Changes;
 
 use super::schedule::Schedule;
 use super::{DeliverError, GuestMemory};
@@ -55,6 +59,8 @@ struct Outstanding {
     passed_bytes: usize,
     /// What records have brought of what another replica has read.
     brought: Vec<u8>,
+    /// It was never begun and will not be: the guest hears that it is uncertain and asks again.
+    parked: bool,
 }
 
 /// What must have happened elsewhere before a guest may be told of a completion.
@@ -116,6 +122,10 @@ pub struct Disks {
     flushes: VecDeque<u64>,
     /// Buffers for reuse, each with room for the longest transfer: at most as many as there may be requests.
     pool: Vec<Vec<u8>>,
+    /// Nothing more is begun.
+    held: bool,
+    /// What was changed on mirrored disks, while that is noted: one for each disk.
+    changes: Option<Vec<Changes>>,
 }
 
 /// Whether the guest may write to a range of its addresses, and at which offset that range lies.
@@ -134,24 +144,9 @@ impl Disks {
             shared: Shared::default(),
             flushes: VecDeque::new(),
             pool: Vec::new(),
+            held: false,
+            changes: None,
         }
-    }
-
-    /// Our position in the ring, and the number of the next request, of a guest for which nothing is outstanding.
-    pub(super) fn saved(&self) -> (u32, u64) {
-        (self.ring.position(), self.next_number)
-    }
-
-    /// What [`Disks::saved`] gave, with a ring at that position.
-    pub(super) fn restored(&mut self, ring: Consumer, next_number: u64) {
-        self.ring = ring;
-        self.next_number = next_number;
-    }
-
-    /// Whether a copy of the guest lacks nothing of its disks: there are none, and no request to what does not exist waits
-    /// for its answer.
-    pub(super) fn can_be_copied(&self) -> bool {
-        self.table.is_empty() && self.outstanding.is_empty()
     }
 
     /// Takes what the guest has asked for in an epoch, in its order, as long as there may be more requests. Each is added to
@@ -203,6 +198,7 @@ impl Disks {
             end,
             passed_bytes: 0,
             brought: Vec::new(),
+            parked: false,
         });
     }
 
@@ -297,6 +293,8 @@ impl Disks {
                 continue;
             }
             while let Some((job, done)) = device.take_done() {
+                // Also one that has failed may have changed something.
+                self.note_change(disk, &job);
                 if self.shared.has(disk) && done {
                     self.schedules[disk].finish_unsettled(job.number);
                 } else {
@@ -305,7 +303,9 @@ impl Disks {
                 self.note_end(job, done);
             }
             let bound = if self.shared.has(disk) { committed_through } else { u64::MAX };
-            self.schedules[disk].start(device, bound);
+            if !self.held {
+                self.schedules[disk].start(device, bound);
+            }
         }
     }
 
@@ -338,7 +338,8 @@ impl Disks {
     /// All requests to mirrored disks with numbers below this are done here, those included that make no sense.
     pub fn done_below(&self) -> u64 {
         let not_done = |outstanding: &&Outstanding| {
-            matches!(outstanding.end, None | Some(End::Failed)) && !self.shared.has(outstanding.disk)
+            let waits = matches!(outstanding.end, None | Some(End::Failed)) && !outstanding.parked;
+            waits && !self.shared.has(outstanding.disk)
         };
         self.outstanding.iter().find(not_done).map_or(self.next_number, |outstanding| outstanding.number)
     }
@@ -390,14 +391,14 @@ impl Disks {
         })
     }
 
-    /// Ends a request as the record of an epoch says: what a read has read goes to guest memory now.
+    /// Ends a request as the record of an epoch says: what a read has read goes to guest memory now. Returns where, if it does.
     pub(super) fn complete(
         &mut self,
         epoch: u64,
         completion: &Completion,
         memory: &GuestMemory,
         digest: Option<&mut Digest64>,
-    ) -> Result<(), DeliverError> {
+    ) -> Result<Option<Range<usize>>, DeliverError> {
         let index = self.find(completion.number).ok_or(DeliverError::Malformed)?;
         let outstanding = self.outstanding.remove(index).ok_or(DeliverError::Malformed)?;
         if self.shared.leaves_out(outstanding.disk) && outstanding.end.is_none() {
@@ -408,14 +409,16 @@ impl Disks {
         }
         match outstanding.end {
             Some(End::Done(buffer)) => {
-                if let (0, Some(place)) = (completion.status, outstanding.place) {
+                let place = outstanding.place.filter(|_| completion.status == 0);
+                if let Some(place) = place {
                     // By the digest mirrors that differ are found out, before anything leaves that hangs on it.
                     memory.copy_from(place, &buffer, digest);
                 }
+                let written = place.map(|place| place..place + buffer.len());
                 self.put_back(buffer);
-                Ok(())
+                Ok(written)
             }
-            Some(End::Rejected(_) | End::Failed) if completion.status != 0 => Ok(()),
+            Some(End::Rejected(_) | End::Failed) if completion.status != 0 => Ok(None),
             // It succeeded elsewhere and not here, or it runs still: whoever asked for this did not wait.
             Some(End::Rejected(_) | End::Failed) | None => Err(DeliverError::Unfinished { number: completion.number }),
         }
@@ -425,6 +428,7 @@ impl Disks {
 /// In place of a request that cannot be read.
 const NOTHING: Request = Request { operation: 0, disk: u32::MAX, first_block: 0, blocks: 0, address: 0 };
 
+mod copied;
 mod shared;
 #[cfg(test)]
 mod tests;

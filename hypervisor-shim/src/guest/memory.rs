@@ -2,8 +2,9 @@
 
 use alloc::vec::Vec;
 
+use freestanding::{SUMMED_BLOCK_BYTES, copy_and_sum};
 use hypercall::layout::{GUEST_BASE, Preemption};
-use protocol::digest::Digest64;
+use protocol::digest::{BulkSums, Digest64};
 
 /// The guest's memory, by offset. Every access is checked; an access outside is `None`, never a fault.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +66,7 @@ impl GuestMemory {
         // SAFETY: the range lies in guest memory, which nobody else touches now; bytes have no invalid values.
         let from = unsafe { core::slice::from_raw_parts(self.base.add(offset), out.len()) };
         match digest {
-            Some(digest) => digest.write_copied(from, out),
+            Some(digest) => copy_summed(from, out, digest),
             None => out.copy_from_slice(from),
         }
         true
@@ -80,7 +81,7 @@ impl GuestMemory {
         }
         // SAFETY: the range lies in guest memory, which nobody else touches now; bytes have no invalid values.
         let place = unsafe { core::slice::from_raw_parts_mut(self.base.add(offset), from.len()) };
-        digest.write_copied(from, place);
+        copy_summed(from, place, digest);
         true
     }
 
@@ -157,5 +158,51 @@ impl GuestMemory {
         let offset = self.offset_of(address, 8)?;
         // SAFETY: the eight bytes lie in guest memory, which nobody else touches now.
         Some(u64::from_le(unsafe { core::ptr::read_unaligned(self.base.add(offset).cast()) }))
+    }
+}
+
+/// Copies in one pass and adds what is copied to a digest.
+///
+/// # Panics
+/// If the two have different lengths.
+fn copy_summed(from: &[u8], to: &mut [u8], digest: &mut Digest64) {
+    assert_eq!(from.len(), to.len(), "a copy has the length of what is copied");
+    const { assert!(BulkSums::BLOCK_BYTES == SUMMED_BLOCK_BYTES) };
+    digest.write_bulk(from, |blocks| {
+        let (place, rest) = to.split_at_mut(blocks.len());
+        let count = blocks.len() / SUMMED_BLOCK_BYTES;
+        // SAFETY: both are slices of this length, one of them ours alone.
+        let (sum, sum_of_sums) = unsafe { copy_and_sum(place.as_mut_ptr(), blocks.as_ptr(), count, (0, 0)) };
+        rest.copy_from_slice(&from[blocks.len()..]);
+        BulkSums { sum, sum_of_sums }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    #[test]
+    fn copies_in_one_pass_are_digested_like_what_they_copy() {
+        let mut words = vec![0_u64; 512];
+        // SAFETY: the words outlive the value, are aligned well enough for bytes, and are reached by it alone.
+        let memory = unsafe { GuestMemory::new(words.as_mut_ptr().cast(), 4096) };
+        for bytes in [0, 1, 8, 63, 64, 65, 512, 700, 4096] {
+            let from: Vec<u8> = (0..bytes).map(|index| (index * 31 + bytes) as u8).collect();
+            let mut expected = Digest64::new(3);
+            expected.write_bulk(&from, |blocks| {
+                let mut sums = BulkSums::default();
+                sums.add(blocks);
+                sums
+            });
+            let (mut there, mut back) = (Digest64::new(3), Digest64::new(3));
+            assert!(memory.copy_from(4096 - bytes, &from, Some(&mut there)));
+            let mut to = vec![0xee; bytes];
+            assert!(memory.copy_to(GUEST_BASE + (4096 - bytes) as u64, &mut to, Some(&mut back)));
+            assert_eq!(to, from);
+            assert_eq!((there, back), (expected, expected), "{bytes} bytes");
+        }
     }
 }

@@ -251,7 +251,10 @@ impl Guest {
 
     fn deliver_completion(&mut self, epoch: u64, payload: &[u8]) -> Result<(), DeliverError> {
         let completion = Completion::decode(payload).ok_or(DeliverError::Malformed)?;
-        self.disks.complete(epoch, &completion, &self.memory, self.digests.then_some(&mut self.digest))?;
+        let digest = self.digests.then_some(&mut self.digest);
+        if let Some(written) = self.disks.complete(epoch, &completion, &self.memory, digest)? {
+            self.note_written(written.start, written.len());
+        }
         self.push_completion(payload)
     }
 

@@ -81,7 +81,13 @@ impl Guest {
     fn take_disk_requests(&mut self, epoch: Epoch) -> Result<(), RingError> {
         let (memory, writable) = (&self.memory, &self.writable);
         let reach = |address, bytes| super::writable_offset(memory, writable, address, bytes);
-        self.disks.take_requests(epoch, memory, &reach, self.digests.then_some(&mut self.digest))
+        let before = self.disks.saved();
+        let taken = self.disks.take_requests(epoch, memory, &reach, self.digests.then_some(&mut self.digest));
+        if self.disks.saved() != before {
+            // Our position, in the ring's header.
+            self.note_written(self.rings[2], hypercall::ring::DATA_OFFSET);
+        }
+        taken
     }
 
     /// Moves the frames of the transmit ring to `records`. Records of other kinds, and frames longer than any, are

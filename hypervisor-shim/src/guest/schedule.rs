@@ -15,7 +15,7 @@ use hypercall::disk::Operation;
 use crate::machine::{Disk, DiskJob};
 
 /// Whether the device holds something else afterwards.
-fn changes_blocks(operation: Operation) -> bool {
+pub(super) fn changes_blocks(operation: Operation) -> bool {
     !matches!(operation, Operation::Read | Operation::Flush | Operation::Forget)
 }
 
@@ -85,6 +85,11 @@ impl Schedule {
     /// Whether a job waits to be started.
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Takes what was not started.
+    pub(super) fn take_waiting(&mut self) -> VecDeque<DiskJob> {
+        core::mem::take(&mut self.waiting)
     }
 
     pub(super) fn is_idle(&self) -> bool {

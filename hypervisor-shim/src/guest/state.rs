@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use checkpoint::pages::{PAGE_BYTES, PageRecord, PagesError, check, records};
 use checkpoint::state::GuestState;
+use hypercall::disk::MAX_OUTSTANDING;
 use hypercall::layout::{DISK_RING_BYTES, RING_BYTES};
 use hypercall::record::ALIGNMENT_BYTES;
 use hypercall::ring::{Consumer, Producer};
@@ -30,7 +31,8 @@ pub struct Surroundings {
 }
 
 impl Guest {
-    /// Whether a copy of memory and of this state is all of the guest. What disks hold and are doing is no part of it.
+    /// Whether a copy of memory and of this state is all of the guest, but for what its disks hold: nothing that it has asked
+    /// of them was begun.
     pub fn can_be_copied(&self) -> bool {
         self.disks.can_be_copied()
     }
@@ -44,6 +46,7 @@ impl Guest {
             transmit_position: self.transmit.position(),
             disk_position: self.disks.saved().0,
             disk_requests: self.disks.saved().1,
+            disk_parked: self.disks.parked(),
             greeted: self.greeted,
             cut,
             preemption,
@@ -73,6 +76,10 @@ impl Guest {
                 return Err(format!("the {name} ring's position {position:#x} is no multiple of {ALIGNMENT_BYTES}"));
             }
         }
+        let known = |number: &u64| *number < state.disk_requests;
+        if state.disk_parked.len() > MAX_OUTSTANDING || !state.disk_parked.iter().all(known) {
+            return Err(String::from("it says that requests to disks are outstanding that cannot be"));
+        }
         let registration = match state.preemption {
             None => None,
             Some((block, handler)) => Some(
@@ -88,7 +95,7 @@ impl Guest {
             self.transmit = Consumer::new(ring(self.rings[1]), RING_BYTES, state.transmit_position);
             Consumer::new(ring(self.rings[2]), DISK_RING_BYTES, state.disk_position)
         };
-        self.disks.restored(requests, state.disk_requests);
+        self.disks.restored(requests, state.disk_requests, &state.disk_parked);
         self.greeted = state.greeted;
         self.preemption = Preempting::restored(state.cut, registration);
         self.generator = ChaCha12Rng::from_seed(state.generator_seed);

@@ -15,7 +15,9 @@ use protocol::{EpochSource, Mode, Role, RunMode};
 use sha2::{Digest as _, Sha256};
 
 use super::channel::Channel;
+use super::disk_copy::DiskCopy;
 use super::outputs::Outbound;
+use super::replay::Replay;
 use super::{ClockOffsets, EpochLimit, Settings, Vmm, farewell};
 use crate::guest::{Guest, GuestConfig, Image, OutputLog, PageSet, Touched, load};
 use crate::machine::{Disk, Machine, Port};
@@ -107,6 +109,7 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         ToShim::LinkCut => Some(ToShim::LinkCut),
         ToShim::Superseded { generation } => Some(ToShim::Superseded { generation }),
         ToShim::Shutdown => Some(ToShim::Shutdown),
+        ToShim::StoreLog { on } => Some(ToShim::StoreLog { on }),
         ToShim::Config(_)
         | ToShim::ArbiterReply(_)
         | ToShim::Time { .. }
@@ -118,7 +121,13 @@ fn lasting(message: ToShim<'_>) -> Option<ToShim<'static>> {
         | ToShim::Pages(_)
         | ToShim::State(_)
         | ToShim::PeerJoins { .. }
-        | ToShim::HandOver => None,
+        | ToShim::HandOver
+        | ToShim::WatchDisks
+        | ToShim::TellDisks
+        | ToShim::DisksCopied
+        | ToShim::Stored { .. }
+        | ToShim::Replay(_)
+        | ToShim::ReplayEnd(_) => None,
     }
 }
 
@@ -208,6 +217,7 @@ fn build<M: Machine>(
         shown_pages: 0,
         outbound: Outbound::default(),
         copier: None,
+        disk_copy: DiskCopy::default(),
         slice: Vec::new(),
         fresh_link: None,
         slices_held: 0,
@@ -215,6 +225,7 @@ fn build<M: Machine>(
         base: None,
         covered,
         restores: config.restores,
+        replay: config.replays.then(Replay::default),
         offsets: ClockOffsets {
             monotonic_ns: now_ns.wrapping_neg(),
             realtime_ns: config.realtime_ns.wrapping_sub(now_ns),
@@ -232,7 +243,7 @@ fn build<M: Machine>(
         asked_for: 0,
         peer_dead: false,
         last_heard_ns: now_ns,
-        link_flushed_ns: now_ns,
+        flushed_ns: now_ns,
     })
 }
 
@@ -300,6 +311,8 @@ fn make_replica(
         confirms_releases: true,
         compares_first: config.check_determinism,
         joins: config.joins,
+        stores_log: config.stores_log,
+        max_unstored_bytes: config.max_unstored_bytes,
     };
     Replica::new(config, now_ns).map(Some)
 }

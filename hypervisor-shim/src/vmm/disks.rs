@@ -181,6 +181,7 @@ impl<M: Machine> Vmm<M> {
     /// failed: its mirror may differ from the other one's.
     pub(super) fn drain_disks(&mut self) {
         let until_ns = self.now_ns() + DRAIN_NS;
+        self.guest.disks_mut().hold(false);
         loop {
             let committed_through = self.committed_through();
             self.guest.disks_mut().serve(self.machine.disks(), committed_through);

@@ -12,6 +12,7 @@ use protocol::replica::{Input, JoinPhase};
 use protocol::{Epoch, Role};
 
 use super::copy::{Copier, Target};
+use super::disk_copy::DiskCopy;
 use super::{Vmm, tell};
 use crate::guest::{PageSet, Surroundings, install_pages};
 use crate::machine::{Machine, Port};
@@ -45,7 +46,11 @@ impl<M: Machine> Vmm<M> {
         self.fresh_link = None;
         let me = self.settings.replica;
         self.link.renew(direction_session(link_session, me), direction_session(link_session, me.peer()));
-        self.step(Input::PeerJoins);
+        if self.guest.disks().has_mirrors() && self.disk_copy != DiskCopy::Watching {
+            self.log(Level::Warn, format_args!("no newcomer can be taken in: nobody copies the mirrors of the disks"));
+        } else {
+            self.step(Input::PeerJoins);
+        }
         if self.join_phase() == JoinPhase::Greeting {
             tell(&mut self.control, &ToSupervisor::LinkFresh { link_session });
         } else {
@@ -113,6 +118,7 @@ impl<M: Machine> Vmm<M> {
     /// Notes nothing any more, unless the next checkpoint may build upon the last.
     fn end_copy(&mut self) {
         self.copier = None;
+        self.end_disk_copy();
         self.guest.note_writes(self.base.is_some());
     }
 
@@ -123,7 +129,9 @@ impl<M: Machine> Vmm<M> {
 
     /// The supervisor wants a checkpoint. It begins at the next boundary.
     pub(super) fn capture_wanted(&mut self, since_epoch: Epoch) {
-        let busy = self.copier.is_some() || self.join_phase() != JoinPhase::None || !self.can_be_captured();
+        let mirrors_lack = self.guest.disks().has_mirrors() && self.disk_copy != DiskCopy::Watching;
+        let joins = self.join_phase() != JoinPhase::None;
+        let busy = self.copier.is_some() || joins || mirrors_lack || !self.can_be_captured();
         let known = since_epoch == 0 || self.base.as_ref().is_some_and(|base| base.epoch == since_epoch);
         if busy || !known {
             tell(&mut self.control, &ToSupervisor::CaptureFailed);
@@ -153,15 +161,26 @@ impl<M: Machine> Vmm<M> {
                 return false;
             }
             Target::Checkpoint => true,
-        } && self.guest.can_be_copied();
+        };
         let over = self.copier.as_ref().is_some_and(|copier| copier.is_round_over() && !copier.is_last());
+        if may_end && over && !self.ends {
+            // What the guest asks of its disks from here on waits, so that soon nothing of it is half done.
+            self.guest.disks_mut().hold(true);
+        }
+        let may_end = may_end && self.guest.can_be_copied();
         let begins_round = may_end && over;
         let dirty = begins_round.then(|| self.take_dirty());
         let Some(copier) = self.copier.as_mut().filter(|_| may_end) else { return false };
         if let Some(dirty) = dirty {
             copier.next_round(dirty, now_ns);
+            if !copier.is_last() {
+                self.guest.disks_mut().hold(false);
+                return false;
+            }
+            self.tell_last_changes();
         }
-        if copier.is_round_over() && copier.is_last() {
+        let Some(copier) = &self.copier else { return false };
+        if copier.is_round_over() && copier.is_last() && self.disks_are_equal() {
             match copier.target() {
                 Target::Newcomer => self.send_state(now_ns),
                 Target::Checkpoint => self.capture_state(now_ns),
@@ -177,11 +196,13 @@ impl<M: Machine> Vmm<M> {
 
     /// Whether a copy could go on at once.
     pub(super) fn has_pages_to_send(&self) -> bool {
-        match &self.copier {
-            None => self.join_phase() == JoinPhase::Copying || self.capture_wanted.is_some(),
-            Some(copier) if copier.target() == Target::Checkpoint => copier.has_slice() || copier.is_round_over(),
-            Some(copier) => self.join_phase() == JoinPhase::Copying && (copier.has_slice() || copier.is_round_over()),
-        }
+        let Some(copier) = &self.copier else {
+            return self.join_phase() == JoinPhase::Copying || self.capture_wanted.is_some();
+        };
+        // Disks and those who copy them are waited for in a halt.
+        let waits = self.guest.disks().is_draining() || (copier.is_last() && !self.disks_are_equal());
+        let goes_on = copier.has_slice() || (copier.is_round_over() && !waits);
+        goes_on && (copier.target() == Target::Checkpoint || self.join_phase() == JoinPhase::Copying)
     }
 
     /// The pages are with the newcomer or on their way: the rest follows, and the log behind it.
@@ -195,8 +216,10 @@ impl<M: Machine> Vmm<M> {
             let _ = message.encode_into(writer, out);
         });
         replica.state_sent(now_ns);
+        self.end_disk_copy();
+        self.guest.disks_mut().park();
         self.guest.note_writes(self.base.is_some());
-        self.flush_link(now_ns);
+        self.flush_link();
     }
 
     /// The pages of a checkpoint are sent: with the rest it is complete, and the guest goes on.
@@ -209,6 +232,7 @@ impl<M: Machine> Vmm<M> {
         if let Some(copier) = self.copier.take() {
             tell(&mut self.control, &ToSupervisor::Copied(copier.figures(epoch, now_ns)));
         }
+        self.end_disk_copy();
         // From here on it is noted what the next one would have to hold.
         self.base = Some(Base { epoch, changed: PageSet::empty(self.guest.memory().bytes()) });
         self.control.flush(self.machine.control());

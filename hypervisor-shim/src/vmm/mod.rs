@@ -7,12 +7,14 @@ mod bare;
 mod channel;
 mod config;
 mod copy;
+mod disk_copy;
 mod disks;
 mod epoch;
 mod input;
 mod join;
 mod outputs;
 mod pair;
+mod replay;
 mod restore;
 mod show;
 mod status;
@@ -28,6 +30,7 @@ use protocol::{Clocks, Epoch, ReplicaId, RunMode, control};
 
 use self::channel::Channel;
 use self::copy::Copier;
+use self::disk_copy::DiskCopy;
 use self::outputs::Outbound;
 use crate::guest::{End, EndKind, Guest, Image, OutputLog, PageSet, Touched};
 use crate::machine::{Machine, Port};
@@ -102,7 +105,7 @@ struct Vmm<M: Machine> {
     /// `None` in bare mode.
     replica: Option<Replica>,
     control: Channel,
-    /// What the supervisor said right behind the configuration, until the loop begins.
+    /// What the supervisor said while nobody could act upon it: right behind the configuration, or while pages were shown.
     early: alloc::vec::Vec<ToShim<'static>>,
     link: Channel,
     outputs: OutputLog,
@@ -113,6 +116,8 @@ struct Vmm<M: Machine> {
     outbound: Outbound,
     /// The guest is being copied to a newcomer.
     copier: Option<Copier>,
+    /// How far the supervisor is with the mirrors that belong to the copy.
+    disk_copy: DiskCopy,
     /// The records of the slice that is being sent; kept for its room.
     slice: alloc::vec::Vec<u8>,
     /// The session with which the link begins anew when nothing of the old one is on its way.
@@ -127,6 +132,8 @@ struct Vmm<M: Machine> {
     covered: PageSet,
     /// The guest's state comes from a checkpoint and is not complete.
     restores: bool,
+    /// Records of a log are run before the guest goes on by itself.
+    replay: Option<replay::Replay>,
     offsets: ClockOffsets,
     /// The guest's own monotonic time at which it wants to run again; 0: at once.
     deadline_ns: u64,
@@ -151,8 +158,8 @@ struct Vmm<M: Machine> {
     peer_dead: bool,
     /// When the link last brought something.
     last_heard_ns: u64,
-    /// When the link was last given everything there was.
-    link_flushed_ns: u64,
+    /// When link and control channel were last given everything there was.
+    flushed_ns: u64,
 }
 
 /// Runs a replica for ever.

@@ -2,14 +2,16 @@
 
 use alloc::format;
 
-use protocol::control::{ArbiterRequest, Counter, Level, Promoted, StoppedReason, ToShim, ToSupervisor};
+use protocol::control::{
+    ArbiterRequest, Counter, Level, LogEnd, LogRecord, Promoted, StoppedReason, ToShim, ToSupervisor,
+};
 use protocol::link::Message;
-use protocol::replica::{Command, CommandList, Gate, Input, LinkFault, Outgoing, Promotion, StopReason};
-use protocol::{Role, RunMode};
+use protocol::replica::{Command, CommandList, Gate, Input, LinkFault, Outgoing, Promotion, Record, StopReason};
+use protocol::{Epoch, Role, RunMode};
 
 use super::copy::Target;
 use super::{Vmm, tell};
-use crate::guest::EndKind;
+use crate::guest::{EndKind, Guest};
 use crate::machine::{Machine, Port};
 
 /// The state machine may put an uncertain event before what was gathered.
@@ -17,25 +19,32 @@ const UNCERTAIN_RECORD_BYTES: usize = 32;
 /// Records of a guest that computes are sent together, at the latest after this time.
 const RECORDS_WAIT_NS: u64 = 500_000;
 
+/// Delivers the events of a record. What is wrong with them is in guest memory or in the record, and both are the same at the
+/// peer and in a replay.
+pub(super) fn begin_epoch(guest: &mut Guest, record: &Record) {
+    let epoch = record.epoch;
+    if let Err(error) = guest.begin_epoch(epoch, record.clocks, &record.events) {
+        guest.set_end(EndKind::Fault, 139, format!("events of epoch {epoch} cannot be delivered: {error}\n"));
+    }
+}
+
 impl<M: Machine> Vmm<M> {
     pub(super) fn run_replica(&mut self) -> ! {
         if self.restores {
             self.receive_checkpoint();
         }
+        self.replay();
         let now_ns = self.now_ns();
         self.drive(|replica, commands| replica.start(now_ns, commands));
-        for message in core::mem::take(&mut self.early) {
-            self.on_control(message);
-        }
         // Looked at once a turn: where instructions are counted, every look leaves the translated code.
         let mut now_ns = self.now_ns();
         loop {
             now_ns = self.round(now_ns);
-            if let Some(epoch) = self.run_next.take() {
-                now_ns = self.run_epoch(now_ns, epoch);
-            } else if self.copy_at_boundary(now_ns) || !self.begin_if_possible(now_ns) {
+            if self.run_next.is_none() && (self.copy_at_boundary(now_ns) || !self.begin_if_possible(now_ns)) {
                 self.rest(now_ns);
                 now_ns = self.now_ns();
+            } else if let Some(epoch) = self.run_next.take() {
+                now_ns = self.run_epoch(now_ns, epoch);
             }
         }
     }
@@ -66,6 +75,9 @@ impl<M: Machine> Vmm<M> {
     /// Takes everything that has come and sends everything that waits. May be called while the guest runs. Returns the
     /// time, which is that of the newest message if one has come.
     pub(super) fn round(&mut self, now_ns: u64) -> u64 {
+        for message in core::mem::take(&mut self.early) {
+            self.on_control(message);
+        }
         self.drain_control(Self::on_control);
         self.drain_link();
         self.confirm_outputs();
@@ -90,15 +102,19 @@ impl<M: Machine> Vmm<M> {
 
     fn flush_channels(&mut self, now_ns: u64) {
         if !self.records_may_wait(now_ns) {
-            self.flush_link(now_ns);
+            self.flush_all(now_ns);
         }
-        self.control.flush(self.machine.control());
     }
 
-    pub(super) fn flush_link(&mut self, now_ns: u64) {
+    fn flush_all(&mut self, now_ns: u64) {
+        self.flush_link();
+        self.control.flush(self.machine.control());
+        self.flushed_ns = now_ns;
+    }
+
+    pub(super) fn flush_link(&mut self) {
         if let Some(port) = self.machine.link() {
             self.link.flush(port);
-            self.link_flushed_ns = now_ns;
         }
     }
 
@@ -108,7 +124,7 @@ impl<M: Machine> Vmm<M> {
         self.deadline_ns == 0
             && self.outputs.bytes() == 0
             && !self.guest.disks().holds_changes()
-            && now_ns < self.link_flushed_ns + RECORDS_WAIT_NS
+            && now_ns < self.flushed_ns + RECORDS_WAIT_NS
             && self.replica.as_ref().is_some_and(|replica| replica.may_delay_records())
     }
 
@@ -157,17 +173,15 @@ impl<M: Machine> Vmm<M> {
     fn run_epoch(&mut self, now_ns: u64, epoch: u64) -> u64 {
         let now_ns = self.await_completions(now_ns, epoch);
         let Some(record) = self.replica.as_ref().and_then(|replica| replica.record(epoch)) else { return now_ns };
+        begin_epoch(&mut self.guest, record);
         let has_events = !record.events.is_empty();
-        if let Err(error) = self.guest.begin_epoch(epoch, record.clocks, &record.events) {
-            // The same happens at the peer: what is wrong is in guest memory or in the record, and both are the same.
-            self.guest.set_end(EndKind::Fault, 139, format!("events of epoch {epoch} cannot be delivered: {error}\n"));
-        }
         self.guest.upcall_if_due(has_events, self.machine.registers());
         let now_ns = self.run_guest(now_ns, epoch, |vmm, now_ns| _ = vmm.round(now_ns));
         let (digest, has_outputs) = self.finish_epoch(epoch);
         // What the guest has just asked for begins at once.
         self.serve_disks();
         if self.guest.end().is_some() {
+            self.tell_log_end(epoch, digest);
             self.step_at(now_ns, Input::GuestStopped { digest });
         } else {
             self.step_at(now_ns, Input::EpochEnded { digest, has_outputs });
@@ -181,7 +195,7 @@ impl<M: Machine> Vmm<M> {
 
     /// Halts until something comes.
     fn rest(&mut self, now_ns: u64) {
-        self.flush_link(now_ns);
+        self.flush_all(now_ns);
         if self.has_pages_to_send() {
             return;
         }
@@ -223,7 +237,19 @@ impl<M: Machine> Vmm<M> {
         match message {
             // A second configuration changes nothing, nobody waits any more for pages to have come, and what runs is not
             // restored.
-            ToShim::Config(_) | ToShim::Shown { .. } | ToShim::Pages(_) | ToShim::State(_) => {}
+            ToShim::Config(_)
+            | ToShim::Shown { .. }
+            | ToShim::Pages(_)
+            | ToShim::State(_)
+            | ToShim::Replay(_)
+            | ToShim::ReplayEnd(_) => {}
+            ToShim::Stored { through } => self.step(Input::Stored { through }),
+            ToShim::StoreLog { on } => {
+                if !on {
+                    self.tell_last_end();
+                }
+                self.step(Input::StoreLog { on });
+            }
             ToShim::ArbiterReply(reply) => {
                 let (request_id, granted, record) = (reply.request_id, reply.granted, reply.record);
                 self.step(Input::ArbiterReply { request_id, granted, record });
@@ -242,6 +268,9 @@ impl<M: Machine> Vmm<M> {
             ToShim::HandOver => self.step(Input::HandOver),
             ToShim::Capture { since_epoch } => self.capture_wanted(since_epoch),
             ToShim::PagesHeld { messages } => self.slices_arrived(Target::Checkpoint, messages),
+            ToShim::WatchDisks => self.watch_disks(),
+            ToShim::TellDisks => self.tell_disks(),
+            ToShim::DisksCopied => self.disks_copied(),
             ToShim::Superseded { generation } => self.step(Input::Superseded { generation }),
             ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),
             ToShim::ConsoleInput { bytes } => self.note_typed(bytes),
@@ -256,10 +285,13 @@ impl<M: Machine> Vmm<M> {
         if !self.ends {
             return;
         }
+        // A copy that is not complete will not be.
+        self.guest.disks_mut().hold(false);
         let may_end = self.guest.disks().are_none() || (self.is_active() && self.is_quiet());
         if !may_end {
             return;
         }
+        self.tell_last_end();
         self.step(Input::Shutdown);
         self.stop(StoppedReason::Shutdown, super::ASKED_FOR);
     }
@@ -316,6 +348,7 @@ impl<M: Machine> Vmm<M> {
                 }
                 Command::Joined { generation } => self.joined(generation),
                 Command::JoinFailed => self.join_failed(),
+                Command::Store { from } => self.store(from),
                 Command::CloseLink => self.link.close(),
                 Command::Stop(reason) => self.stop_for(reason),
             }
@@ -328,6 +361,29 @@ impl<M: Machine> Vmm<M> {
             // Only events beyond the frame's limit can be refused, and the epoch's limit is far below it.
             let _ = message.encode_into(writer, out);
         });
+    }
+
+    /// Hands records to the supervisor, which has them stored.
+    fn store(&mut self, from: Epoch) {
+        let Some(replica) = &self.replica else { return };
+        let generation = replica.generation();
+        for record in replica.records_from(from) {
+            // Within the limit of stored records, which is below that of a message.
+            tell(&mut self.control, &ToSupervisor::Record(LogRecord { generation, start: record.message() }));
+        }
+    }
+
+    /// Tells how the last epoch ended, which no further record will tell.
+    fn tell_last_end(&mut self) {
+        if let Some((epoch, digest)) = self.replica.as_ref().map(|replica| replica.last_end()) {
+            self.tell_log_end(epoch, digest);
+        }
+    }
+
+    fn tell_log_end(&mut self, epoch: Epoch, digest: u64) {
+        if self.is_active() && self.replica.as_ref().is_some_and(|replica| replica.stores_log()) {
+            tell(&mut self.control, &ToSupervisor::LogEnd(LogEnd { epoch, digest }));
+        }
     }
 
     fn ask_arbiter(&mut self, request_id: u64, expect_generation: u64) {
@@ -397,8 +453,7 @@ impl<M: Machine> Vmm<M> {
         }
         // The last message to the peer should still go out.
         if self.settings.run_mode == RunMode::Pair {
-            let now_ns = self.now_ns();
-            self.flush_link(now_ns);
+            self.flush_link();
         }
         if let StopReason::Diverged(divergence) = reason {
             self.show_touched(divergence.epoch);

@@ -5,6 +5,7 @@ use alloc::string::String;
 
 use protocol::control::{Level, StoppedReason, ToShim, ToSupervisor};
 use protocol::link::JoinState;
+use protocol::{Clocks, Epoch};
 
 use super::{SERVICE_INTERVAL_NS, Vmm, tell};
 use crate::guest::install_pages;
@@ -19,6 +20,8 @@ impl<M: Machine> Vmm<M> {
         for message in core::mem::take(&mut self.early) {
             self.on_control_restoring(message);
         }
+        // Nobody was there to take pages before.
+        tell(&mut self.control, &ToSupervisor::PagesHeld { messages: self.slices_held });
         let mut until_ns = self.now_ns() + SILENCE_NS;
         while self.restores {
             let held = self.slices_held;
@@ -41,14 +44,16 @@ impl<M: Machine> Vmm<M> {
         self.timer_at_ns = 0;
     }
 
-    fn on_control_restoring(&mut self, message: ToShim<'_>) {
+    pub(super) fn on_control_restoring(&mut self, message: ToShim<'_>) {
         let result = match message {
-            ToShim::Pages(pages) => {
+            ToShim::Pages(pages) if self.restores => {
                 self.slices_held += 1;
                 tell(&mut self.control, &ToSupervisor::PagesHeld { messages: self.slices_held });
                 install_pages(self.guest.memory(), pages.records).map_err(|error| format!("{error}"))
             }
-            ToShim::State(state) => self.resume(&state),
+            ToShim::State(state) if self.restores => self.resume(&state),
+            ToShim::Replay(record) => self.note_replay(&record),
+            ToShim::ReplayEnd(end) => self.note_replay_end(end),
             ToShim::Time { realtime_ns } => {
                 self.set_realtime(realtime_ns);
                 Ok(())
@@ -66,13 +71,19 @@ impl<M: Machine> Vmm<M> {
         self.install(state)?;
         let Some(replica) = &mut self.replica else { return Err(String::from("bare mode has no epochs")) };
         replica.resume(state).map_err(|_| String::from("it is that of no epoch, or this is no solo primary"))?;
-        // The guest's own clock goes on from the checkpoint; the wall clock is everybody's. The hub is a new one and
-        // counts from the start.
-        let now_ns = self.now_ns();
-        self.offsets.monotonic_ns = state.clocks.monotonic_ns.wrapping_sub(now_ns);
-        self.input_skew = self.guest.frames_in().wrapping_neg();
         self.restores = false;
-        self.log(Level::Info, format_args!("going on from a checkpoint of epoch {}", state.epoch));
+        if self.replay.is_none() {
+            self.go_on(state.clocks, state.epoch);
+        }
         Ok(())
+    }
+
+    /// The guest goes on by itself from the end of this epoch. Its own clock goes on from there; the wall clock is
+    /// everybody's. The hub is a new one and counts from the start.
+    pub(super) fn go_on(&mut self, clocks: Clocks, epoch: Epoch) {
+        let now_ns = self.now_ns();
+        self.offsets.monotonic_ns = clocks.monotonic_ns.wrapping_sub(now_ns);
+        self.input_skew = self.guest.frames_in().wrapping_neg();
+        self.log(Level::Info, format_args!("going on from the end of epoch {epoch}"));
     }
 }

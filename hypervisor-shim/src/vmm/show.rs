@@ -90,6 +90,9 @@ impl<M: Machine> Vmm<M> {
     fn on_control_showing(&mut self, message: ToShim<'_>) {
         match message {
             ToShim::Shown { pages } => self.shown_pages = pages,
+            // Outputs wait for it, if the arbiter lets this replica go on.
+            ToShim::Stored { through } => self.early.push(ToShim::Stored { through }),
+            ToShim::StoreLog { on } => self.early.push(ToShim::StoreLog { on }),
             ToShim::ConsoleInput { bytes } => self.note_typed(bytes),
             ToShim::Time { realtime_ns } => self.set_realtime(realtime_ns),
             ToShim::Shutdown => self.stop(StoppedReason::Shutdown, super::ASKED_FOR),
@@ -103,6 +106,11 @@ impl<M: Machine> Vmm<M> {
             | ToShim::PagesHeld { .. }
             | ToShim::Pages(_)
             | ToShim::State(_)
+            | ToShim::WatchDisks
+            | ToShim::TellDisks
+            | ToShim::DisksCopied
+            | ToShim::Replay(_)
+            | ToShim::ReplayEnd(_)
             | ToShim::Superseded { .. } => {}
         }
     }

@@ -1,5 +1,7 @@
 //! What checkpoints and new replicas cost: pauses of the guest, gaps that clients see, times, sizes.
 
+mod user;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -91,6 +93,8 @@ pub struct CheckpointReport {
     pub sizes: Vec<BySize>,
     /// Checkpoints that build upon another, by what was written between the two.
     pub changes: Vec<ByChanges>,
+    /// The same store saved by the shim and by the program itself.
+    pub levels: user::Levels,
     /// What the clients saw in all.
     pub verdict: Verdict,
     /// What must be reached.
@@ -122,7 +126,7 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
     spec.tuning.failure_timeout_ms = spec.tuning.failure_timeout_ms.max(FAILURE_TIMEOUT_MS);
     note("filling a store");
     let mut pair = Running::start(&spec)?;
-    fill(&pair)?;
+    fill(&pair, VALUES)?;
     let mut verdict = Verdict::default();
     let (mut checkpoints, mut rejoins, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=rounds {
@@ -150,6 +154,7 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
     }
     let sizes = sizes(&spec, files, rounds, &mut note)?;
     let changes = changes(&spec, files, rounds, &mut note)?;
+    let levels = user::measure(&spec, rounds, &mut verdict, &mut note)?;
     let throughput_ratio = median(&ratios);
     let promises = promises(&checkpoints, &rejoins, &restore_ms, throughput_ratio, &verdict);
     Ok(CheckpointReport {
@@ -160,16 +165,17 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
         restore_ms,
         sizes,
         changes,
+        levels,
         verdict,
         promises,
     })
 }
 
-fn fill(pair: &Running) -> Result<()> {
+fn fill(pair: &Running, values: usize) -> Result<()> {
     let connected = resp::Client::connect(pair.address(STORE_PORT)?, PATIENCE);
     let mut client = connected.context(|| "cannot connect to the store")?;
     let mut random = fastrand::Rng::with_seed(5);
-    for index in 0..VALUES {
+    for index in 0..values {
         // Half as random as bytes can be: what programs keep can be compressed, but not to nothing.
         let value: Vec<u8> = (0..VALUE_BYTES).map(|_| random.alphanumeric() as u8).collect();
         let answered = client.command(&[b"SET", format!("filling:{index}").as_bytes(), &value]);
@@ -385,6 +391,7 @@ pub fn describe(report: &CheckpointReport) -> String {
             change.values, change.pages, change.took_ms
         ));
     }
+    out.push_str(&user::describe(&report.levels));
     out.extend(report.promises.iter().map(Promise::describe));
     for complaint in report.verdict.complaints.iter().take(10) {
         out.push_str(&format!("  ! {complaint}\n"));

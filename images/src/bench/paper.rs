@@ -1,4 +1,4 @@
-//! `pollux bench paper`: the evaluation of Bressoud and Schneider's paper, redone on the machine at hand.
+//! `cargo pollux bench paper`: the evaluation of Bressoud and Schneider's paper, redone on the machine at hand.
 //!
 //! [`plan`] says what is measured, [`mod@run`] measures once, [`table`] brings the rounds together, [`model`] is the
 //! paper's, `report` and `plot` write it down. [`exactness`] and [`kills`] check rather than measure.

@@ -8,28 +8,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::error::{Context, Error, Result};
+use crate::vcpu::Vcpu;
 
 /// Processor time of the thread that runs the guest, in nanoseconds.
 ///
 /// # Errors
-/// The process is gone.
+/// The process is gone, or is no QEMU.
 pub fn vcpu_ns(pid: i32) -> Result<u64> {
-    let thread = vcpu_thread(pid)?;
-    let text = fs::read_to_string(thread.join("schedstat")).context(|| "cannot read a thread's processor time")?;
-    let first = text.split_whitespace().next().and_then(|word| word.parse().ok());
-    first.ok_or_else(|| Error::CheckFailed(format!("{} is not understood: {text:?}", thread.display())))
-}
-
-/// QEMU names the thread "CPU 0/TCG" or "CPU 0/KVM" when told to (`debug-threads=on`).
-fn vcpu_thread(pid: i32) -> Result<PathBuf> {
-    let folder = PathBuf::from(format!("/proc/{pid}/task"));
-    let tasks = fs::read_dir(&folder).context(|| format!("process {pid} is gone"))?;
-    let is_vcpu = |path: &PathBuf| fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("CPU 0"));
-    tasks
-        .flatten()
-        .map(|task| task.path())
-        .find(is_vcpu)
-        .ok_or_else(|| Error::CheckFailed(format!("process {pid} has no thread named \"CPU 0\"")))
+    let times = Vcpu::of(pid).and_then(Vcpu::times);
+    let missing = || Error::CheckFailed(format!("process {pid} has no thread that runs a guest's processor"));
+    times.map(|times| times.ran_ns).ok_or_else(missing)
 }
 
 /// Processor time of all threads, in nanoseconds.

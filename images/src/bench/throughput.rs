@@ -276,7 +276,7 @@ pub(super) fn benchmark(address: SocketAddr, requests: u64, options: &[&str]) ->
         .args(options)
         .stdin(Stdio::null())
         .output()
-        .context(|| "cannot run redis-benchmark (`pollux doctor` says what installs it)")?;
+        .context(|| "cannot run redis-benchmark (`cargo pollux doctor` says what installs it)")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let rows: Vec<(f64, f64)> = text.lines().filter_map(row).collect();
     if !output.status.success() || rows.len() as u64 != TEST_COUNT {

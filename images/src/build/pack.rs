@@ -48,13 +48,13 @@ pub enum ImageError {
     #[error("cannot be read: {0}")]
     Unreadable(#[source] std::io::Error),
     /// Not an executable of the right kind.
-    #[error("not an image: {0}; build one with `pollux build APP`")]
+    #[error("not an image: {0}; build one with `cargo pollux build APP`")]
     NotElf(String),
     /// The file ends too early.
     #[error("truncated: the file ends inside {0}; copy or build it again")]
     Truncated(&'static str),
     /// An executable, but not one of Pollux.
-    #[error("a foreign executable: {0}; build an image with `pollux build APP`")]
+    #[error("a foreign executable: {0}; build an image with `cargo pollux build APP`")]
     Foreign(String),
     /// Made by another version of this command.
     #[error("image format {found}, but this pollux reads format {expected}; build it again with this version")]

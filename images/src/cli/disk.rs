@@ -1,4 +1,4 @@
-//! `pollux disk`: looks at a disk's files, compares mirrors, makes one anew.
+//! `cargo pollux disk`: looks at a disk's files, compares mirrors, makes one anew.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::disk::mirror::{Mirrors, read_identity};
 use crate::disk::{DiskError, Identity, Kind, copy, mirror_path};
 use crate::error::{Error, Result};
 
-/// What `pollux disk` accepts.
+/// What `cargo pollux disk` accepts.
 #[derive(Args)]
 pub struct DiskArgs {
     #[command(subcommand)]
@@ -120,7 +120,7 @@ fn check(stem: &Path, json: bool) -> Result<()> {
     }
     match found.first_difference {
         Some(block) => Err(Error::CheckFailed(format!(
-            "the mirrors differ in {} blocks, the first of them {block}; `pollux disk resync {}` makes one anew",
+            "the mirrors differ in {} blocks, the first of them {block}; `cargo pollux disk resync {}` makes one anew",
             found.differing_blocks,
             stem.display()
         ))),

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -13,6 +14,9 @@ use crate::ctl::{Client, PairStatus, ReplicaStatus, Request, Response, RoleName,
 use crate::disk::Kind;
 use crate::error::{Context, Error, Result};
 use crate::state;
+
+/// How long a kill waits for the status to tell of it.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) fn status(name: Option<&str>, json: bool) -> Result<()> {
     let status = Client::connect(name)?.status()?;
@@ -55,6 +59,9 @@ fn describe(status: &PairStatus) -> String {
     for ended in &status.ended {
         out.push_str(&format!("  replica {} (process {}) has ended: {}\n", ended.replica, ended.pid, ended.reason));
     }
+    if let Some(storage) = &status.storage {
+        out.push_str(&format!("  {}\n", super::up::describe_storage(storage)));
+    }
     let rejoin = &status.rejoin;
     if rejoin.state != "idle" {
         out.push_str(&format!("  a new replica is brought in ({})\n", rejoin.state));
@@ -95,9 +102,32 @@ fn describe_replica(replica: &ReplicaStatus) -> String {
 }
 
 pub(super) fn kill(name: Option<&str>, role: RoleName, signal: SignalName) -> Result<()> {
-    match Client::connect(name)?.ask(&Request::Kill { role, signal })? {
-        Response::Killed { pid } => print(&format!("{}\n", pid)),
+    let mut client = Client::connect(name)?;
+    let before = client.status()?;
+    match client.ask(&Request::Kill { role, signal })? {
+        Response::Killed { pid } => {
+            if signal == SignalName::Kill {
+                wait_until_told(&mut client, &before, pid);
+            }
+            print(&format!("{}\n", pid))
+        }
         other => Err(Error::Refused(format!("the supervisor answered {other:?}"))),
+    }
+}
+
+/// Waits until the status knows of the death of a replica and of who goes on, so that the next command does, too; not for
+/// long, because what goes on may be nobody.
+fn wait_until_told(client: &mut Client, before: &PairStatus, pid: i32) {
+    let deadline = Instant::now() + TOLD_WITHIN;
+    while Instant::now() < deadline {
+        let is_told = |status: PairStatus| {
+            let is_gone = status.replicas.iter().all(|replica| replica.pid != pid);
+            is_gone && (before.mode != "paired" || status.generation > before.generation)
+        };
+        if client.status().map_or(true, is_told) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -1,4 +1,4 @@
-//! `pollux up`: builds, starts a supervisor, waits until the pair serves.
+//! `cargo pollux up`: builds, starts a supervisor, waits until the pair serves.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,14 +8,18 @@ use hypercall::disk::MAX_DISKS;
 
 use super::{print, print_json};
 use crate::build::{self, DiskNeed, Image, Target, Workspace};
-use crate::ctl::{PairStatus, RoleName};
+use crate::ctl::{PairStatus, RoleName, StorageStatus};
 use crate::disk::{DiskFault, DiskSpec};
 use crate::error::{Context, Error, Result};
 use crate::qemu::{Accelerator, MAX_GUEST_MEMORY_MIB, MIN_GUEST_MEMORY_MIB, Machine};
 use crate::running;
 use crate::state::{DEFAULT_NAME, StateDir};
 use crate::supervise::net::Net;
-use crate::supervise::spec::{BackupOverrides, EpochSpec, ProtocolName, Publish, RejoinName, RunName, Spec, Tuning};
+use crate::supervise::spec::{
+    BackupOverrides, EpochSpec, Every, LogName, PlacementName, ProtocolName, Publish, RejoinName, RunName, Spec,
+    StorageSpec, Tuning,
+};
+use crate::supervise::storage;
 
 /// What `up` accepts.
 #[derive(Args, Debug, Clone)]
@@ -46,9 +50,13 @@ pub struct UpArgs {
     #[arg(long, value_name = "SOURCE")]
     epoch: Option<EpochSpec>,
     /// What is done when a replica is lost: bring in a new one at once ("auto"), or leave the survivor alone until
-    /// `pollux rejoin` ("manual").
+    /// `cargo pollux rejoin` ("manual").
     #[arg(long, value_enum, default_value_t)]
     rejoin: RejoinName,
+    /// Where the threads run that run the guests' processors: while busy each on one of the host's processors, another than
+    /// its twin's ("hold"), or wherever the system puts them ("free").
+    #[arg(long, value_enum, default_value_t)]
+    placement: PlacementName,
     /// Compare all memory that the guest writes to, after every epoch, and name the first byte that differs, with its
     /// symbol: finds what in a program is not deterministic. The next epoch waits until the last one is compared, and
     /// every page written to is read once more by both: a busy pair is up to twice as slow, and ten times with short
@@ -83,6 +91,17 @@ pub struct UpArgs {
     /// with "resync" it is overwritten with the other one's blocks first. May be repeated.
     #[arg(long, value_name = "NAME=FILE")]
     disk: Vec<DiskSpec>,
+    /// Survive the death of both machines: write checkpoints to this folder, for `pollux restore DIR`. It is made, or must be
+    /// empty. Not for guests with disks.
+    #[arg(long, value_name = "DIR")]
+    checkpoint_dir: Option<PathBuf>,
+    /// How often: "10s", "500ms" or "20000-epochs".
+    #[arg(long, value_name = "INTERVAL", default_value = "10s", requires = "checkpoint_dir")]
+    checkpoint_every: Every,
+    /// What happens between two checkpoints: "durable" stores all of it before what follows from it leaves, so that nothing
+    /// is lost that a client was told; with "none" up to an interval is lost when both machines die.
+    #[arg(long, value_enum, default_value_t, requires = "checkpoint_dir")]
+    log: LogName,
     /// Let the guest reach services of this host's loopback at 10.0.2.2.
     #[arg(long)]
     allow_host: bool,
@@ -174,6 +193,13 @@ impl UpArgs {
         self.disk.iter().map(absolute).collect()
     }
 
+    fn storage(&self) -> Result<Option<StorageSpec>> {
+        let Some(folder) = &self.checkpoint_dir else { return Ok(None) };
+        storage::check(self.run_name(), !self.disk.is_empty())?;
+        let folder = std::path::absolute(folder).context(|| format!("cannot use {}", folder.display()))?;
+        Ok(Some(StorageSpec { folder, every: self.checkpoint_every, log: self.log }))
+    }
+
     /// Only the translator counts instructions.
     fn accelerator(&self, epoch: EpochSpec, machine: Machine) -> Result<Accelerator> {
         match (epoch, self.accel) {
@@ -233,7 +259,7 @@ impl UpArgs {
             return Ok(());
         }
         Err(Error::Usage(format!(
-            "epochs by {epoch} need a program that counts its ticks, and the one in {} does not; build it with `pollux \
+            "epochs by {epoch} need a program that counts its ticks, and the one in {} does not; build it with `cargo pollux \
              build APP --counted` (or name the app instead of an image), or use exact epochs, which cut any program",
             image.image.display()
         )))
@@ -248,6 +274,7 @@ impl UpArgs {
         Ok(Spec {
             run: self.run_name(),
             rejoin: self.rejoin,
+            placement: self.placement,
             protocol: self.protocol,
             epoch,
             check_determinism: self.check_determinism,
@@ -266,6 +293,7 @@ impl UpArgs {
             }
             .with_patience(self.check_determinism),
             disks: self.disks()?,
+            storage: self.storage()?,
             disk_faults: self.disk_fault.clone(),
             qemu_args: self.qemu_arg.clone(),
             backup: BackupOverrides {
@@ -286,6 +314,7 @@ pub(super) fn up(args: &UpArgs) -> Result<()> {
     }
     args.check_net()?;
     args.check_disks(&[])?;
+    args.storage()?;
     let image = match (&args.image, &args.app) {
         (Some(path), _) => build::open(path)?,
         (None, Some(app)) if args.target == Target::Hppa => build::build_hppa(&Workspace::find()?, app, true)?,
@@ -295,6 +324,28 @@ pub(super) fn up(args: &UpArgs) -> Result<()> {
     args.check_disks(&image.disks)?;
     let status = running::start(&args.spec(image)?)?;
     if args.json { print_json(&status) } else { print(&describe(&status)) }
+}
+
+/// What is lost when both machines die, and where the rest is.
+pub(super) fn describe_storage(storage: &StorageStatus) -> String {
+    let folder = storage.folder.display();
+    let mut out = match (storage.purpose.as_str(), &storage.every) {
+        ("recording", _) => format!("recorded in {folder}"),
+        (_, every) => {
+            let every = every.as_deref().unwrap_or("-");
+            let lost = match storage.log.as_str() {
+                "durable" => "nothing that a client was told is lost when both machines die".to_owned(),
+                _ => format!(
+                    "when both machines die, what happened since the newest one is lost (up to {every} and a bit)"
+                ),
+            };
+            format!("checkpoints every {every} in {folder}, log {}: {lost}", storage.log)
+        }
+    };
+    if let Some(failure) = &storage.failure {
+        out.push_str(&format!("; NOT WRITTEN: {failure}"));
+    }
+    out
 }
 
 /// What `up` prints.
@@ -307,6 +358,9 @@ pub(super) fn describe(status: &PairStatus) -> String {
     }
     if let Some(bridge) = &status.net.bridge {
         out.push_str(&format!("  {} on bridge {bridge}\n", status.net.address.as_deref().unwrap_or("no address yet")));
+    }
+    if let Some(storage) = &status.storage {
+        out.push_str(&format!("  {}\n", describe_storage(storage)));
     }
     for replica in &status.replicas {
         let role = if replica.role == RoleName::Primary { "primary" } else { "backup" };

@@ -53,7 +53,7 @@ pub fn resync(mirrors: &mut Mirrors, source: ReplicaId, mut progress: impl FnMut
     };
     copy(&from.file, &from.path, &to, &mut progress)?;
     to.file.sync_all().map_err(DiskError::file(&target_path))?;
-    to.identity = Identity { replica: target, clean: true, ..from.identity.clone() };
+    to.identity = Identity { replica: target, leads: false, clean: true, ..from.identity.clone() };
     to.write_identity()?;
     *place = Some(to);
     from.identity.clean = true;
@@ -79,7 +79,7 @@ fn copy(from: &File, from_path: &Path, to: &Mirror, progress: &mut impl FnMut(u6
 }
 
 /// The next range from `at` on that is not a hole, within `end`.
-fn next_data(file: &File, at: u64, end: u64) -> std::io::Result<Option<(u64, u64)>> {
+pub(super) fn next_data(file: &File, at: u64, end: u64) -> std::io::Result<Option<(u64, u64)>> {
     if at >= end {
         return Ok(None);
     }

@@ -12,6 +12,7 @@
 //! | 128 | which replica's mirror; 0 for a shared disk |
 //! | 129 | 1 when it was left in good order, and equal to its mirror if that has the same generation |
 //! | 130 | 0: one of two mirrors; 1: a disk that both replicas share |
+//! | 131 | 1: of two mirrors with the same generation, the one that the active replica had when they were made equal |
 //! | 136..144 | generation |
 //! | 144..152 | last epoch that the supervisor has seen |
 //! | 504..512 | checksum of the bytes before |
@@ -66,6 +67,8 @@ pub struct Identity {
     pub generation: u64,
     /// The last epoch that the supervisor has seen.
     pub last_epoch: u64,
+    /// When the pair became complete again, the active replica had this one. It is the better of two that are equally fresh.
+    pub leads: bool,
     /// It was left in good order: a mirror with the same generation holds the same.
     pub clean: bool,
 }
@@ -91,7 +94,9 @@ pub enum IdentityError {
         got: u32,
     },
     /// The checksum is wrong, or a field makes no sense.
-    #[error("its first block is damaged: remove the file and make it anew from its mirror by `pollux disk resync`")]
+    #[error(
+        "its first block is damaged: remove the file and make it anew from its mirror by `cargo pollux disk resync`"
+    )]
     Damaged,
 }
 
@@ -107,7 +112,8 @@ impl Identity {
         put(24, &self.id);
         put(40, &self.disk.as_bytes()[..self.disk.len().min(NAME_BYTES)]);
         put(64, &self.pair.as_bytes()[..self.pair.len().min(MAX_PAIR_NAME_BYTES)]);
-        put(128, &[self.replica.get(), u8::from(self.clean), u8::from(self.kind == Kind::Shared)]);
+        let is_shared = self.kind == Kind::Shared;
+        put(128, &[self.replica.get(), self.clean.into(), is_shared.into(), self.leads.into()]);
         put(136, &self.generation.to_le_bytes());
         put(144, &self.last_epoch.to_le_bytes());
         let checksum = digest_of(CHECKSUM_SEED, &bytes[..CHECKSUM_AT]);
@@ -136,6 +142,7 @@ impl Identity {
             replica: ReplicaId::new(bytes[128]).ok_or(IdentityError::Damaged)?,
             generation: u64::from_le_bytes(field(bytes, 136)),
             last_epoch: u64::from_le_bytes(field(bytes, 144)),
+            leads: bytes[131] == 1,
             clean: bytes[129] == 1,
             kind: if bytes[130] == 1 { Kind::Shared } else { Kind::Mirrored },
         };
@@ -170,6 +177,7 @@ mod tests {
             replica: ReplicaId::ONE,
             generation: 7,
             last_epoch: 99,
+            leads: true,
             clean: true,
         }
     }
@@ -179,7 +187,7 @@ mod tests {
         let bytes = identity().encode();
         assert_eq!(Identity::decode(&bytes), Ok(identity()));
         assert_eq!(bytes[..24], *b"PLXDISK\0\x01\0\0\0\0\x10\0\0\0\0\x06\x05\x04\x03\x02\x01");
-        assert_eq!(bytes[128..131], [1, 1, 1]);
+        assert_eq!(bytes[128..132], [1, 1, 1, 1]);
         assert_eq!((bytes[136], bytes[144]), (7, 99));
     }
 

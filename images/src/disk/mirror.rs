@@ -1,12 +1,13 @@
 //! The mirrors of a disk: opened, locked, judged, and claimed by a pair that starts.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use protocol::ReplicaId;
 use rustix::fs::FlockOperation;
 
+use super::follow::Route;
 use super::identity::{HEADER_BYTES, IDENTITY_BYTES, Identity, MAX_PAIR_NAME_BYTES};
 use super::{DiskError, DiskSpec, Kind, copy, mirror_path};
 
@@ -142,10 +143,12 @@ impl Mirrors {
         Ok(mirrors)
     }
 
-    /// The mirror that has missed nothing: the one with the highest generation, or replica 0's. (With one generation no
-    /// replica has left since the start, so replica 0 was the primary.)
+    /// The mirror that has missed nothing: the one with the highest generation. With one generation no replica has left since
+    /// the start, or since one was brought in; then it is the one that the primary had: replica 0's, or the one that says so.
     pub fn freshest(&self) -> Option<ReplicaId> {
-        let generation = |id: ReplicaId| self.each[id.index()].as_ref().map(|mirror| mirror.identity.generation);
+        let generation = |id: ReplicaId| {
+            self.each[id.index()].as_ref().map(|mirror| (mirror.identity.generation, mirror.identity.leads))
+        };
         match (generation(ReplicaId::ZERO), generation(ReplicaId::ONE)) {
             (None, None) => None,
             (zero, one) if one > zero => Some(ReplicaId::ONE),
@@ -168,7 +171,60 @@ impl Mirrors {
     }
 }
 
+impl Mirrors {
+    /// Makes a newcomer's mirror ready to be overwritten with the other one's blocks: it says that it is stale. One that is
+    /// gone, or of another length, is made anew. `disk` is its place among those of the guest.
+    ///
+    /// # Errors
+    /// The system's, or there is nothing to copy from.
+    pub fn begin_copy(&mut self, newcomer: ReplicaId, disk: u32) -> Result<Route, DiskError> {
+        let paths = [mirror_path(&self.stem, newcomer.peer()), mirror_path(&self.stem, newcomer)];
+        let [from_path, to_path] = paths;
+        let [zero, one] = &mut self.each;
+        let (from, place) = if newcomer == ReplicaId::ONE { (zero, one) } else { (one, zero) };
+        let Some(from) = from else { return Err(DiskError::NoSize { path: from_path }) };
+        let unfinished =
+            Identity { replica: newcomer, generation: 0, leads: false, clean: false, ..from.identity.clone() };
+        let size_bytes = unfinished.size_bytes;
+        let to = match place.take() {
+            Some(mirror) if mirror.is_in_place()? => {
+                let mirror = Mirror { identity: unfinished, ..mirror };
+                mirror.note_identity()?;
+                mirror.file.set_len(HEADER_BYTES + size_bytes).map_err(DiskError::file(&to_path))?;
+                mirror
+            }
+            _ => Mirror::create(&to_path, unfinished)?,
+        };
+        let copied = |mirror: &Mirror| mirror.file.try_clone().map_err(DiskError::file(&mirror.path));
+        let route = Route { disk, size_bytes, from: copied(from)?, from_path, to: copied(&to)?, to_path };
+        *place = Some(to);
+        Ok(route)
+    }
+
+    /// The copy is whole and stable, and both replicas go on together.
+    ///
+    /// # Errors
+    /// The system's. The copy counts as stale then.
+    pub fn end_copy(&mut self, newcomer: ReplicaId) -> Result<(), DiskError> {
+        let [zero, one] = &mut self.each;
+        let (from, to) = if newcomer == ReplicaId::ONE { (zero, one) } else { (one, zero) };
+        let (Some(from), Some(to)) = (from, to) else { return Ok(()) };
+        from.identity.leads = true;
+        from.note_identity()?;
+        to.identity.generation = from.identity.generation;
+        to.identity.last_epoch = from.identity.last_epoch;
+        to.note_identity()
+    }
+}
+
 impl Mirror {
+    /// Whether the file that is open here is still the one of that name.
+    fn is_in_place(&self) -> Result<bool, DiskError> {
+        let open = self.file.metadata().map_err(DiskError::file(&self.path))?;
+        let named = std::fs::metadata(&self.path);
+        Ok(named.is_ok_and(|named| (named.dev(), named.ino()) == (open.dev(), open.ino())))
+    }
+
     pub(super) fn stranger(&self, expected: String, found: String, advice: &'static str) -> DiskError {
         DiskError::Stranger { path: self.path.clone(), expected, found, advice }
     }
@@ -241,6 +297,7 @@ pub fn claim(spec: &DiskSpec, pair: &str, replicas: usize, new_id: [u8; 16]) -> 
     let generation = mirrors.each.iter().flatten().map(|mirror| mirror.identity.generation).max().unwrap_or(0) + 1;
     for mirror in mirrors.each.iter_mut().take(replicas).flatten() {
         mirror.identity.generation = generation;
+        mirror.identity.leads = false;
         mirror.identity.clean = false;
         mirror.write_identity()?;
     }
@@ -271,6 +328,7 @@ fn create(mirrors: &mut Mirrors, spec: &DiskSpec, pair: &str, replicas: usize, i
             replica,
             generation: 0,
             last_epoch: 0,
+            leads: false,
             clean: true,
         };
         mirrors.each[replica.index()] = Some(Mirror::create(&path(replica), identity)?);

@@ -5,6 +5,7 @@
 //! has a lower generation than the other, and is never used before it was made anew from it.
 
 pub mod copy;
+pub mod follow;
 pub mod identity;
 pub mod mirror;
 pub mod shared;
@@ -82,7 +83,7 @@ pub enum DiskError {
     },
     /// A mirror has missed writes, or may have.
     #[error(
-        "{path} {what}: run `pollux disk resync {stem}`, which overwrites it with the blocks of {source_path}, or start with \
+        "{path} {what}: run `cargo pollux disk resync {stem}`, which overwrites it with the blocks of {source_path}, or start with \
          --disk {name}={stem},resync", path = path.display(), stem = stem.display(), source_path = source_path.display()
     )]
     Stale {

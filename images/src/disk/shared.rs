@@ -73,6 +73,7 @@ fn create(spec: &DiskSpec, pair: &str, id: [u8; 16]) -> Result<Mirror, DiskError
         replica: ReplicaId::ZERO,
         generation: 0,
         last_epoch: 0,
+        leads: false,
         clean: true,
     };
     Mirror::create(&spec.stem, identity)

@@ -223,7 +223,8 @@ fn slices(pages: &BTreeMap<u32, Option<Box<[u8]>>>) -> Vec<Vec<u8>> {
     slices
 }
 
-fn identity(ready: &Ready) -> Identity {
+/// What a checkpoint of the guest of this replica is of.
+pub fn identity(ready: &Ready) -> Identity {
     Identity {
         architecture: X86_64,
         abi_version: ready.abi_version,
@@ -318,7 +319,7 @@ impl Supervisor {
             clocks: state.clocks,
         };
         // Without what belongs to this pair's own life.
-        let spec = Spec { restore: None, ends_with_starter: false, ..self.spec.clone() };
+        let spec = Spec { restore: None, replay: None, ends_with_starter: false, ..self.spec.clone() };
         let parent = capture.base.as_ref().and_then(|base| base.path.file_name());
         let settings = Settings { spec, parent: parent.map(|name| name.to_string_lossy().into_owned()) };
         let (settings, state) = (serde_json::to_string(&settings).unwrap_or_default(), state.state.to_vec());
@@ -341,6 +342,7 @@ impl Supervisor {
 
     fn checkpoint_failed(&mut self, why: &str) {
         self.checkpoints.failed += 1;
+        self.storage_checkpoint_failed();
         self.happened(format!("no checkpoint was taken: {why}"));
     }
 
@@ -355,7 +357,11 @@ impl Supervisor {
         }
         let Some(writer) = self.checkpoints.writer.take_if(|writer| writer.is_finished()) else { return };
         match writer.join() {
-            Ok(Ok(written)) => {
+            Ok(Ok(mut written)) => {
+                let builds_upon = written.since.is_some();
+                if let Some(name) = self.storage_checkpoint(&written.path, written.epoch, builds_upon) {
+                    written.path = name;
+                }
                 self.happened(format!(
                     "checkpoint of epoch {} in {}: {} bytes, {} pages and {} zero ones",
                     written.epoch,
@@ -410,6 +416,7 @@ impl Supervisor {
             let state = &restoring.encoded_state;
             self.say(id, &ToShim::State(JoinState { epoch, digest, clocks, released_through: epoch, state }));
             self.happened(format!("the checkpoint of epoch {epoch} was sent to replica {id}"));
+            self.feed_replay(id);
         }
         // Nothing of a done one is needed any more.
         self.restoring = (!restoring.done).then_some(restoring);
@@ -477,7 +484,7 @@ fn write_new(
     Ok(Written { path: capture.path.clone(), since, pid, epoch: header.epoch, totals, bytes })
 }
 
-/// What `pollux inspect` shows of a checkpoint.
+/// What `cargo pollux inspect` shows of a checkpoint.
 #[derive(Debug, serde::Serialize)]
 pub struct Inspection {
     /// Bytes of the file.

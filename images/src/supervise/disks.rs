@@ -8,6 +8,7 @@ use super::replica::Replica;
 use super::spec::Spec;
 use super::{Supervisor, random_bytes};
 use crate::ctl::DiskStatus;
+use crate::disk::follow::Route;
 use crate::disk::mirror::{self, Mirror, Mirrors};
 use crate::disk::{DiskError, Kind, shared};
 use crate::error::Result;
@@ -31,6 +32,23 @@ impl Claimed {
             Self::Mirrored(mirrors) => mirrors.each[replica.index()].as_mut(),
             Self::Shared(disk) => Some(disk),
         }
+    }
+
+    fn name(&self) -> &str {
+        let any = match self {
+            Self::Mirrored(mirrors) => mirrors.each.iter().flatten().next(),
+            Self::Shared(disk) => Some(disk),
+        };
+        any.map_or("", |mirror| &mirror.identity.disk)
+    }
+
+    /// The highest generation.
+    fn newest(&self) -> u64 {
+        match self {
+            Self::Mirrored(mirrors) => mirrors.each.iter().flatten().map(|mirror| mirror.identity.generation).max(),
+            Self::Shared(disk) => Some(disk.identity.generation),
+        }
+        .unwrap_or(0)
     }
 
     fn status(&self) -> DiskStatus {
@@ -101,6 +119,42 @@ impl Disks {
         locks
     }
 
+    /// Whether each replica has a mirror of at least one.
+    pub fn are_mirrored(&self) -> bool {
+        self.0.iter().any(|disk| matches!(disk, Claimed::Mirrored(_)))
+    }
+
+    /// Makes a newcomer's mirrors ready to be overwritten with those of the other replica: they say that they are stale.
+    /// Returns what is to be copied where.
+    ///
+    /// # Errors
+    /// A file cannot be had.
+    pub fn prepare_mirrors(&mut self, newcomer: ReplicaId) -> Result<Vec<Route>, DiskError> {
+        // The guest's disks are in the order of their names.
+        let mut names: Vec<_> = self.0.iter().map(Claimed::name).map(str::to_owned).collect();
+        names.sort_unstable();
+        let mut routes = Vec::new();
+        for disk in &mut self.0 {
+            let place = names.iter().position(|name| name == disk.name()).unwrap_or(usize::MAX);
+            let Claimed::Mirrored(mirrors) = disk else { continue };
+            routes.push(mirrors.begin_copy(newcomer, place as u32)?);
+        }
+        Ok(routes)
+    }
+
+    /// A newcomer's mirrors hold what the other replica's do, for certain, and both replicas go on together.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn adopt(&mut self, newcomer: ReplicaId) -> Result<(), DiskError> {
+        for disk in &mut self.0 {
+            if let Claimed::Mirrored(mirrors) = disk {
+                mirrors.end_copy(newcomer)?;
+            }
+        }
+        Ok(())
+    }
+
     /// As `status` shows them.
     pub fn status(&self) -> Vec<DiskStatus> {
         self.0.iter().map(Claimed::status).collect()
@@ -108,8 +162,10 @@ impl Disks {
 
     /// A replica goes on alone from here: its mirrors have what the others' will miss.
     fn raise(&mut self, survivor: ReplicaId, epoch: u64) -> Result<(), DiskError> {
-        for mirror in self.0.iter_mut().filter_map(|disk| disk.of(survivor)) {
-            mirror.identity.generation += 1;
+        for disk in &mut self.0 {
+            let generation = disk.newest() + 1;
+            let Some(mirror) = disk.of(survivor) else { continue };
+            mirror.identity.generation = generation;
             mirror.identity.last_epoch = epoch;
             mirror.note_identity()?;
         }

@@ -99,6 +99,11 @@ impl Wire {
         self.active
     }
 
+    /// The guest has sent so many frames in an earlier life, which it has lived through once more.
+    pub fn goes_on(&mut self, frames_out: u64) {
+        self.filter = OutputFilter::new(FIRST_SEQUENCE + frames_out);
+    }
+
     /// The arbiter has decided. When another replica becomes active, frames wait until it says from where on.
     pub fn switch(&mut self, generation: Generation, active: ReplicaId) {
         self.generation = generation;

@@ -9,6 +9,7 @@ use protocol::control::{
 use protocol::{ReplicaId, Role};
 
 use super::channel::ChannelError;
+use super::spec::PlacementName;
 use super::{NS_PER_MS, Supervisor};
 use crate::ctl::EndedStatus;
 
@@ -124,7 +125,11 @@ impl Supervisor {
             ToSupervisor::Pages(pages) => self.captured_pages(id, pages),
             ToSupervisor::State(state) => self.captured_state(id, state),
             ToSupervisor::CaptureFailed => self.capture_failed(id),
+            ToSupervisor::DisksChanged(changed) => self.disks_changed(id, changed),
             ToSupervisor::PagesHeld { messages } => self.feed_checkpoint(id, *messages),
+            ToSupervisor::Record(record) => self.store_record(id, record),
+            ToSupervisor::LogEnd(end) => self.store_end(id, *end),
+            ToSupervisor::Replayed(replayed) => self.replayed(id, *replayed, now_ns),
         }
     }
 
@@ -143,8 +148,8 @@ impl Supervisor {
         let arguments = self.spec.arguments.clone();
         let config = ToShim::Config(self.config(id, &arguments));
         self.configured = true;
+        self.prepare_storage(&ready);
         self.say(id, &config);
-        self.feed_checkpoint(id, 0);
         let peer_ends = self.replicas[id.peer().index()].as_ref().is_none_or(|peer| peer.ending);
         if self.link.is_some() && peer_ends {
             self.say(id, &ToShim::PeerDead);
@@ -168,6 +173,9 @@ impl Supervisor {
             link_session: self.rejoin.link_session(),
             joins,
             restores,
+            replays: restores && self.replaying.is_some(),
+            stores_log: self.stores_log(),
+            max_unstored_bytes: super::storage::MAX_UNSTORED_BYTES,
             pair_id: self.pair_id,
             epoch_source: u32::from(self.spec.epoch.source().code()),
             epoch_length_instructions: self.spec.epoch.length(),
@@ -265,6 +273,7 @@ impl Supervisor {
     }
 
     fn promoted(&mut self, id: ReplicaId, promoted: &Promoted) {
+        self.storage_promoted(promoted);
         self.happened(format!(
             "replica {id} is promoted in generation {}: its first own epoch is {}, it needs frames from number {} on",
             promoted.generation, promoted.epoch, promoted.next_input_frame
@@ -276,6 +285,9 @@ impl Supervisor {
         self.happened(format!("replica {id} stopped ({}): {}", stopped.reason, stopped.text));
         if stopped.reason == StoppedReason::Refused {
             self.refusal = Some(stopped.text.to_owned());
+        }
+        if self.replaying.is_some() && matches!(stopped.reason, StoppedReason::Diverged | StoppedReason::Failed) {
+            self.replay_failed(stopped.reason, stopped.text);
         }
         if matches!(stopped.reason, StoppedReason::Shutdown | StoppedReason::GuestStopped) {
             self.note_orderly_end(id);
@@ -357,6 +369,11 @@ impl Supervisor {
         self.tell_clock(now_ns);
         if self.counts() {
             due_ns = Some(due_ns.unwrap_or(u64::MAX).min(self.clock_due_ns));
+        }
+        if self.spec.placement == PlacementName::Hold {
+            let processes = self.replicas.each_ref().map(|replica| replica.as_ref().map(|replica| replica.vm.pid()));
+            let look_ns = self.placement.look_after(now_ns, processes);
+            due_ns = Some(due_ns.unwrap_or(u64::MAX).min(look_ns));
         }
         due_ns
     }

@@ -12,6 +12,7 @@ use protocol::{Mode, ReplicaId};
 use rustix::process::Signal;
 
 use super::replica::Replica;
+use super::resync::Standing;
 use super::spec::{RejoinName, RunName};
 use super::{NS_PER_MS, Phase, Supervisor};
 use crate::ctl::{CopyStatus, RejoinStatus};
@@ -28,7 +29,7 @@ const TIMEOUT_NS: u64 = 60_000 * NS_PER_MS;
 enum Stage {
     /// Nothing is done.
     Idle,
-    /// The old replica's process and what it has left in the link must go first.
+    /// The old replica's process and what it has left in the link must go first, and mirrors must be nearly equal.
     Clearing,
     /// The survivor was told, and has not answered.
     Told,
@@ -45,6 +46,8 @@ pub struct Rejoin {
     /// Not before.
     not_before_ns: u64,
     started_ns: u64,
+    /// When the survivor was told.
+    told_ns: u64,
     link_session: u64,
     /// How many replicas were brought in.
     joined: u64,
@@ -62,6 +65,7 @@ impl Rejoin {
             wanted,
             not_before_ns: 0,
             started_ns: 0,
+            told_ns: 0,
             link_session: session,
             joined: 0,
             failed: 0,
@@ -102,8 +106,6 @@ impl Supervisor {
             "the pair is complete"
         } else if self.link_cut {
             "the replication link was cut: it can be mended only by a new start of the pair"
-        } else if !self.spec.disks.is_empty() {
-            "the guest has disks, whose mirrors a new replica cannot be given yet"
         } else if self.guest_stopped.is_some() {
             "the guest has stopped"
         } else if !matches!(self.phase, Phase::Serving) {
@@ -121,7 +123,7 @@ impl Supervisor {
         let record = self.arbiter.record();
         let backup = self.replicas[record.active.peer().index()].as_ref();
         if record.mode != Mode::Paired || backup.is_none_or(|replica| replica.ending) {
-            return Err("there is no backup to hand over to: `pollux rejoin` brings one in".to_owned());
+            return Err("there is no backup to hand over to: `cargo pollux rejoin` brings one in".to_owned());
         }
         self.happened(format!("replica {} is told to hand over, on request", record.active));
         self.rejoin.wanted = true;
@@ -142,7 +144,7 @@ impl Supervisor {
             }
             Stage::Clearing => self.clear_the_way(now_ns),
             Stage::Told | Stage::Joining => {
-                let due_ns = self.rejoin.started_ns + TIMEOUT_NS;
+                let due_ns = self.rejoin.told_ns + TIMEOUT_NS;
                 if now_ns >= due_ns {
                     self.happened(format!("a new replica was not brought in within {} s", TIMEOUT_NS / 1_000_000_000));
                     let active = self.arbiter.record().active;
@@ -159,6 +161,7 @@ impl Supervisor {
     fn clear_the_way(&mut self, now_ns: u64) -> Option<u64> {
         if self.rejoin_obstacle().is_some() {
             self.rejoin.stage = Stage::Idle;
+            self.resync.abandon();
             return None;
         }
         let survivor = self.arbiter.record().active;
@@ -171,10 +174,20 @@ impl Supervisor {
             // Its end wakes the loop.
             return None;
         }
+        match self.copy_mirrors(survivor, now_ns) {
+            Ok(Standing::Close) => {}
+            Ok(Standing::Busy(due_ns)) => return due_ns,
+            Err(text) => {
+                self.happened(format!("the disks cannot be copied: {text}"));
+                self.rejoin_failed(now_ns);
+                return None;
+            }
+        }
         let unread = self.link.as_ref().map(|ends| rustix::io::ioctl_fionread(&ends[survivor.index()]));
         match unread {
             Some(Ok(0)) => {
                 self.rejoin.stage = Stage::Told;
+                self.rejoin.told_ns = now_ns;
                 self.rejoin.link_session = self.rejoin.link_session.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
                 self.say(survivor, &ToShim::PeerJoins { link_session: self.rejoin.link_session });
                 None
@@ -183,6 +196,7 @@ impl Supervisor {
             _ => {
                 self.link_cut = true;
                 self.rejoin.stage = Stage::Idle;
+                self.resync.abandon();
                 None
             }
         }
@@ -231,10 +245,13 @@ impl Supervisor {
 
     /// The active replica asks to be paired with the newcomer.
     pub(super) fn arbitrate_pairing(&mut self, id: ReplicaId, request: ArbiterRequest, now_ns: u64) {
+        if self.rejoin.stage == Stage::Joining && self.defers_pairing(id, request) {
+            return;
+        }
         // A record is not paired with a replica that is known to be gone, or that was denied something and so will stop.
         let newcomer = self.replicas[id.peer().index()].as_ref().is_some_and(|newcomer| {
             let denied = newcomer.asked.is_some_and(|grant| !grant.granted);
-            !newcomer.ending && newcomer.stopped.is_none() && !denied
+            !newcomer.ending && newcomer.stopped.is_none() && !denied && self.rejoin.stage == Stage::Joining
         });
         let before = self.arbiter.record();
         let grant = match self.arbiter.ask_pairing(request.expect_generation, id, newcomer) {
@@ -244,6 +261,7 @@ impl Supervisor {
         };
         if grant.granted && grant.record != before {
             self.wire.switch(grant.record.generation, grant.record.active);
+            self.mirrors_are_equal(id.peer());
             self.rejoin.stage = Stage::Idle;
             self.rejoin.wanted = false;
             self.rejoin.joined += 1;
@@ -260,15 +278,28 @@ impl Supervisor {
 
     /// The newcomer has failed before it was a member of the pair.
     pub(super) fn join_failed(&mut self, id: ReplicaId, now_ns: u64) {
-        if !matches!(self.rejoin.stage, Stage::Told | Stage::Joining) || id != self.arbiter.record().active {
+        if matches!(self.rejoin.stage, Stage::Told | Stage::Joining) && id == self.arbiter.record().active {
+            self.rejoin_failed(now_ns);
+        }
+    }
+
+    /// What was begun is given up.
+    pub(super) fn rejoin_failed(&mut self, now_ns: u64) {
+        if self.rejoin.stage == Stage::Idle {
             return;
         }
+        let was_told = self.rejoin.stage != Stage::Clearing;
         self.rejoin.stage = Stage::Idle;
         self.rejoin.wanted = false;
         self.rejoin.failed += 1;
         self.rejoin.not_before_ns = now_ns + RETRY_NS;
-        if let Some(newcomer) = &mut self.replicas[id.peer().index()] {
-            newcomer.kill_at_ns = Some(now_ns);
+        self.resync.abandon();
+        let survivor = self.arbiter.record().active;
+        if was_told {
+            if let Some(newcomer) = &mut self.replicas[survivor.peer().index()] {
+                newcomer.kill_at_ns = Some(now_ns);
+            }
+            self.deny_deferred(now_ns);
         }
         self.happened("no new replica was brought in".to_owned());
     }
@@ -278,6 +309,7 @@ impl Supervisor {
         if self.rejoin.stage != Stage::Idle && self.arbiter.record().active == id {
             self.rejoin.stage = Stage::Idle;
             self.rejoin.wanted = false;
+            self.resync.abandon();
         }
     }
 
@@ -312,6 +344,7 @@ impl Supervisor {
             policy: self.spec.rejoin,
             state: match self.rejoin.stage {
                 Stage::Idle => "idle",
+                Stage::Clearing if self.resync.is_copying() => "copying disks",
                 Stage::Clearing | Stage::Told => "preparing",
                 Stage::Joining => "joining",
             }
@@ -320,6 +353,7 @@ impl Supervisor {
             failed: self.rejoin.failed,
             protected_ms: self.rejoin.protected_ms,
             copy: self.rejoin.copy.clone(),
+            disks: self.resync.status(),
         }
     }
 }

@@ -70,6 +70,9 @@ impl Replica {
         let image = differs.and_then(|backup| backup.image.as_deref()).unwrap_or(&spec.image);
         let mut extra = spec.qemu_args.clone();
         extra.extend(differs.into_iter().flat_map(|backup| backup.qemu_args.iter().cloned()));
+        if spec.replay.as_ref().is_some_and(|replay| replay.gdb) {
+            extra.extend(["-gdb".to_owned(), format!("unix:{},server=on,wait=off", dir.file("gdb").display())]);
+        }
         let vm = VmConfig {
             name: format!("pollux-{}-{id}", spec.name),
             image,

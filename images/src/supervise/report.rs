@@ -32,6 +32,7 @@ impl Supervisor {
     pub(super) fn advance_phase(&mut self, now_ns: u64) -> Result<bool> {
         match self.phase {
             Phase::Serving => Ok(false),
+            Phase::Replayed => Ok(false),
             Phase::Ending { deadline_ns } => {
                 if self.all_have_stopped() || now_ns >= deadline_ns {
                     self.finish();
@@ -39,7 +40,7 @@ impl Supervisor {
                 }
                 Ok(false)
             }
-            Phase::Starting | Phase::Probing => self.advance_start(now_ns),
+            Phase::Starting | Phase::Probing | Phase::Securing => self.advance_start(now_ns),
         }
     }
 
@@ -56,6 +57,9 @@ impl Supervisor {
             self.uplink.start_probes();
         }
         if self.phase == Phase::Probing && self.uplink.what_is_missing(self.guest_waits()).is_none() {
+            self.phase = Phase::Securing;
+        }
+        if self.phase == Phase::Securing && self.is_secured() {
             self.phase = Phase::Serving;
             self.start_ms = now_ns / NS_PER_MS;
             self.happened(format!("serving after {} ms", self.start_ms));
@@ -90,14 +94,14 @@ impl Supervisor {
 
     /// Why the start cannot succeed any more.
     fn start_fault(&self, now_ns: u64) -> Option<String> {
-        let timeout_ns = self.spec.tuning.start_timeout_ms * NS_PER_MS;
         if let Some(refusal) = &self.refusal {
-            return Some(match self.spec.restore {
-                Some(_) => refusal.clone(),
-                None => format!("the two replicas do not match: {refusal}"),
+            let alone = self.spec.restore.is_some() || self.spec.replay.is_some();
+            return Some(match alone {
+                true => refusal.clone(),
+                false => format!("the two replicas do not match: {refusal}"),
             });
         }
-        if let Some(stopped) = &self.guest_stopped {
+        if let Some(stopped) = self.guest_stopped.as_ref().filter(|_| self.spec.replay.is_none()) {
             return Some(format!("the guest stopped ({} {}):\n{}", stopped.kind, stopped.code, stopped.report));
         }
         if let Some(failure) = self.uplink.failure() {
@@ -108,7 +112,7 @@ impl Supervisor {
                 self.ended.iter().map(|ended| format!("replica {}: {}", ended.replica, ended.reason)).collect();
             return Some(format!("no virtual machine runs any more: {}{}", reasons.join("; "), self.log_tails()));
         }
-        (now_ns >= timeout_ns).then(|| {
+        (now_ns >= self.start_deadline_ns()).then(|| {
             format!(
                 "after {} ms {}; see {}{}",
                 self.spec.tuning.start_timeout_ms,
@@ -119,7 +123,16 @@ impl Supervisor {
         })
     }
 
+    /// A start takes as long as it may from when it last came on.
+    fn start_deadline_ns(&self) -> u64 {
+        self.progress_ns + self.spec.tuning.start_timeout_ms * NS_PER_MS
+    }
+
     fn what_is_missing(&self) -> String {
+        if self.phase == Phase::Securing {
+            let failure = self.storage_status().and_then(|status| status.failure);
+            return failure.unwrap_or_else(|| "the first checkpoint is not on the disk".to_owned());
+        }
         if let (Phase::Probing, Some(missing)) = (self.phase, self.uplink.what_is_missing(self.guest_waits())) {
             return missing;
         }
@@ -149,9 +162,9 @@ impl Supervisor {
     /// When [`advance_phase`](Self::advance_phase) has something to do at the latest.
     pub(super) fn phase_due_ns(&self) -> Option<u64> {
         match self.phase {
-            Phase::Serving => None,
+            Phase::Serving | Phase::Replayed => None,
             Phase::Ending { deadline_ns } => Some(deadline_ns),
-            Phase::Starting | Phase::Probing => Some(self.spec.tuning.start_timeout_ms * NS_PER_MS),
+            Phase::Starting | Phase::Probing | Phase::Securing => Some(self.start_deadline_ns()),
         }
     }
 
@@ -177,6 +190,11 @@ impl Supervisor {
     /// Ends the processes and removes what says that the pair is up.
     fn finish(&mut self) {
         self.replicas = [None, None];
+        // What was promised is on the disk when the pair is said to be down.
+        self.storage = None;
+        if let Some(closing) = self.closing.take() {
+            let _ = closing.join();
+        }
         self.leave_disks();
         self.uplink.end();
         self.happened("the pair was taken down".to_owned());
@@ -255,6 +273,7 @@ impl Supervisor {
             divergence: self.divergence.clone(),
             rejoin: self.rejoin_status(),
             checkpoints: self.checkpoint_status(),
+            storage: self.storage_status(),
             hub: self.hub_counters(),
             events: self.happenings.iter().cloned().collect(),
             supervisor_pid: rustix::process::getpid().as_raw_nonzero().get(),

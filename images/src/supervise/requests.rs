@@ -166,6 +166,8 @@ impl Supervisor {
             Request::Checkpoint { path, since } => {
                 self.take_checkpoint(path, since.as_deref()).map_or_else(Response::Error, |()| Response::Done)
             }
+            Request::Record { path } => self.begin_recording(path).map_or_else(Response::Error, |()| Response::Done),
+            Request::StopRecording => self.stop_recording().map_or_else(Response::Error, |()| Response::Done),
             Request::Rejoin => self.rejoin_on_request().map_or_else(Response::Error, |()| Response::Done),
             Request::SwitchOver => self.switch_over().map_or_else(Response::Error, |()| Response::Done),
             Request::ConsoleInput { text } => self.console_input(text),

@@ -66,9 +66,127 @@ impl ProtocolName {
 pub enum RejoinName {
     /// A new one is brought in at once.
     Auto,
-    /// The survivor stays alone until `pollux rejoin`.
+    /// The survivor stays alone until `cargo pollux rejoin`.
     #[default]
     Manual,
+}
+
+/// Where the threads run that run the guests' processors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PlacementName {
+    /// Busy ones are held on processors of their own choice, each on another than its twin's.
+    #[default]
+    Hold,
+    /// Wherever the system puts them.
+    Free,
+}
+
+/// Whether what happens between two checkpoints is stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogName {
+    /// Every record, before what follows from it leaves.
+    Durable,
+    /// Nothing.
+    #[default]
+    None,
+}
+
+impl LogName {
+    /// The lower-case name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Durable => "durable",
+            Self::None => "none",
+        }
+    }
+}
+
+/// How often a checkpoint is taken: `10s`, `500ms`, or `20000-epochs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Every {
+    /// After so many milliseconds.
+    Time(u64),
+    /// After so many epochs.
+    Epochs(u64),
+}
+
+impl Every {
+    /// The shortest time between two: far longer than a backup may lag.
+    const MIN_MS: u64 = 100;
+}
+
+impl FromStr for Every {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("expected a time such as 10s or 500ms (at least 100ms), or 20000-epochs, got {text:?}");
+        let number = |digits: &str| digits.parse::<u64>().map_err(|_| wrong());
+        let every = if let Some(epochs) = text.strip_suffix("-epochs") {
+            Self::Epochs(number(epochs)?)
+        } else if let Some(ms) = text.strip_suffix("ms") {
+            Self::Time(number(ms)?)
+        } else if let Some(seconds) = text.strip_suffix('s') {
+            Self::Time(number(seconds)?.saturating_mul(1_000))
+        } else {
+            return Err(wrong());
+        };
+        let positive = match every {
+            Self::Time(ms) => ms >= Self::MIN_MS,
+            Self::Epochs(epochs) => epochs > 0,
+        };
+        if positive { Ok(every) } else { Err(wrong()) }
+    }
+}
+
+impl TryFrom<String> for Every {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Every> for String {
+    fn from(every: Every) -> Self {
+        every.to_string()
+    }
+}
+
+impl fmt::Display for Every {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Time(ms) if ms.is_multiple_of(1_000) => write!(f, "{}s", ms / 1_000),
+            Self::Time(ms) => write!(f, "{ms}ms"),
+            Self::Epochs(epochs) => write!(f, "{epochs}-epochs"),
+        }
+    }
+}
+
+/// What outlives both replicas.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageSpec {
+    /// Where it lies; absolute.
+    pub folder: PathBuf,
+    /// How often a checkpoint is taken.
+    pub every: Every,
+    /// Whether the log is stored.
+    pub log: LogName,
+}
+
+/// A stored log that is run again, for itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplaySpec {
+    /// Where it lies; absolute.
+    pub folder: PathBuf,
+    /// The checkpoint to begin with, if not the oldest that the log leads on from.
+    pub checkpoint: Option<PathBuf>,
+    /// The last epoch to run; `None`: all.
+    pub until: Option<u64>,
+    /// Whether a debugger shall find the guest there.
+    pub gdb: bool,
 }
 
 /// Nanoseconds of machine time that an instruction takes where instructions are counted, as a power of two. With 8 ns
@@ -288,6 +406,9 @@ pub struct Spec {
     /// What is done when a replica is lost.
     #[serde(default)]
     pub rejoin: RejoinName,
+    /// Where vCPU threads run.
+    #[serde(default)]
+    pub placement: PlacementName,
     /// Which protocol.
     pub protocol: ProtocolName,
     /// What ends an epoch.
@@ -322,6 +443,12 @@ pub struct Spec {
     pub qemu_args: Vec<String>,
     /// How the second replica differs.
     pub backup: BackupOverrides,
+    /// What outlives both replicas.
+    #[serde(default)]
+    pub storage: Option<StorageSpec>,
+    /// A stored log is run again, and nothing else.
+    #[serde(default)]
+    pub replay: Option<ReplaySpec>,
 }
 
 impl Spec {
@@ -361,6 +488,20 @@ mod tests {
             "cooperative:1000",
         ] {
             assert!(parse(wrong).is_err(), "{wrong:?} passes");
+        }
+    }
+
+    #[test]
+    fn intervals_of_checkpoints_are_read() {
+        for (text, every) in
+            [("10s", Every::Time(10_000)), ("250ms", Every::Time(250)), ("20000-epochs", Every::Epochs(20_000))]
+        {
+            assert_eq!(text.parse(), Ok(every));
+            assert_eq!(every.to_string(), text);
+        }
+        for text in ["", "10", "0s", "99ms", "0-epochs", "-epochs", "1m", "xs"] {
+            let error = text.parse::<Every>().expect_err(text);
+            assert!(error.contains(&format!("{text:?}")), "{error}");
         }
     }
 

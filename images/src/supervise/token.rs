@@ -10,6 +10,8 @@ pub const STARTER: usize = 1;
 pub const DEVICE: usize = 2;
 /// The timer of the wire.
 pub const PACER: usize = 3;
+/// The threads that copy disks and write the log: an event loop has one waker.
+pub const THREADS: usize = 4;
 const REPLICAS: usize = 16;
 const SOURCES_OF_A_REPLICA: usize = 4;
 /// The first published port.
@@ -32,6 +34,8 @@ pub enum Source {
     Device,
     /// The timer of the wire.
     Pacer,
+    /// A thread that copies disks or writes the log has done something.
+    Threads,
     /// A shim's control channel.
     Control(ReplicaId),
     /// A replica's network device.
@@ -76,6 +80,7 @@ pub fn source(token: usize) -> Source {
         REQUESTS => Source::Requests,
         STARTER => Source::Starter,
         PACER => Source::Pacer,
+        THREADS => Source::Threads,
         DEVICE => Source::Device,
         _ => Source::Unknown,
     }
@@ -104,6 +109,7 @@ mod tests {
         }
         assert_eq!(source(REQUESTS), Source::Requests);
         assert_eq!((source(PACER), source(DEVICE)), (Source::Pacer, Source::Device));
+        assert_eq!(source(THREADS), Source::Threads);
         assert_eq!(source(LISTENERS + 3), Source::Listener(3));
         assert_eq!(source(CLIENTS + 3), Source::Client(3));
         assert_eq!(source(DATAGRAMS + 3), Source::Datagram(3));

@@ -38,6 +38,20 @@
 //!
 //! It cannot be stopped from outside; one whose handle is dropped goes on to its end.
 //!
+//! # When it panics
+//!
+//! A panic of a task ends the program: images do not unwind, and below the task on its stack is the executor. A computation
+//! has a stack of its own, so it can be given up where it is. One that [`spawn_contained`] has started is: nothing of it runs
+//! again, its handle gives [`Panicked`], and everybody else goes on. The panic is at the same instruction in both replicas, so
+//! that is as deterministic as all else.
+//!
+//! What lay on its stack is not dropped, and the stack is not given back: what it owned is lost, memory included (the stack
+//! and whatever the function had allocated or been given; look at [`contained_bytes`] when that may happen often). So nothing
+//! that others rely on may depend on its end: what it was given by value is gone, and has to come from elsewhere, a
+//! [checkpoint](crate::checkpoint) say. Nobody can have seen a part of what it did to data of its own, because it could not
+//! share any but by atomics. A panic within something of the runtime (when memory is out in the midst of printing) still ends
+//! the program, and so do faults: a wild pointer, a stack overflow.
+//!
 //! # Its stack
 //!
 //! There is no guard page below it. Words at its end are looked at whenever it gives way, and a stack that has grown over
@@ -63,6 +77,7 @@ use core::task::{Context, Poll};
 use crate::executor::waker::Wake;
 
 pub(crate) mod gate;
+mod panicked;
 mod stack;
 #[cfg_attr(not(all(target_arch = "x86_64", unix)), path = "in_place.rs")]
 mod switch;
@@ -72,6 +87,7 @@ mod tests;
 use stack::Stack;
 use switch::SaveArea;
 
+pub use panicked::{MAX_MESSAGE_BYTES, Panicked};
 pub use stack::MIN_STACK_BYTES;
 
 /// What a computation's function panicked with; only on a host.
@@ -90,6 +106,10 @@ struct Computation {
     body: Option<Box<dyn FnOnce() -> Result<(), Panic>>>,
     /// How it ended, when it has.
     ended: Option<Result<(), Panic>>,
+    /// What becomes of a panic, if it is contained.
+    on_panic: Option<Box<dyn FnOnce(Panicked)>>,
+    /// The message of a panic that was contained.
+    panicked: Option<Panicked>,
 }
 
 /// The computations of this guest.
@@ -100,6 +120,8 @@ struct Computations {
     current: Cell<*mut Computation>,
     /// The shim knows about the block.
     registered: Cell<bool>,
+    /// Bytes of stacks that were given up.
+    contained_bytes: Cell<usize>,
 }
 
 local! {
@@ -107,6 +129,7 @@ local! {
         queue: RefCell::new(VecDeque::new()),
         current: Cell::new(ptr::null_mut()),
         registered: Cell::new(false),
+        contained_bytes: Cell::new(0),
     };
 }
 
@@ -169,20 +192,103 @@ where
     let place = Rc::clone(&shared);
     let body = move || {
         // What is shared is touched before and afterwards only.
-        let result = run_armed(function)?;
-        *place.result.borrow_mut() = Some(result);
-        if let Some(waiter) = place.waiter.take() {
-            waiter.wake();
-        }
+        place.put(run_armed(function)?);
         Ok(())
     };
+    start(stack_bytes, Box::new(body), None);
+    Computing { shared }
+}
+
+/// As [`spawn`], and a panic of the function is its result instead of the end of the program; see the [module](self) for
+/// what is lost then. The panic's report is printed.
+///
+/// # Panics
+/// As [`spawn`].
+pub fn spawn_contained<F, T>(stack_bytes: usize, function: F) -> Computing<Result<T, Panicked>>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    gate::assert_disarmed();
+    let shared = Rc::new(Shared { result: RefCell::new(None), waiter: Cell::new(None) });
+    let (place, panic_place) = (Rc::clone(&shared), Rc::clone(&shared));
+    let body = move || {
+        let result = run_armed(function).map_err(|panic| message_of(&panic));
+        place.put(result);
+        Ok(())
+    };
+    let on_panic = Box::new(move |panicked| panic_place.put(Err(panicked)));
+    start(stack_bytes, Box::new(body), Some(on_panic));
+    Computing { shared }
+}
+
+/// Bytes of stacks that contained panics have cost so far; what the functions had allocated comes on top.
+pub fn contained_bytes() -> usize {
+    COMPUTATIONS.with(|all| all.contained_bytes.get())
+}
+
+impl<T> Shared<T> {
+    /// Leaves the result for the handle.
+    fn put(&self, result: T) {
+        *self.result.borrow_mut() = Some(result);
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+}
+
+/// What a panic said; on a host, where it unwinds.
+fn message_of(panic: &Panic) -> Panicked {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<alloc::string::String>().map(|text| &**text));
+    Panicked::new(format_args!("{}", text.unwrap_or("(no text)")))
+}
+
+/// Puts a computation into the queue.
+fn start(
+    stack_bytes: usize,
+    body: Box<dyn FnOnce() -> Result<(), Panic>>,
+    on_panic: Option<Box<dyn FnOnce(Panicked)>>,
+) {
     let stack = Stack::new(stack_bytes);
     // SAFETY: the stack is this computation's own and longer than that; its top is aligned.
     let pointer = unsafe { switch::prepare(stack.top(), begin) };
-    let area = SaveArea::new();
-    let computation = Computation { stack, pointer, area, interrupted: false, body: Some(Box::new(body)), ended: None };
+    let computation = Computation {
+        stack,
+        pointer,
+        area: SaveArea::new(),
+        interrupted: false,
+        body: Some(body),
+        ended: None,
+        on_panic,
+        panicked: None,
+    };
     COMPUTATIONS.with(|all| all.queue.borrow_mut().push_back(Box::new(computation)));
-    Computing { shared }
+}
+
+/// Leaves the computation that runs for good, if its panics are contained; returns if they are not. To be called by the
+/// panic handler, on the computation's stack, disarmed; `was_armed`: the panic was not within something of the runtime.
+#[cfg(feature = "image")]
+pub(crate) fn contain(message: fmt::Arguments<'_>, was_armed: bool) {
+    if !was_armed || !is_contained() {
+        return;
+    }
+    let current = COMPUTATIONS.with(|all| all.current.get());
+    let panicked = Panicked::new(message);
+    // SAFETY: it is the computation that runs, which the executor does not touch meanwhile.
+    unsafe { (*current).panicked = Some(panicked) };
+    loop {
+        // The executor does not go on with it.
+        to_executor();
+    }
+}
+
+/// Whether a computation runs whose panics are contained.
+#[cfg(feature = "image")]
+pub(crate) fn is_contained() -> bool {
+    let current = COMPUTATIONS.with(|all| all.current.get());
+    // SAFETY: the executor has set it to the computation that runs, or to null.
+    unsafe { current.as_ref() }.is_some_and(|computation| computation.on_panic.is_some())
 }
 
 /// Lets tasks and other computations run, and the epoch end. Outside a computation it does nothing; within something of the
@@ -260,6 +366,10 @@ pub(crate) fn turn(wake_ns: u64) -> Turn {
     // SAFETY: it came from a box above, and nobody uses it while it does not run.
     let mut computation = unsafe { Box::from_raw(current) };
     computation.interrupted = interrupted;
+    if let Some(panicked) = computation.panicked.take() {
+        give_up(computation, panicked);
+        return Turn::Ended;
+    }
     match computation.ended.take() {
         Some(ended) => {
             computation.stack.check(None);
@@ -272,6 +382,19 @@ pub(crate) fn turn(wake_ns: u64) -> Turn {
             COMPUTATIONS.with(|all| all.queue.borrow_mut().push_back(computation));
             if interrupted { Turn::Interrupted } else { Turn::GaveWay }
         }
+    }
+}
+
+/// Forgets a computation that has panicked. What lies on its stack is never dropped, so its memory must not be given back:
+/// something may rely on being dropped before.
+fn give_up(mut computation: Box<Computation>, panicked: Panicked) {
+    computation.stack.check(None);
+    let range = computation.stack.range();
+    COMPUTATIONS.with(|all| all.contained_bytes.set(all.contained_bytes.get() + (range.end - range.start) as usize));
+    let on_panic = computation.on_panic.take();
+    core::mem::forget(computation);
+    if let Some(on_panic) = on_panic {
+        on_panic(panicked);
     }
 }
 

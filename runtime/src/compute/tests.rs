@@ -164,3 +164,33 @@ fn what_is_due_while_masked_is_made_up_for() {
     });
     assert_eq!(outcome.end, End::Returned((0, 1)));
 }
+
+#[test]
+fn a_contained_panic_is_a_result_and_everybody_else_goes_on() {
+    let outcome = go(|| async {
+        let lost = Arc::new(());
+        let seen = Arc::downgrade(&lost);
+        let other = spawn(STACK_BYTES, || {
+            (0..10).for_each(|_| yield_now());
+            "the other one"
+        });
+        let panicked = spawn_contained(STACK_BYTES, move || -> u32 {
+            yield_now();
+            panic!("on purpose, number {}", Arc::strong_count(&lost))
+        });
+        let panicked = panicked.await.expect_err("it panics");
+        assert_eq!(panicked.message(), "on purpose, number 1");
+        // On a host the stack is unwound; in an image what it owned is lost.
+        assert!(seen.upgrade().is_none());
+        (other.await, spawn_contained(STACK_BYTES, || 7).await.expect("it does not"))
+    });
+    assert_eq!(outcome.end, End::Returned(("the other one", 7)));
+}
+
+#[test]
+fn a_message_is_cut_at_a_character() {
+    let text = "ü".repeat(MAX_MESSAGE_BYTES);
+    let panicked = Panicked::new(format_args!("x{text}"));
+    assert_eq!(panicked.message().len(), MAX_MESSAGE_BYTES - 1);
+    assert!(panicked.message().ends_with('ü'));
+}

@@ -3,10 +3,14 @@
 
 use std::collections::VecDeque;
 
+use protocol::resync::Changes;
+
 use super::rng::Rng;
 
 /// Blocks of the disk.
 pub const BLOCKS: usize = 4;
+/// What the shim tells apart is larger than a block.
+const NOTED: u64 = 8;
 
 /// What a guest asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +40,14 @@ struct Outstanding {
     started: bool,
     /// The value that was read, or that lies there now.
     done: Option<u64>,
+    /// It was never started and will not be: the guest hears that it is uncertain.
+    parked: bool,
+}
+
+impl Outstanding {
+    fn new(number: u64, request: Request) -> Self {
+        Self { number, request, started: false, done: None, parked: false }
+    }
 }
 
 /// A replica's disk.
@@ -49,6 +61,10 @@ pub struct Disk {
     delay_ns: (u64, u64),
     rng: Rng,
     told_below: u64,
+    /// Nothing more is started.
+    held: bool,
+    /// What was written while a copy is made.
+    changes: Option<Changes>,
 }
 
 impl Disk {
@@ -63,13 +79,15 @@ impl Disk {
             delay_ns,
             rng,
             told_below: 0,
+            held: false,
+            changes: None,
         }
     }
 
     /// Takes requests; their numbers go on.
     pub fn take(&mut self, requests: &[Request]) {
         for &request in requests {
-            self.outstanding.push_back(Outstanding { number: self.taken, request, started: false, done: None });
+            self.outstanding.push_back(Outstanding::new(self.taken, request));
             self.taken += 1;
         }
     }
@@ -77,9 +95,16 @@ impl Disk {
     /// Starts what may start; returns numbers and how long they take.
     pub fn start(&mut self) -> Vec<(u64, u64)> {
         let mut started = Vec::new();
+        if self.held {
+            return started;
+        }
         for index in 0..self.outstanding.len() {
-            let Outstanding { number, request, started: false, .. } = self.outstanding[index] else { continue };
-            let waits = |before: &Outstanding| before.done.is_none() && before.request.block() == request.block();
+            let Outstanding { number, request, started: false, parked: false, .. } = self.outstanding[index] else {
+                continue;
+            };
+            let waits = |before: &Outstanding| {
+                before.done.is_none() && !before.parked && before.request.block() == request.block()
+            };
             if request.block().is_some() && self.outstanding.iter().take(index).any(waits) {
                 continue;
             }
@@ -98,6 +123,9 @@ impl Disk {
             Request::Read(block) => self.blocks[block],
             Request::Write(block, value) => {
                 self.blocks[block] = value;
+                if let Some(changes) = &mut self.changes {
+                    changes.note(block as u64 * NOTED, 1);
+                }
                 value
             }
             Request::Flush => {
@@ -105,6 +133,72 @@ impl Disk {
                 0
             }
         });
+    }
+
+    /// What lies on it survives a loss of power.
+    pub const fn make_stable(&mut self) {
+        self.stable = self.blocks;
+    }
+
+    /// Starts nothing more, or goes on.
+    pub const fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Whether a copy needs to know no more of what is outstanding than its numbers: nothing of it was started.
+    #[must_use]
+    pub fn can_be_copied(&self) -> bool {
+        self.held && self.outstanding.iter().all(|outstanding| !outstanding.started)
+    }
+
+    /// Begins to note what is written.
+    pub fn watch(&mut self) {
+        self.changes = Some(Changes::new(BLOCKS as u64 * NOTED));
+    }
+
+    /// Takes a block that was written to since it was taken last.
+    pub fn take_change(&mut self) -> Option<usize> {
+        let (first, count) = self.changes.as_mut()?.take()?;
+        // Neighbours come together; the others are left for the next time.
+        let rest = count - NOTED;
+        if rest > 0 {
+            self.changes.as_mut()?.note(first + NOTED, rest);
+        }
+        Some((first / NOTED) as usize)
+    }
+
+    /// The copy is made: what is outstanding will be asked for again. Returns the numbers.
+    pub fn park(&mut self) -> Vec<u64> {
+        self.held = false;
+        self.changes = None;
+        self.outstanding.iter_mut().for_each(|outstanding| outstanding.parked = true);
+        self.outstanding.iter().map(|outstanding| outstanding.number).collect()
+    }
+
+    /// Takes up the place of a disk of which a copy was made.
+    pub fn take_up(&mut self, taken: u64, parked: &[u64]) {
+        self.taken = taken;
+        self.outstanding = parked.iter().map(|&number| Outstanding::new(number, Request::Flush)).collect();
+        self.outstanding.iter_mut().for_each(|outstanding| outstanding.parked = true);
+    }
+
+    /// Somebody else writes a block.
+    pub const fn overwrite(&mut self, block: usize, value: u64) {
+        self.blocks[block] = value;
+    }
+
+    /// Whether the guest is to hear of something that it must ask for again.
+    #[must_use]
+    pub fn has_parked(&self) -> bool {
+        self.outstanding.iter().any(|outstanding| outstanding.parked)
+    }
+
+    /// The guest is told what it must ask for again.
+    pub fn end_uncertain(&mut self) -> Vec<u64> {
+        let parked = self.outstanding.iter().filter(|outstanding| outstanding.parked).map(|parked| parked.number);
+        let numbers = parked.collect();
+        self.outstanding.retain(|outstanding| !outstanding.parked);
+        numbers
     }
 
     /// Whether a request was done, or its end was told.
@@ -116,7 +210,8 @@ impl Disk {
     /// All requests with numbers below this are done.
     #[must_use]
     pub fn done_below(&self) -> u64 {
-        self.outstanding.iter().find(|outstanding| outstanding.done.is_none()).map_or(self.taken, |first| first.number)
+        let waits = |outstanding: &&Outstanding| outstanding.done.is_none() && !outstanding.parked;
+        self.outstanding.iter().find(waits).map_or(self.taken, |first| first.number)
     }
 
     /// Whether there is a flush below this number that was not at the last call.
@@ -172,8 +267,8 @@ pub struct Knowledge {
     /// The newest value asked for, and the newest that was told to be written.
     newest: [u64; BLOCKS],
     written: [u64; BLOCKS],
-    /// By number: what is awaited of it.
-    awaited: VecDeque<(u64, Awaited)>,
+    /// By number: what was asked for, and what is awaited of it.
+    awaited: VecDeque<(u64, Request, Awaited)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -194,8 +289,69 @@ impl Knowledge {
             }
             Request::Flush => Awaited::Promise(self.written),
         };
-        self.awaited.push_back((self.asked, awaited));
+        self.awaited.push_back((self.asked, request, awaited));
         self.asked += 1;
+    }
+
+    /// Something is uncertain: it is asked for again, with the same expectations. Returns what.
+    ///
+    /// # Errors
+    /// A text when nobody waits for it.
+    pub fn ask_again(&mut self, number: u64) -> Result<Request, String> {
+        let (request, awaited) = self.take(number)?;
+        self.awaited.push_back((self.asked, request, awaited));
+        self.asked += 1;
+        Ok(request)
+    }
+
+    fn take(&mut self, number: u64) -> Result<(Request, Awaited), String> {
+        let index = self.awaited.iter().position(|(awaited, ..)| *awaited == number);
+        index
+            .and_then(|index| self.awaited.remove(index))
+            .map(|(_, request, awaited)| (request, awaited))
+            .ok_or_else(|| format!("disk request {number} was completed, but nobody waits for it"))
+    }
+
+    /// All of it, as words.
+    #[must_use]
+    pub fn save(&self) -> Vec<u64> {
+        let mut words = vec![self.asked];
+        words.extend(self.newest);
+        words.extend(self.written);
+        for &(number, request, awaited) in &self.awaited {
+            let (kind, block, value) = match request {
+                Request::Read(block) => (0, block, 0),
+                Request::Write(block, value) => (1, block, value),
+                Request::Flush => (2, 0, 0),
+            };
+            let expected = match awaited {
+                Awaited::Value(value) => [value, 0, 0, 0],
+                Awaited::Written(..) => [0; BLOCKS],
+                Awaited::Promise(promise) => promise,
+            };
+            words.extend([number, kind, block as u64, value]);
+            words.extend(expected);
+        }
+        words
+    }
+
+    /// What [`Self::save`] has written.
+    #[must_use]
+    pub fn load(words: &[u64]) -> Option<Self> {
+        let (&asked, rest) = words.split_first()?;
+        let (newest, rest) = rest.split_first_chunk()?;
+        let (written, rest) = rest.split_first_chunk()?;
+        let one = |&[number, kind, block, value, a, b, c, d]: &[u64; 8]| {
+            let block = block as usize;
+            let (request, awaited) = match kind {
+                0 => (Request::Read(block), Awaited::Value(a)),
+                1 => (Request::Write(block, value), Awaited::Written(block, value)),
+                _ => (Request::Flush, Awaited::Promise([a, b, c, d])),
+            };
+            (number, request, awaited)
+        };
+        let awaited = rest.as_chunks().0.iter().map(one).collect();
+        Some(Self { asked, newest: *newest, written: *written, awaited })
     }
 
     /// Notes a completion and returns what a flush has promised to be stable.
@@ -203,10 +359,7 @@ impl Knowledge {
     /// # Errors
     /// A text when a read brought something else than was written last.
     pub fn told(&mut self, number: u64, value: u64) -> Result<Option<[u64; BLOCKS]>, String> {
-        let index = self.awaited.iter().position(|(awaited, _)| *awaited == number);
-        let Some((_, awaited)) = index.and_then(|index| self.awaited.remove(index)) else {
-            return Err(format!("disk request {number} was completed, but nobody waits for it"));
-        };
+        let (_, awaited) = self.take(number)?;
         match awaited {
             Awaited::Value(expected) if expected != value => {
                 Err(format!("disk request {number} has read {value}, and {expected} was written before it"))

@@ -83,6 +83,8 @@ pub enum Moment {
     AskPairing,
     /// It knows that it is paired again.
     Joined,
+    /// It hands records over to be stored.
+    Store,
 }
 
 /// When a fault strikes.
@@ -176,6 +178,12 @@ pub struct Settings {
     pub faults: Vec<Planned>,
     /// The least and the greatest time that a request to the disk takes, if the guest has one.
     pub disk_delay_ns: Option<(u64, u64)>,
+    /// The least and the greatest time that writing to stable storage takes, if the log is stored.
+    pub store_delay_ns: Option<(u64, u64)>,
+    /// From when to when it does not work at all.
+    pub store_outage_ns: Option<(u64, u64)>,
+    /// Bound on what is on its way to it.
+    pub max_unstored_bytes: u64,
     /// The guests differ at the end of some epoch; no other fault is planned then.
     pub diverges: bool,
 }
@@ -225,11 +233,31 @@ impl Settings {
             compares_first: rng.chance(15),
             hand_over_at_ns: (!diverges && rng.chance(20)).then(|| rng.between(500, 30_000) * MICROSECOND_NS),
             // A guest that was tampered with is judged between the first two replicas only.
-            // And mirrors of disks are not copied.
-            rejoins: if diverges || disk_delay_ns.is_some() { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },
+            rejoins: if diverges { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },
             rejoin_delay_ns: microseconds(rng.pick(&[(50, 300), (200, 4000)])),
             copy_slices: rng.pick(&[0, 3, 30]),
             disk_delay_ns,
+            store_delay_ns: None,
+            store_outage_ns: None,
+            max_unstored_bytes: 64 * 1024,
+        }
+    }
+
+    /// Draws what becomes of the log, of its own, so that runs in which it is not stored are what they were.
+    pub fn draw_storage(&mut self, rng: &mut Rng) {
+        if rng.chance(50) {
+            return;
+        }
+        self.store_delay_ns = Some(microseconds(rng.pick(&[(5, 50), (50, 800), (500, 6000)])));
+        self.max_unstored_bytes = rng.pick(&[400, 2_000, 64 * 1024]);
+        let from_ns = rng.between(0, 30_000) * MICROSECOND_NS;
+        let for_ns = rng.pick(&[1_000, 8_000, 100_000]) * MICROSECOND_NS;
+        self.store_outage_ns = rng.chance(30).then_some((from_ns, from_ns + for_ns));
+        // Some faults strike where records are handed over.
+        for planned in &mut self.faults {
+            if rng.chance(20) {
+                planned.trigger = Trigger::On { moment: Moment::Store, count: rng.below(40) };
+            }
         }
     }
 }

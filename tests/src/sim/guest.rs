@@ -4,7 +4,7 @@ use protocol::Clocks;
 use protocol::digest::Digest64;
 use protocol::event::{Event, EventReader};
 
-use super::disk::{BLOCKS, Knowledge, Request};
+use super::disk::{BLOCKS, Disk, Knowledge, Request};
 use super::rng::mix;
 
 /// First word of an output that answers no request.
@@ -65,7 +65,7 @@ impl Guest {
     /// All of it, and what its shim knows beside it.
     #[must_use]
     pub fn save(&self, frames_in_log: u64) -> Vec<u8> {
-        let words = [
+        let mut words = vec![
             self.state,
             self.timer_at_ns,
             self.timer_period_ns,
@@ -74,21 +74,21 @@ impl Guest {
             self.stopped.into(),
             frames_in_log,
         ];
-        words.map(u64::to_le_bytes).concat()
+        words.extend(self.disk.iter().flat_map(Knowledge::save));
+        words.into_iter().flat_map(u64::to_le_bytes).collect()
     }
 
     /// What [`Self::save`] has written.
     #[must_use]
     pub fn load(bytes: &[u8]) -> Option<(Self, u64)> {
         let words: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
-        let [state, timer_at_ns, timer_period_ns, requests_taken, exit, stopped, frames_in_log] = *words else {
-            return None;
-        };
+        let (fixed, disk) = words.split_first_chunk()?;
+        let [state, timer_at_ns, timer_period_ns, requests_taken, exit, stopped, frames_in_log] = *fixed;
+        let disk = if disk.is_empty() { None } else { Some(Knowledge::load(disk)?) };
         let exit_after_requests = exit.checked_sub(1);
         let stopped = stopped != 0;
         Some((
-            // A guest with a disk is not copied.
-            Self { state, timer_at_ns, timer_period_ns, requests_taken, exit_after_requests, stopped, disk: None },
+            Self { state, timer_at_ns, timer_period_ns, requests_taken, exit_after_requests, stopped, disk },
             frames_in_log,
         ))
     }
@@ -98,11 +98,11 @@ impl Guest {
         self.state ^= 1 << (bit % 64);
     }
 
-    /// Runs one epoch. What its disk has done it learns from `complete`, by the number of the request.
+    /// Runs one epoch. What its disk has done it learns from there.
     ///
     /// # Panics
     /// If the events are malformed: the codec has let something through.
-    pub fn run(&mut self, clocks: Clocks, events: &[u8], mut complete: impl FnMut(u64) -> Option<u64>) -> EpochResult {
+    pub fn run(&mut self, clocks: Clocks, events: &[u8], disk: &mut Disk) -> EpochResult {
         let mut outputs = Vec::new();
         let (mut requests, mut promises, mut complaint) = (Vec::new(), Vec::new(), None);
         self.absorb(clocks.monotonic_ns);
@@ -115,11 +115,19 @@ impl Guest {
                 }
                 Event::ConsoleInput(bytes) => self.absorb(bytes.len() as u64),
                 Event::Reseed(seed) => self.absorb(u64::from(seed[0])),
-                Event::Uncertain(uncertain) => self.absorb(uncertain.operation),
+                Event::Uncertain(uncertain) => {
+                    self.absorb(uncertain.operation);
+                    for number in disk.end_uncertain() {
+                        match self.ask_again(number) {
+                            Ok(request) => requests.extend(request),
+                            Err(text) => complaint = Some(text),
+                        }
+                    }
+                }
                 // The simulated disk is mirrored, so nobody sends what it has read.
                 Event::DiskData(data) => complaint = Some(format!("data of disk request {} came", data.number)),
                 Event::DiskDone(completion) => {
-                    match self.hear_of_disk(completion.number, complete(completion.number)) {
+                    match self.hear_of_disk(completion.number, disk.complete(completion.number)) {
                         Ok(promise) => promises.extend(promise),
                         Err(text) => complaint = Some(text),
                     }
@@ -165,6 +173,11 @@ impl Guest {
             knowledge.ask(request);
             requests.push(request);
         }
+    }
+
+    fn ask_again(&mut self, number: u64) -> Result<Option<Request>, String> {
+        self.absorb(number);
+        self.disk.as_mut().map(|knowledge| knowledge.ask_again(number)).transpose()
     }
 
     fn hear_of_disk(&mut self, number: u64, value: Option<u64>) -> Result<Option<[u64; BLOCKS]>, String> {

@@ -87,6 +87,7 @@ impl World {
         if inside {
             self.marks.set(Mark::CutInsideFrame);
         }
+        self.lose_records(victim);
         self.close_pipe(victim);
         self.after(self.settings.death_notice_ns, Event::Control(victim.peer(), Control::PeerDead));
         // What it had written to the hub is in the socket's buffer, which the hub reads to its end.

@@ -101,6 +101,10 @@ marks! {
     NewcomerPromoted;
     /// A newcomer was promoted before it was told that the record is paired.
     NewcomerPromotedUntold;
+    /// A mirror was copied while the guest wrote to it, and a block more than once.
+    BlockCopiedAgain;
+    /// A newcomer's guest was told of requests to its disk that nobody had begun.
+    RequestsParked;
     /// A flush that the primary's disk had done waited for the backup's.
     FlushWaited;
     /// A backup waited for its own disk.
@@ -111,6 +115,14 @@ marks! {
     FlushTold;
     /// Mirrors of a pair at rest were compared.
     MirrorsCompared;
+    /// A promoted replica stored records of its predecessor again.
+    StoredAgain;
+    /// Records that only a dead primary had known gave way to those of its successor.
+    LogReplaced;
+    /// The gate was closed because too much was on its way to storage.
+    GateStorage;
+    /// Storage did not work for a while.
+    StorageFailed;
     /// A pair in which nobody was paused served everything and stayed a pair.
     PairKept;
 }

@@ -9,6 +9,7 @@
 //! | judge | what it asks |
 //! |---|---|
 //! | output commit | no released output depends on what the survivor lacks |
+//! | stable storage | in half of the runs the log is stored: no released output depends on a record that the disk lacks, or ever forgets |
 //! | one active replica | each generation has one, and it is the arbiter's |
 //! | equal states | the guests' digests are equal epoch by epoch |
 //! | one history | the client saw the outputs of one linear history, in order, none missing, and sent no request twice |
@@ -24,6 +25,7 @@ mod faults;
 mod guest;
 mod hub;
 mod inject;
+mod log;
 mod marks;
 mod mirror;
 mod node;
@@ -49,8 +51,14 @@ pub enum Canary {
     ForgetHeldOutputs,
     /// A newcomer's shim does not put the state that it was sent in place.
     ForgetState,
+    /// A newcomer's mirror is copied once, and what was written meanwhile is not.
+    ForgetChanges,
+    /// A guest is copied while its disk has something under way.
+    CopyBusyDisk,
     /// The primary's shim tells the guest of a flush that only its own disk has done.
     FlushAlone,
+    /// The supervisor says that a record is stored when it has come.
+    StoredTooSoon,
     /// The backup's shim takes no notice of what its disk has not done yet.
     OvertakeDisk,
 }

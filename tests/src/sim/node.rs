@@ -42,6 +42,8 @@ pub enum Control {
     LinkCut,
     /// The peer is active in this generation.
     Superseded(Generation),
+    /// Stable storage holds the log up to this epoch.
+    Stored(Epoch),
 }
 
 /// The epoch that the guest runs.
@@ -159,6 +161,10 @@ pub struct Node {
     pub guest_clock: (u64, u64),
     /// The highest epoch whose record the replica has taken in as a backup.
     pub log_through: Epoch,
+    /// The epoch whose state a newcomer was sent last.
+    pub state_of: Epoch,
+    /// The content of each record that the guest has run.
+    pub ran: BTreeMap<Epoch, u64>,
     /// When each epoch was begun as primary, by the local clock.
     pub began: BTreeMap<Epoch, u64>,
     /// The next time the shim runs, if it is planned.
@@ -210,6 +216,8 @@ impl Node {
             produced: Vec::new(),
             guest_clock: (0, local_ns),
             log_through: 0,
+            state_of: 0,
+            ran: BTreeMap::new(),
             began: BTreeMap::new(),
             wake_at_ns: None,
             told_dead: false,
@@ -221,8 +229,7 @@ impl Node {
     /// A machine that has just booted to be taken in by a solo primary.
     #[must_use]
     pub fn newcomer(id: ReplicaId, settings: &Settings, generation: Generation, session: u64, now_ns: u64) -> Self {
-        // Without a disk, of which nothing is drawn.
-        let mut node = Self::new(id, settings, Rng::new(0));
+        let mut node = Self::new(id, settings, Rng::new(settings.clock_offset_ns[id.index()] ^ session));
         let local_ns = node.clock.local_ns(now_ns);
         let config = Config { role: Role::Backup, generation, joins: true, ..config(id, settings) };
         node.replica = Replica::new(config, local_ns).expect("the configuration is right");
@@ -264,6 +271,7 @@ impl Node {
         !self.inputs.is_empty()
             || self.monotonic_ns(local_ns) >= self.guest.timer_at_ns()
             || self.tellable().next().is_some()
+            || (self.replica.owes_uncertain() && self.disk.has_parked())
     }
 
     /// Requests to the disk of which the guest may be told, by the rule of the replica.
@@ -313,6 +321,8 @@ fn config(id: ReplicaId, settings: &Settings) -> Config {
         confirms_releases: settings.confirms_releases,
         compares_first: settings.compares_first,
         joins: false,
+        stores_log: settings.store_delay_ns.is_some(),
+        max_unstored_bytes: settings.max_unstored_bytes,
     }
 }
 

@@ -8,6 +8,7 @@ use protocol::replica::{Input, JoinPhase};
 use protocol::{Mode, ReplicaId, Role};
 
 use super::Canary;
+use super::disk::BLOCKS;
 use super::faults::Moment;
 use super::guest::Guest;
 use super::marks::Mark;
@@ -32,6 +33,8 @@ pub struct Joining {
     arrived: u64,
     /// Slices that the newcomer has taken.
     taken: u64,
+    /// Blocks of the mirror that were copied for the first time.
+    copied_blocks: usize,
 }
 
 impl World {
@@ -59,6 +62,8 @@ impl World {
         // The old process is gone, and with it what it was still to be told. What the survivor was to be told about it
         // was said before.
         self.forget_events_of(newcomer);
+        // What the survivor had asked for an earlier one was answered before it said that its link is as new: one channel.
+        self.retain_events(|event| !matches!(event, Event::PairingRequest { from, .. } if *from == survivor));
         self.node(survivor).control.retain(|control| !control.is_about_peer());
         self.node(survivor).told_dead = false;
         self.hub.forget(newcomer);
@@ -66,6 +71,8 @@ impl World {
         let (generation, session) = (self.arbiter.generation, self.joining.newcomers);
         self.node(survivor).renew_link(session);
         self.nodes[newcomer.index()] = Node::newcomer(newcomer, &self.settings, generation, session, self.now_ns);
+        self.node(survivor).disk.hold(false);
+        self.node(survivor).disk.watch();
         self.step(survivor, Input::PeerJoins);
         let boot_ns = self.now_ns + self.rng.below(500_000);
         self.wake_by(newcomer, boot_ns);
@@ -77,6 +84,7 @@ impl World {
         if !node.runs() || node.replica.join_phase() != JoinPhase::Copying {
             return;
         }
+        self.copy_block(id);
         let Joining { sent, arrived, .. } = self.joining;
         if sent < self.settings.copy_slices {
             if sent < arrived + WINDOW {
@@ -85,14 +93,52 @@ impl World {
                 self.moment(id, Moment::Pages);
                 self.wake_by(id, self.now_ns + SLICE_NS);
             }
-        } else if node.replica.may_send_state() && node.deferred.is_empty() {
-            let state = node.guest.save(node.frames_in_log);
+            return;
+        }
+        if self.canary != Some(Canary::CopyBusyDisk) {
+            self.node(id).disk.hold(true);
+        }
+        let busy = !self.nodes[id.index()].disk.can_be_copied() && self.canary != Some(Canary::CopyBusyDisk);
+        let node = &self.nodes[id.index()];
+        if node.replica.may_send_state() && node.deferred.is_empty() && !busy {
+            while self.copy_block(id) {}
+            let node = self.node(id);
+            let taken = node.disk.taken();
+            let parked = node.disk.park();
+            let mut state = [taken, parked.len() as u64].map(u64::to_le_bytes).concat();
+            state.extend(parked.iter().flat_map(|number| number.to_le_bytes()));
+            state.extend(node.guest.save(node.frames_in_log));
+            if !parked.is_empty() {
+                self.marks.set(Mark::RequestsParked);
+            }
+            let node = &self.nodes[id.index()];
             let message = node.replica.join_state(&state);
             self.transmit(id, &Message::State(message));
             let local_ns = self.local_ns(id);
             self.node(id).replica.state_sent(local_ns);
+            self.node(id).state_of = self.nodes[id.index()].ended_through();
             self.moment(id, Moment::State);
         }
+    }
+
+    /// The supervisor copies a block of the mirror, if there is one to copy: all once, then those that were written to.
+    /// Returns whether it did.
+    fn copy_block(&mut self, id: ReplicaId) -> bool {
+        let first = self.joining.copied_blocks;
+        let block = if first < BLOCKS {
+            self.joining.copied_blocks += 1;
+            first
+        } else if self.canary == Some(Canary::ForgetChanges) {
+            return false;
+        } else if let Some(block) = self.node(id).disk.take_change() {
+            self.marks.set(Mark::BlockCopiedAgain);
+            block
+        } else {
+            return false;
+        };
+        let value = self.nodes[id.index()].disk.blocks()[block];
+        self.node(id.peer()).disk.overwrite(block, value);
+        true
     }
 
     /// A message of a copy, before the replica gets it.
@@ -108,7 +154,16 @@ impl World {
             Message::State(state) if empty => {
                 let produced = self.nodes[id.peer().index()].produced.iter();
                 let produced = produced.filter(|(epoch, _)| *epoch <= state.epoch).cloned().collect();
-                let (guest, frames_in_log) = Guest::load(state.state).expect("the checksum of the frame was right");
+                let ran = self.nodes[id.peer().index()].ran.range(..=state.epoch);
+                let ran = ran.map(|(epoch, content)| (*epoch, *content)).collect();
+                let (words, _) = state.state.as_chunks::<8>();
+                let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+                let mut next = || words.next().expect("the checksum of the frame was right");
+                let (taken, count) = (next(), next() as usize);
+                let parked: Vec<u64> = (0..count).map(|_| next()).collect();
+                let rest = &state.state[(2 + count) * 8..];
+                let (guest, frames_in_log) = Guest::load(rest).expect("the checksum of the frame was right");
+                self.node(id).disk.take_up(taken, &parked);
                 let forgets = self.canary == Some(Canary::ForgetState);
                 let node = self.node(id);
                 if !forgets {
@@ -116,6 +171,7 @@ impl World {
                 }
                 node.frames_in_log = frames_in_log;
                 node.produced = produced;
+                node.ran = ran;
                 self.checker.goes_on(id, state.epoch);
             }
             _ => {}
@@ -142,6 +198,10 @@ impl World {
             (record, grant.granted, grant.record) = (before, false, before);
             self.marks.set(Mark::PairingDenied);
         }
+        if record != before {
+            // The supervisor has waited for that.
+            self.node(from.peer()).disk.make_stable();
+        }
         self.arbiter = record;
         self.note(|| format!("arbiter: {from} asks to be paired in {expect_generation}+1: {grant:?}"));
         if record != before {
@@ -161,6 +221,8 @@ impl World {
     /// The newcomer is ended before another one is started.
     pub(super) fn join_failed(&mut self, id: ReplicaId) {
         self.marks.set(Mark::JoinFailed);
+        self.node(id).disk.hold(false);
+        self.start_disk(id);
         let newcomer = id.peer();
         self.node(newcomer).alive = false;
         self.forget_events_of(newcomer);
@@ -171,6 +233,7 @@ impl World {
         self.retain_events(|event| match event {
             Event::Wake(id)
             | Event::EpochDone(id, _)
+            | Event::Record(id, _)
             | Event::LinkArrival(id)
             | Event::DiskDone(id, _)
             | Event::DeviceFlush(id)
@@ -179,7 +242,12 @@ impl World {
             Event::Control(id, control) => *id != gone && !control.is_about_peer(),
             Event::ArbiterRequest { from, .. } | Event::PairingRequest { from, .. } => *from != gone,
             Event::Packets(packets) => packets.to != gone,
-            Event::ClientSend | Event::Fault(_) | Event::Rejoin(_) | Event::HandOver | Event::Heal => true,
+            Event::LogWritten
+            | Event::ClientSend
+            | Event::Fault(_)
+            | Event::Rejoin(_)
+            | Event::HandOver
+            | Event::Heal => true,
         });
     }
 }

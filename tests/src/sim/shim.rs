@@ -11,6 +11,7 @@ use super::Canary;
 use super::checker::Checker;
 use super::faults::Moment;
 use super::hub;
+use super::log::Stored;
 use super::marks::Mark;
 use super::node::{Control, Held, MAX_EPOCH_EVENTS_BYTES, Running};
 use super::pipe::Arrival;
@@ -216,6 +217,7 @@ impl World {
                 }
                 Control::LinkCut => self.step(id, Input::LinkClosed(LinkFault::Closed)),
                 Control::Superseded(generation) => self.step(id, Input::Superseded { generation }),
+                Control::Stored(through) => self.step(id, Input::Stored { through }),
             }
         }
     }
@@ -273,7 +275,7 @@ impl World {
         }
         let Some(Running { epoch, clocks, events }) = node.running.take() else { return };
         let (guest, disk) = (&mut node.guest, &mut node.disk);
-        let result = guest.run(clocks, &events, |number| disk.complete(number));
+        let result = guest.run(clocks, &events, disk);
         disk.take(&result.requests);
         self.judge_disk(id, &result);
         self.start_disk(id);
@@ -364,6 +366,7 @@ impl World {
             Blocked::Outstanding => self.marks.set(Mark::GateOutstanding),
             Blocked::Acks => self.marks.set(Mark::GateAcks),
             Blocked::Arbiter => self.marks.set(Mark::GateArbiter),
+            Blocked::Storage => self.marks.set(Mark::GateStorage),
             _ => {}
         }
     }
@@ -415,6 +418,7 @@ impl World {
             }
             Command::Joined { .. } => self.joined(id),
             Command::JoinFailed => self.join_failed(id),
+            Command::Store { from } => self.store(id, from),
             Command::CloseLink => {
                 self.close_pipe(id);
                 self.moment(id, Moment::CloseLink);
@@ -462,6 +466,7 @@ impl World {
         let slow = self.settings.slow == Some(id);
         let node = self.node(id);
         let record = node.replica.record(epoch).expect("the record of the epoch that runs is held");
+        node.ran.insert(epoch, Stored::of(record).content);
         let events = record.events.clone();
         let clocks = record.clocks;
         let mut uncertain = false;
@@ -495,15 +500,24 @@ impl World {
         let held_by_peer = self.nodes[id.peer().index()].log_through;
         let record = self.arbiter;
         let node = self.node(id);
-        let claims_solo = (node.replica.mode() == Mode::Solo).then(|| node.replica.generation());
+        let solo = node.replica.mode() == Mode::Solo;
+        let settles = node.replica.join_phase() == JoinPhase::Settling;
+        let generation = node.replica.generation();
         let mut verdict = Ok(());
         while node.held.front().is_some_and(|held| held.epoch <= through) {
             let Some(held) = node.held.pop_front() else { break };
+            // What a newcomer's state holds already does not wait for the newcomer: the record is paired only afterwards.
+            let alone = solo || (settles && held.epoch <= node.state_of);
+            let claims_solo = alone.then_some(generation);
             verdict = verdict.and(Checker::releases(id, held.epoch, held_by_peer, claims_solo, record));
             node.device.push_back(held);
         }
         node.device_through = node.device_through.max(through);
+        let released = node.device.back().map(|held| held.epoch);
         self.judge_by(verdict);
+        if let Some(epoch) = released {
+            self.judge_stored(id, epoch);
+        }
         if self.settings.confirms_releases {
             self.after((1_000, 200_000), Event::DeviceFlush(id));
         } else {

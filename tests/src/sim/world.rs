@@ -10,6 +10,7 @@ use super::checker::{Checker, Verdict};
 use super::faults::{Settings, Trigger};
 use super::guest::{EXIT_OUTPUT, TIMER_OUTPUT};
 use super::hub::{Hub, ToReplica};
+use super::log::{StableLog, Stored};
 use super::marks::{Mark, Marks};
 use super::node::{Control, Node};
 use super::pipe::Pipe;
@@ -56,6 +57,10 @@ pub enum Event {
     HandOver,
     /// A request to pair reaches the arbiter.
     PairingRequest { from: ReplicaId, request_id: u64, expect_generation: u64 },
+    /// A record reaches the supervisor.
+    Record(ReplicaId, Stored),
+    /// What was being written to stable storage is there.
+    LogWritten,
     /// The end of all faults.
     Heal,
 }
@@ -82,6 +87,7 @@ pub struct World {
     pub(super) healed: bool,
     pub(super) cut: bool,
     pub(super) joining: Joining,
+    pub(super) log: StableLog,
     /// Planned faults that have struck, and how often their moments have been let pass.
     pub(super) struck: Vec<bool>,
     pub(super) passed: Vec<u64>,
@@ -91,7 +97,8 @@ pub struct World {
 impl World {
     pub(super) fn new(seed: u64, canary: Option<Canary>, traced: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let settings = Settings::draw(&mut rng.fork());
+        let mut settings = Settings::draw(&mut rng.fork());
+        settings.draw_storage(&mut Rng::new(seed ^ 0x6c6f_6700));
         // Of their own, so that runs without disks are what they were.
         let disk_rng = Rng::new(seed ^ 0x6469_736b);
         let arbiter = ArbiterRecord::new_pair(ReplicaId::ZERO);
@@ -116,6 +123,7 @@ impl World {
             healed: false,
             cut: false,
             joining: Joining::default(),
+            log: StableLog::default(),
             struck: vec![false; faults],
             passed: vec![0; faults],
             settings,
@@ -194,6 +202,8 @@ impl World {
             Event::PairingRequest { from, request_id, expect_generation } => {
                 self.arbitrate_pairing(from, request_id, expect_generation);
             }
+            Event::Record(from, stored) => self.record_arrives(from, stored),
+            Event::LogWritten => self.log_written(),
             Event::Heal => self.heal(),
         }
     }
@@ -211,6 +221,14 @@ impl World {
     /// Forgets the events that are not to be kept.
     pub(super) fn retain_events(&mut self, keep: impl Fn(&Event) -> bool) {
         self.queue.retain(|_, event| keep(event));
+    }
+
+    /// Forgets records on their way that are not to be kept, by whose they are and when they arrive.
+    pub(super) fn retain_records(&mut self, keep: impl Fn(ReplicaId, u64) -> bool) {
+        self.queue.retain(|(at_ns, _), event| match event {
+            Event::Record(id, _) => keep(*id, *at_ns),
+            _ => true,
+        });
     }
 
     pub(super) fn node(&mut self, id: ReplicaId) -> &mut Node {

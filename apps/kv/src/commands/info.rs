@@ -1,5 +1,6 @@
 //! INFO, TIME and DEBUG.
 
+use super::compute::Work;
 use super::context::Ctx;
 use super::error::Error;
 use crate::base::same_ignoring_case;
@@ -165,11 +166,13 @@ pub fn time(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// `DEBUG OBJECT key | COMPUTE rounds`; everything that stops or breaks a server is refused.
+/// `DEBUG OBJECT key | COMPUTE rounds | CHECKPOINT | RESTORE`; everything that stops or breaks a server is refused.
 pub fn debug(ctx: &mut Ctx<'_>) -> Result<(), Error> {
     let (now_ms, sub, key) = (ctx.now_ms, ctx.args.at(1), ctx.args.at(2));
-    if same_ignoring_case(sub, "compute") && ctx.args.len() == 3 {
-        return super::compute::compute(ctx);
+    let work = [("checkpoint", 2, Some(Work::Checkpoint)), ("restore", 2, Some(Work::Restore)), ("compute", 3, None)];
+    let known = |(name, words, _): &(&str, usize, _)| same_ignoring_case(sub, name) && ctx.args.len() == *words;
+    if let Some((_, _, what)) = work.into_iter().find(known) {
+        return super::compute::work(ctx, what);
     }
     if !same_ignoring_case(sub, "object") || ctx.args.len() != 3 {
         return Err(Error::Text("ERR DEBUG command not allowed on this server, except DEBUG OBJECT key"));

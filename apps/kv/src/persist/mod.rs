@@ -61,10 +61,12 @@ mod engine;
 mod journal;
 mod replay;
 mod snapshot;
+mod whole;
 
 pub(crate) use effects::note;
 pub use engine::{Engine, EngineError, Loaded};
 pub use journal::{Failure, Journal, Status, Ticket};
+pub(crate) use whole::{check, dump, load};
 
 /// When writes are made stable (`appendfsync`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use runtime::{JoinHandle, env, println, random, spawn, yield_now};
 use crate::persist::EngineError;
 use crate::{Server, Session, TooManyClients, Work};
 
-mod disk;
+mod checkpoint;
 pub(crate) mod memory;
 mod persistence;
 mod settings;
@@ -83,12 +83,14 @@ struct Shared {
     tasks: RefCell<BTreeMap<u64, JoinHandle<()>>>,
     /// Where replies wait for the disk.
     gate: persistence::Gate,
+    /// What DEBUG CHECKPOINT has saved.
+    saved: checkpoint::Saved,
 }
 
 /// Serves the store until the machine stops.
 ///
 /// Arguments (see [`runtime::env`]): `port=6379`, `maxmemory=BYTES`, `maxclients=N`, `rx=BYTES` `tx=BYTES` (the
-/// buffers of a connection) and `debug=yes|no` (DEBUG COMPUTE); sizes may end in `kb`, `mb` or `gb`. With `appendonly=yes`
+/// buffers of a connection) and `debug=yes|no` (DEBUG COMPUTE, CHECKPOINT, RESTORE); sizes may end in `kb`, `mb` or `gb`. With `appendonly=yes`
 /// the data is kept on the disk `data`, or the one that `disk=NAME` names; `appendfsync=always|everysec|no` says when a
 /// write is made stable.
 ///
@@ -116,8 +118,12 @@ pub async fn main() -> Result<(), Error> {
         }
         None => None,
     };
-    let shared =
-        Rc::new(Shared { server: RefCell::new(server), tasks: RefCell::default(), gate: persistence::Gate::default() });
+    let shared = Rc::new(Shared {
+        server: RefCell::new(server),
+        tasks: RefCell::default(),
+        gate: persistence::Gate::default(),
+        saved: checkpoint::Saved::default(),
+    });
     if let Some(engine) = engine {
         spawn(persistence::keep(Rc::clone(&shared), engine));
     }
@@ -205,7 +211,7 @@ async fn serve(mut client: Client, stream: TcpStream) {
     let _ = converse(shared, session, &stream).await;
 }
 
-async fn converse(shared: &Shared, session: &mut Session, stream: &TcpStream) -> Result<(), net::Error> {
+async fn converse(shared: &Rc<Shared>, session: &mut Session, stream: &TcpStream) -> Result<(), net::Error> {
     loop {
         let fed = stream.read_with(|input| {
             let mut server = shared.server.borrow_mut();
@@ -216,8 +222,12 @@ async fn converse(shared: &Shared, session: &mut Session, stream: &TcpStream) ->
         let peer_has_finished = fed.is_none();
         shared.end_killed(session.id());
         if let Some(work) = session.take_work() {
-            let result = compute(work).await;
-            session.finish_work(result);
+            let result = match work {
+                Work::Compute(rounds) => compute(rounds).await,
+                Work::Checkpoint => checkpoint::take(shared).await,
+                Work::Restore => checkpoint::restore(shared).await,
+            };
+            session.finish_work(result.as_ref().copied().map_err(String::as_str));
         }
         if let Some(Some(ticket)) = fed
             && shared.settle(ticket).await.is_err()
@@ -239,12 +249,12 @@ async fn converse(shared: &Shared, session: &mut Session, stream: &TcpStream) ->
     }
 }
 
-/// Does what a connection has asked for, while others are served. Nothing if there is no memory for it.
-async fn compute(work: Work) -> Option<u64> {
+/// Computes what a connection has asked for, while others are served.
+async fn compute(rounds: u64) -> Result<u64, String> {
     if !memory::may_grow_to(Work::STACK_BYTES) {
-        return None;
+        return Err("OOM no memory for the stack of a computation".into());
     }
-    Some(runtime::compute::spawn(Work::STACK_BYTES, move || work.run()).await)
+    Ok(runtime::compute::spawn(Work::STACK_BYTES, move || Work::rounds(rounds)).await)
 }
 
 /// Ends a connection whose peer may still be talking: closing it with unread data would reset it, and the last reply

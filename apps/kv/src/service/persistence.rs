@@ -7,11 +7,10 @@
 //! those that are ready by then, so one flush serves them all; while it waits for the device the next round gathers.
 
 use super::Shared;
-use super::disk::DataDisk;
 use crate::Server;
 use crate::persist::{Engine, EngineError, Failure, Fsync, Ticket};
 use alloc::rc::Rc;
-use runtime::block::Errno;
+use runtime::block::{Disk, Errno};
 use runtime::sync::Notify;
 use runtime::time::{Duration, Instant, timeout};
 use runtime::{println, yield_now};
@@ -69,13 +68,9 @@ impl Shared {
 /// Opens the disk of this name and replays what it holds into the server.
 ///
 /// Whoever chooses keys and values must not know `new_key`, or could make a value that looks like a part of the log.
-pub(super) async fn start(
-    server: &mut Server,
-    name: &str,
-    new_key: u64,
-) -> Result<Engine<DataDisk>, EngineError<Errno>> {
+pub(super) async fn start(server: &mut Server, name: &str, new_key: u64) -> Result<Engine<Disk>, EngineError<Errno>> {
     let open = |error| EngineError::Open(recordstore::OpenError::Device(error));
-    let disk = DataDisk::open(name).map_err(open)?;
+    let disk = Disk::open(name).map_err(open)?;
     let began = Instant::now();
     let (engine, loaded) = Engine::start(disk, server, new_key).await?;
     println!(
@@ -90,7 +85,7 @@ pub(super) async fn start(
 }
 
 /// Writes for ever.
-pub(super) async fn keep(shared: Rc<Shared>, mut engine: Engine<DataDisk>) {
+pub(super) async fn keep(shared: Rc<Shared>, mut engine: Engine<Disk>) {
     let mut last = Instant::now();
     let mut failed = false;
     loop {

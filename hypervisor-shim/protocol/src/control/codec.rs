@@ -1,6 +1,7 @@
 //! The wire format of the control messages: the only place that encodes and decodes them.
 
 mod config;
+mod storage;
 
 use alloc::vec::Vec;
 use zerocopy::IntoBytes;
@@ -8,8 +9,8 @@ use zerocopy::little_endian::{I64, U16, U32, U64};
 
 use self::config::config;
 use super::{
-    ArbiterReply, ArbiterRequest, Console, Copied, Counter, Counters, GuestStopped, Level, Log, Promoted, Ready, State,
-    Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
+    ArbiterReply, ArbiterRequest, Console, Copied, Counter, Counters, DisksChanged, GuestStopped, Level, Log, Promoted,
+    Ready, State, Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
 };
 use crate::arbiter::ArbiterRecord;
 use crate::frame::body::{self, Empty, Number, Prefix, bodies};
@@ -46,6 +47,10 @@ kinds! {
     KIND_CAPTURED_STATE = 0x0210 for ToSupervisor::State;
     KIND_RESTORED_PAGES_HELD = 0x0211 for ToSupervisor::PagesHeld;
     KIND_CAPTURE_FAILED = 0x0212 for ToSupervisor::CaptureFailed;
+    KIND_DISKS_CHANGED = 0x0213 for ToSupervisor::DisksChanged;
+    KIND_RECORD = 0x0214 for ToSupervisor::Record;
+    KIND_LOG_END = 0x0215 for ToSupervisor::LogEnd;
+    KIND_REPLAYED = 0x0216 for ToSupervisor::Replayed;
     KIND_CONFIG = 0x0301 for ToShim::Config;
     KIND_ARBITER_REPLY = 0x0302 for ToShim::ArbiterReply;
     KIND_PEER_DEAD = 0x0303 for ToShim::PeerDead;
@@ -61,6 +66,13 @@ kinds! {
     KIND_CAPTURED_PAGES_HELD = 0x030d for ToShim::PagesHeld;
     KIND_RESTORED_PAGES = 0x030e for ToShim::Pages;
     KIND_RESTORED_STATE = 0x030f for ToShim::State;
+    KIND_WATCH_DISKS = 0x0310 for ToShim::WatchDisks;
+    KIND_TELL_DISKS = 0x0311 for ToShim::TellDisks;
+    KIND_DISKS_COPIED = 0x0312 for ToShim::DisksCopied;
+    KIND_STORED = 0x0313 for ToShim::Stored;
+    KIND_STORE_LOG = 0x0314 for ToShim::StoreLog;
+    KIND_REPLAY = 0x0315 for ToShim::Replay;
+    KIND_REPLAY_END = 0x0316 for ToShim::ReplayEnd;
 }
 
 bodies! {
@@ -157,6 +169,10 @@ bodies! {
         restores: u8,
         shared_disks: u8,
         link_session: U64,
+        max_unstored_bytes: U64,
+        stores_log: u8,
+        replays: u8,
+        unused: [u8; 6],
     }
     ArbiterReplyBody {
         request_id: U64,
@@ -174,6 +190,37 @@ bodies! {
         rounds: U64,
         pause_ns: U64,
         took_ns: U64,
+    }
+    DisksChangedBody {
+        last: u8,
+        more: u8,
+        reserved: [u8; 6],
+    }
+    LogRecordBody {
+        generation: U64,
+        epoch: U64,
+        prev_digest: U64,
+        monotonic_ns: U64,
+        realtime_ns: U64,
+        released_through: U64,
+        sent_ns: U64,
+    }
+    LogEndBody {
+        epoch: U64,
+        digest: U64,
+    }
+    ReplayEndBody {
+        digest: U64,
+        is_known: u8,
+        reserved: [u8; 7],
+    }
+    ReplayedBody {
+        epoch: U64,
+        digest: U64,
+        instruction_address: U64,
+        frames_out: U64,
+        complete: u8,
+        reserved: [u8; 7],
     }
 }
 
@@ -257,6 +304,14 @@ impl<'a> ToSupervisor<'a> {
             Self::State(state) => write(KIND_CAPTURED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
             Self::PagesHeld { messages } => write(KIND_RESTORED_PAGES_HELD, &[Number::of(*messages).as_bytes()]),
             Self::CaptureFailed => write(KIND_CAPTURE_FAILED, &[Empty::BODY.as_bytes()]),
+            Self::DisksChanged(changed) => {
+                let (last, more) = (changed.last.into(), changed.more.into());
+                let body = DisksChangedBody { prefix: Prefix::of::<DisksChangedBody>(), last, more, reserved: [0; 6] };
+                write(KIND_DISKS_CHANGED, &[body.as_bytes(), changed.ranges])
+            }
+            Self::Record(record) => write(KIND_RECORD, &[LogRecordBody::from(record).as_bytes(), record.start.events]),
+            Self::LogEnd(end) => write(KIND_LOG_END, &[LogEndBody::from(end).as_bytes()]),
+            Self::Replayed(replayed) => write(KIND_REPLAYED, &[ReplayedBody::from(replayed).as_bytes()]),
         }
     }
 
@@ -295,6 +350,10 @@ impl<'a> ToSupervisor<'a> {
             KIND_CAPTURED_STATE => join_state(kind, payload).map(Self::State),
             KIND_RESTORED_PAGES_HELD => body::number(kind, payload).map(|messages| Self::PagesHeld { messages }),
             KIND_CAPTURE_FAILED => body::empty(kind, payload).map(|()| Self::CaptureFailed),
+            KIND_DISKS_CHANGED => disks_changed(payload).map(Self::DisksChanged),
+            KIND_RECORD => storage::log_record(kind, payload).map(Self::Record),
+            KIND_LOG_END => body::fixed(kind, payload).map(|body| Self::LogEnd(storage::log_end(body))),
+            KIND_REPLAYED => body::fixed(kind, payload).and_then(storage::replayed).map(Self::Replayed),
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -322,6 +381,13 @@ impl<'a> ToShim<'a> {
             Self::PagesHeld { messages } => write(KIND_CAPTURED_PAGES_HELD, &[Number::of(*messages).as_bytes()]),
             Self::Pages(pages) => write(KIND_RESTORED_PAGES, &[Empty::BODY.as_bytes(), pages.records]),
             Self::State(state) => write(KIND_RESTORED_STATE, &[StateBody::from(state).as_bytes(), state.state]),
+            Self::WatchDisks => write(KIND_WATCH_DISKS, &[Empty::BODY.as_bytes()]),
+            Self::TellDisks => write(KIND_TELL_DISKS, &[Empty::BODY.as_bytes()]),
+            Self::DisksCopied => write(KIND_DISKS_COPIED, &[Empty::BODY.as_bytes()]),
+            Self::Stored { through } => write(KIND_STORED, &[Number::of(*through).as_bytes()]),
+            Self::StoreLog { on } => write(KIND_STORE_LOG, &[Number::of(u64::from(*on)).as_bytes()]),
+            Self::Replay(record) => write(KIND_REPLAY, &[LogRecordBody::from(record).as_bytes(), record.start.events]),
+            Self::ReplayEnd(end) => write(KIND_REPLAY_END, &[ReplayEndBody::from(end).as_bytes()]),
         }
     }
 
@@ -346,10 +412,19 @@ impl<'a> ToShim<'a> {
             KIND_SHOWN => body::number(kind, payload).map(|pages| Self::Shown { pages }),
             KIND_PEER_JOINS => body::number(kind, payload).map(|link_session| Self::PeerJoins { link_session }),
             KIND_HAND_OVER => empty(Self::HandOver),
+            KIND_WATCH_DISKS => empty(Self::WatchDisks),
+            KIND_TELL_DISKS => empty(Self::TellDisks),
+            KIND_DISKS_COPIED => empty(Self::DisksCopied),
             KIND_CAPTURE => body::number(kind, payload).map(|since_epoch| Self::Capture { since_epoch }),
             KIND_CAPTURED_PAGES_HELD => body::number(kind, payload).map(|messages| Self::PagesHeld { messages }),
             KIND_RESTORED_PAGES => body::bulk(kind, payload).map(|records| Self::Pages(Pages { records })),
             KIND_RESTORED_STATE => join_state(kind, payload).map(Self::State),
+            KIND_STORED => body::number(kind, payload).map(|through| Self::Stored { through }),
+            KIND_STORE_LOG => body::number(kind, payload)
+                .and_then(|on| body::truth(kind, "on", on.min(2) as u8))
+                .map(|on| Self::StoreLog { on }),
+            KIND_REPLAY => storage::log_record(kind, payload).map(Self::Replay),
+            KIND_REPLAY_END => body::fixed(kind, payload).and_then(storage::replay_end).map(Self::ReplayEnd),
             got => Err(MessageError::UnknownKind { got }),
         }
     }
@@ -551,6 +626,16 @@ fn copied(body: &CopiedBody) -> Copied {
         pause_ns: body.pause_ns.get(),
         took_ns: body.took_ns.get(),
     }
+}
+
+fn disks_changed(payload: &[u8]) -> Result<DisksChanged<'_>, MessageError> {
+    let (body, ranges) = body::with_bulk::<DisksChangedBody>(KIND_DISKS_CHANGED, payload)?;
+    body::unused(KIND_DISKS_CHANGED, &body.reserved)?;
+    Ok(DisksChanged {
+        last: body::truth(KIND_DISKS_CHANGED, "last", body.last)?,
+        more: body::truth(KIND_DISKS_CHANGED, "more", body.more)?,
+        ranges,
+    })
 }
 
 impl From<&ArbiterReply> for ArbiterReplyBody {

@@ -59,6 +59,13 @@ pub struct Config<'a> {
     /// This replica is a solo primary whose guest's state comes from a checkpoint, by [`super::ToShim::Pages`] and
     /// [`super::ToShim::State`].
     pub restores: bool,
+    /// Behind the state come records to be replayed ([`super::ToShim::Replay`]), until [`super::ToShim::ReplayEnd`]. Only with
+    /// [`Config::restores`].
+    pub replays: bool,
+    /// The log goes to stable storage ([`super::ToSupervisor::Record`]), and outputs wait for that.
+    pub stores_log: bool,
+    /// The active replica begins no epoch while so many bytes of records are on their way to storage.
+    pub max_unstored_bytes: u64,
     /// The guest's network.
     pub network: Network,
     /// The program's arguments, separated by spaces.

@@ -37,27 +37,26 @@ impl Replica {
         blocked.map_or(Gate::Ready, Gate::Blocked)
     }
 
-    /// Whether the backup has not acknowledged the newest record, so that what the guest put out last is still held.
+    /// Whether the backup has not acknowledged the newest record, or storage does not hold it, so that what the guest put out last is still held.
     ///
     /// Nothing forbids to begin another epoch then. But a guest that has nothing to do except for what has just come
     /// loses nothing by waiting: what it would answer could not leave before the acknowledgement either, and meanwhile
     /// more comes that can share the cost of the epoch.
     pub fn awaits_ack(&self) -> bool {
-        self.mode == Mode::Paired
-            && self.role == Role::Primary
-            && self.sends_log()
-            && self.active.received_through < self.record.epoch
+        let unacknowledged =
+            self.mode == Mode::Paired && self.sends_log() && self.active.received_through < self.record.epoch;
+        self.role == Role::Primary && (unacknowledged || self.stored_through() < self.record.epoch)
     }
 
     /// Whether nothing but the bounds on the lag asks for the newest records to be sent at once: the caller may collect
     /// some, for a time that is short beside the lag allowed, unless outputs wait for their acknowledgement.
     pub fn may_delay_records(&self) -> bool {
+        let listens = if self.mode == Mode::Paired { self.peer.agreed } else { self.storage.on };
         self.role == Role::Primary
-            && self.mode == Mode::Paired
+            && listens
             && self.discipline() == Discipline::Revised
             && !self.config.compares_first
             && self.guest != Guest::Stopped
-            && self.peer.agreed
     }
 
     /// What keeps the next epoch from beginning, whatever the time is.
@@ -72,6 +71,9 @@ impl Replica {
             Guest::Running => return Some(Blocked::Running),
             Guest::Stopped => return Some(Blocked::GuestStopped),
             Guest::AtBoundary => {}
+        }
+        if self.storage_lags() {
+            return Some(Blocked::Storage);
         }
         if self.mode == Mode::Solo {
             return None;
@@ -149,6 +151,7 @@ impl Replica {
         };
         let previous = core::mem::replace(&mut self.record, record);
         self.pool.put(previous.events);
+        self.store_record(out);
         if self.mode == Mode::Paired {
             self.active.window.push(now_ns, self.record.events.len());
             if self.sends_log() {
@@ -181,15 +184,18 @@ impl Replica {
     }
 
     /// Output commit: the outputs of E leave when E has ended and the backup holds the record that starts E, because
-    /// from that record it will produce the same outputs again. Without a backup they leave at once.
+    /// from that record it will produce the same outputs again. Without a backup they leave at once. If the log is stored,
+    /// they also wait for storage to hold that record.
     pub(super) fn release_committed(&mut self, now_ns: u64, out: &mut impl Commands) {
+        let stored_through = self.stored_through();
         let active = &mut self.active;
         let committed_through = match self.mode {
             Mode::Solo => self.ended_through,
             Mode::Paired if active.divergence.is_some() => return,
             Mode::Paired if self.config.compares_first => self.ended_through.min(active.executed_through),
             Mode::Paired => self.ended_through.min(active.received_through),
-        };
+        }
+        .min(stored_through);
         if committed_through > active.released_through {
             if active.newest_output_epoch > active.released_through {
                 if active.confirmed_through >= active.commanded_through {

@@ -46,6 +46,12 @@ pub struct Config {
     /// A backup that is to be taken in by a solo primary ([`Input::PeerJoins`] there): it holds nothing until the state of
     /// the primary's guest has come, and is a full member of the pair when it is told [`Message::Joined`].
     pub joins: bool,
+    /// Whether the log is stored where it outlives both replicas ([`Command::Store`]): outputs wait for that, too. Both
+    /// replicas must be told the same.
+    pub stores_log: bool,
+    /// The active replica begins no epoch while so many bytes of records are on their way to storage
+    /// ([`super::STORED_RECORD_BYTES`] and its events for each).
+    pub max_unstored_bytes: u64,
 }
 
 /// Why a [`Config`] cannot be run.
@@ -134,6 +140,17 @@ pub enum Input<'a> {
     /// Planned change of roles: for a paired primary; others pass it over. It begins no further epoch, and when the
     /// backup holds everything and every output has left, the backup is told to take over.
     HandOver,
+    /// Stable storage holds every record up to this epoch: the answer to [`Command::Store`]. For an active replica; others
+    /// pass it over.
+    Stored {
+        /// The epoch.
+        through: Epoch,
+    },
+    /// From the next record on the log is stored, or no longer. To be said to both replicas.
+    StoreLog {
+        /// Whether it is.
+        on: bool,
+    },
     /// Time has passed. Give it only after all messages that had arrived; see [`super::Replica::next_deadline_ns`].
     Tick,
 }
@@ -286,6 +303,13 @@ pub enum Command {
     /// The newcomer has failed before it was one. This replica goes on alone, as if there had been none; the newcomer
     /// must be ended before another one is taken in.
     JoinFailed,
+    /// Have the records from this epoch on ([`super::Replica::records_from`]) written to stable storage, and say with
+    /// [`Input::Stored`] when they are. A record takes the place of another one of its epoch that was stored before, and
+    /// of all behind that; one that is the same as the stored one changes nothing.
+    Store {
+        /// The epoch of the first.
+        from: Epoch,
+    },
     /// Close the link, or read nothing from it any more. What was sent before should still go out if it can.
     CloseLink,
     /// Stop for good. Nothing is released any more.
@@ -462,6 +486,8 @@ pub enum Blocked {
     HandingOver,
     /// The guest has ended.
     GuestStopped,
+    /// Too much is on its way to stable storage.
+    Storage,
     /// The replica has stopped.
     Stopped,
 }

@@ -124,6 +124,7 @@ impl Replica {
     pub(super) fn discard_released(&mut self, out: &mut impl Commands) {
         if self.backup.discard_due {
             self.backup.discard_due = false;
+            self.forget_stored();
             out.push(Command::Discard { through: self.backup.released_claim });
         }
     }
@@ -178,8 +179,7 @@ impl Replica {
         }
         if let Some((received_ns, record)) = self.backup.queue.pop() {
             let epoch = record.epoch;
-            let previous = core::mem::replace(&mut self.record, record);
-            self.pool.put(previous.events);
+            self.replace_record(record);
             self.backup.record_received_ns = received_ns;
             self.guest = Guest::Running;
             return out.push(Command::RunEpoch { epoch });

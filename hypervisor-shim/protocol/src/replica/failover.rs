@@ -228,6 +228,7 @@ impl Replica {
             clocks: self.record.clocks,
             clocks_received_ns: self.backup.record_received_ns,
         }));
+        self.store_kept(out);
         self.release_committed(now_ns, out);
     }
 

@@ -5,7 +5,8 @@
 //!    them. Nothing of the protocol changes: the primary is solo, and so is the arbiter's record.
 //! 3. At a boundary, behind the last pages, the caller sends the state and calls [`Replica::state_sent`]. From here on
 //!    the primary behaves as in a pair: outputs wait for acknowledgements, the log goes to the newcomer. The guest waits
-//!    until the newcomer has said that it holds the state.
+//!    until the newcomer has said that it holds the state. Disks stand still meanwhile, and mirrors are equal; requests to
+//!    them that were not begun are uncertain (P7) at the start of the next epoch.
 //! 4. When it has, and all outputs up to the state have left for certain, the primary asks the arbiter to pair the
 //!    record. That is the moment of commitment. Everything that a client has been told by then, or will be told from
 //!    then on, follows from what the newcomer holds; so it does not matter when either of them hears of the answer.
@@ -103,13 +104,8 @@ impl Replica {
             return Err(*state);
         }
         self.record = Record { epoch: state.epoch, clocks: state.clocks, ..Record::default() };
-        self.ended_through = state.epoch;
         self.last_digest = state.digest;
-        self.active.received_through = state.epoch;
-        self.active.executed_through = state.epoch;
-        self.active.released_through = state.epoch;
-        self.active.commanded_through = state.epoch;
-        self.active.confirmed_through = state.epoch;
+        self.holds_all_through(state.epoch);
         self.active.uncertain_due = true;
         Ok(())
     }
@@ -127,6 +123,8 @@ impl Replica {
         self.active.received_through = epoch;
         self.active.executed_through = epoch;
         self.active.disks_done_below = 0;
+        // What the guest has asked of its disks and nobody has begun, neither of the two will begin.
+        self.active.uncertain_due = true;
         self.active.divergence = None;
         self.timers.last_sent_ns = now_ns;
         self.timers.heard(now_ns);
@@ -285,6 +283,7 @@ impl Replica {
         self.backup.record_received_ns = now_ns;
         self.backup.released_claim = state.released_through;
         self.backup.peer_ended = (state.epoch, state.digest);
+        self.knows_none_through(state.epoch);
         self.backup.ack_due = true;
     }
 

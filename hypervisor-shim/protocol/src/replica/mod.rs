@@ -21,7 +21,7 @@
 //! # The rules
 //! P1 and P2 are [`Replica::begin`] and [`Input::EpochEnded`] (`active.rs`), P3 to P5 `backup.rs`, P6 and P7
 //! `failover.rs`; the handshake, disks, silence, newcomers (`join.rs`) and planned changes of roles (`handover.rs`) have
-//! files of their own.
+//! files of their own, and so has stable storage (`storage.rs`).
 
 use alloc::vec::Vec;
 
@@ -37,6 +37,7 @@ mod handover;
 mod handshake;
 mod join;
 mod log;
+mod storage;
 mod timers;
 
 #[cfg(test)]
@@ -46,12 +47,14 @@ pub use api::{
     Blocked, Command, CommandList, Commands, Config, ConfigError, Gate, Input, JoinPhase, LinkFault, Outgoing, Phase,
     Promotion, ProtocolFault, Record, Status, StopReason,
 };
+pub use storage::{MAX_STORED_EVENTS_BYTES, ReplayFault, STORED_RECORD_BYTES};
 pub use timers::PAUSE_HEARTBEATS;
 
 use failover::Failover;
 use handover::HandOver;
 use join::Join;
 use log::{Pool, Queue, Window};
+use storage::Storage;
 use timers::Timers;
 
 /// [`crate::event::Uncertain::device`] for every device there is, as in the event that starts a promoted replica's
@@ -165,6 +168,7 @@ pub struct Replica {
     failover: Failover,
     join: Join,
     handover: HandOver,
+    storage: Storage,
     timers: Timers,
     last_request_id: u64,
     stopped: Option<StopReason>,
@@ -189,6 +193,7 @@ impl Replica {
             failover: Failover::None,
             join: if config.joins { Join::Empty } else { Join::None },
             handover: HandOver::No,
+            storage: Storage::new(config.stores_log),
             timers: Timers::new(now_ns, config.pairing_timeout_ns),
             last_request_id: 0,
             stopped: None,
@@ -228,6 +233,8 @@ impl Replica {
             Input::Tick => self.on_tick(now_ns, out),
             Input::PeerJoins => self.on_peer_joins(now_ns),
             Input::HandOver => self.on_hand_over(),
+            Input::Stored { through } => self.on_stored(now_ns, through, out),
+            Input::StoreLog { on } => self.on_store_log(now_ns, on, out),
         }
         self.hand_over_if_done(now_ns, out);
     }
@@ -354,9 +361,11 @@ impl Replica {
         self.stopped
     }
 
-    /// The most bytes of event records that [`Self::begin`] takes: the lesser of what both replicas accept.
+    /// The most bytes of event records that [`Self::begin`] takes: the least of what both replicas and storage accept.
     pub fn max_epoch_events_bytes(&self) -> usize {
-        self.config.max_epoch_events_bytes.min(self.peer.max_epoch_events_bytes) as usize
+        let agreed_bytes = self.config.max_epoch_events_bytes.min(self.peer.max_epoch_events_bytes);
+        let limit_bytes = if self.storage.on { agreed_bytes.min(MAX_STORED_EVENTS_BYTES) } else { agreed_bytes };
+        limit_bytes as usize
     }
 
     /// Where the replica stands.
@@ -437,6 +446,13 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         if self.joins && (self.mode == Mode::Solo || self.role == Role::Primary) {
             return Err(ConfigError::JoinsAlone);
+        }
+        if self.max_unstored_bytes == 0 || self.max_outstanding_epochs == 0 {
+            return Err(ConfigError::Zero(if self.max_unstored_bytes == 0 {
+                "max_unstored_bytes"
+            } else {
+                "max_outstanding_epochs"
+            }));
         }
         if self.mode == Mode::Solo {
             return if self.role == Role::Backup { Err(ConfigError::SoloBackup) } else { Ok(()) };

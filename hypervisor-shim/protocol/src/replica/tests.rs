@@ -9,3 +9,4 @@ mod join;
 mod peer_faults;
 mod properties;
 mod rules;
+mod storage;

@@ -7,8 +7,9 @@
 use hypercall::disk::Completion;
 use protocol::arbiter::ArbiterRecord;
 use protocol::control::{
-    ArbiterReply, ArbiterRequest, Config, Console, Copied, Counter, Counters, GuestStopped, Level, Log, Network,
-    Promoted, Ready, Seed, State, Status, StopKind, Stopped, StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
+    ArbiterReply, ArbiterRequest, Config, Console, Copied, Counter, Counters, DisksChanged, GuestStopped, Level, Log,
+    LogEnd, LogRecord, Network, Promoted, Ready, ReplayEnd, Replayed, Seed, State, Status, StopKind, Stopped,
+    StoppedReason, ToShim, ToSupervisor, Touched, TouchedEnd,
 };
 use protocol::event::{DiskData, Event, EventReader, Uncertain};
 use protocol::frame::{FrameError, FrameReader, FrameWriter, HEADER_BYTES};
@@ -142,6 +143,7 @@ fn to_supervisor() -> Vec<(&'static str, ToSupervisor<'static>)> {
     };
     let request = ArbiterRequest { request_id: 9, expect_generation: 10, proposer: ReplicaId::ONE };
     let stopped = GuestStopped { kind: StopKind::Fault, code: -14, epoch: 11, report: "page fault at 0x10" };
+    let replayed = Replayed { epoch: 31, digest: 32, instruction_address: 0x4000_0033, frames_out: 34, complete: true };
     let copied = Copied { epoch: 21, pages: 22, zero_pages: 23, last_pages: 24, rounds: 25, pause_ns: 26, took_ns: 27 };
     vec![
         ("ready", ToSupervisor::Ready(ready)),
@@ -162,7 +164,23 @@ fn to_supervisor() -> Vec<(&'static str, ToSupervisor<'static>)> {
         ("captured_state", ToSupervisor::State(join_state())),
         ("restored_pages_held", ToSupervisor::PagesHeld { messages: 28 }),
         ("capture_failed", ToSupervisor::CaptureFailed),
+        ("disks_changed", ToSupervisor::DisksChanged(DisksChanged { last: true, more: false, ranges: &[0x11; 24] })),
+        ("record", ToSupervisor::Record(log_record())),
+        ("log_end", ToSupervisor::LogEnd(LogEnd { epoch: 29, digest: 30 })),
+        ("replayed", ToSupervisor::Replayed(replayed)),
     ]
+}
+
+fn log_record() -> LogRecord<'static> {
+    let start = EpochStart {
+        epoch: 2,
+        prev_digest: 3,
+        clocks: Clocks { monotonic_ns: 4, realtime_ns: 5 },
+        released_through: 6,
+        sent_ns: 7,
+        events: Box::leak(events().into_boxed_slice()),
+    };
+    LogRecord { generation: 1, start }
 }
 
 fn config() -> Config<'static> {
@@ -192,6 +210,9 @@ fn config() -> Config<'static> {
         link_session: 14,
         joins: true,
         restores: true,
+        replays: true,
+        stores_log: true,
+        max_unstored_bytes: 16,
         network: Network {
             mac: [2, 0, 0, 0, 0, 15],
             address: [10, 0, 2, 15],
@@ -219,10 +240,17 @@ fn to_shim() -> Vec<(&'static str, ToShim<'static>)> {
         ("shown", ToShim::Shown { pages: 5 }),
         ("peer_joins", ToShim::PeerJoins { link_session: 6 }),
         ("hand_over", ToShim::HandOver),
+        ("watch_disks", ToShim::WatchDisks),
+        ("tell_disks", ToShim::TellDisks),
+        ("disks_copied", ToShim::DisksCopied),
         ("capture", ToShim::Capture { since_epoch: 8 }),
         ("captured_pages_held", ToShim::PagesHeld { messages: 7 }),
         ("restored_pages", ToShim::Pages(Pages { records: b"restored" })),
         ("restored_state", ToShim::State(join_state())),
+        ("stored", ToShim::Stored { through: 9 }),
+        ("store_log", ToShim::StoreLog { on: true }),
+        ("replay", ToShim::Replay(log_record())),
+        ("replay_end", ToShim::ReplayEnd(ReplayEnd { digest: Some(10) })),
     ]
 }
 

@@ -6,6 +6,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use hypercall::disk::{COMPLETION_BYTES, Completion, Operation, UNCERTAIN};
 use hypercall::record::total_bytes;
@@ -68,14 +69,12 @@ impl Disks {
     }
 
     fn is_uncertain(&self, outstanding: &Outstanding) -> bool {
-        self.shared.has(outstanding.disk) && !matches!(outstanding.end, Some(End::Rejected(_)))
+        let is_shared = self.shared.has(outstanding.disk) && !matches!(outstanding.end, Some(End::Rejected(_)));
+        is_shared || outstanding.parked
     }
 
     /// Requests that an uncertain event completes.
     pub fn uncertain_count(&self) -> usize {
-        if self.shared.disks == 0 {
-            return 0;
-        }
         self.outstanding.iter().filter(|outstanding| self.is_uncertain(outstanding)).count()
     }
 
@@ -143,25 +142,27 @@ impl Disks {
         Ok(())
     }
 
-    /// Ends a request that another replica has carried out.
+    /// Ends a request that another replica has carried out. Returns where in guest memory something was written.
     pub(super) fn complete_brought(
         &mut self,
         outstanding: Outstanding,
         completion: &Completion,
         memory: &GuestMemory,
         digest: Option<&mut Digest64>,
-    ) -> Result<(), DeliverError> {
-        if let (0, Some(place)) = (completion.status, outstanding.place) {
+    ) -> Result<Option<Range<usize>>, DeliverError> {
+        let place = outstanding.place.filter(|_| completion.status == 0);
+        if let Some(place) = place {
             if outstanding.brought.len() != outstanding.bytes {
                 return Err(DeliverError::Malformed);
             }
             memory.copy_from(place, &outstanding.brought, digest);
         }
+        let written = place.map(|place| place..place + outstanding.brought.len());
         self.put_back(outstanding.brought);
-        Ok(())
+        Ok(written)
     }
 
-    /// An uncertain event: ends everything that is outstanding at shared disks. Returns the completions, oldest first.
+    /// An uncertain event: ends everything that is outstanding at shared disks or parked. Returns the completions, oldest first.
     pub(in crate::guest) fn end_uncertain(&mut self) -> Vec<Completion> {
         let mut completions = Vec::with_capacity(self.uncertain_count());
         let mut index = 0;

@@ -362,4 +362,5 @@ fn digests_cover_what_is_asked_for_written_and_read() {
     assert_ne!(mirror_differs.1, same.1, "a block that differs is found out when it is read");
 }
 
+mod copied;
 mod shared;

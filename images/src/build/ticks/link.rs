@@ -12,7 +12,7 @@ const DRIVER: &str = "cc";
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// A tool does not start.
-    #[error("{tool} does not start ({source}); `pollux doctor` says what is missing")]
+    #[error("{tool} does not start ({source}); `cargo pollux doctor` says what is missing")]
     Start {
         /// The tool.
         tool: String,

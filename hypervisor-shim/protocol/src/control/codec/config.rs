@@ -45,6 +45,10 @@ impl From<&Config<'_>> for ConfigBody {
             restores: config.restores.into(),
             shared_disks: config.shared_disks,
             link_session: U64::new(config.link_session),
+            max_unstored_bytes: U64::new(config.max_unstored_bytes),
+            stores_log: config.stores_log.into(),
+            replays: config.replays.into(),
+            unused: [0; 6],
         }
     }
 }
@@ -52,6 +56,7 @@ impl From<&Config<'_>> for ConfigBody {
 /// Reads a configuration.
 pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config<'a>, MessageError> {
     let kind = KIND_CONFIG;
+    body::unused(kind, &body.unused)?;
     Ok(Config {
         replica: body::field(kind, "replica", body.replica, ReplicaId::new)?,
         role: body::field(kind, "role", body.role, Role::from_code)?,
@@ -78,6 +83,9 @@ pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config
         link_session: body.link_session.get(),
         joins: body::truth(kind, "joins", body.joins)?,
         restores: body::truth(kind, "restores", body.restores)?,
+        replays: body::truth(kind, "replays", body.replays)?,
+        stores_log: body::truth(kind, "stores_log", body.stores_log)?,
+        max_unstored_bytes: body.max_unstored_bytes.get(),
         network: network(body)?,
         arguments,
     })

@@ -1,8 +1,9 @@
 use super::*;
 use crate::control::Copied;
-use crate::control::{Config, MAX_PAYLOAD_BYTES, Network, Seed};
+use crate::control::{Config, LogEnd, LogRecord, MAX_PAYLOAD_BYTES, Network, ReplayEnd, Replayed, Seed};
+use crate::event::Event;
 use crate::frame::HEADER_BYTES;
-use crate::link::{JoinState, Pages};
+use crate::link::{EpochStart, JoinState, Pages};
 use crate::{Clocks, Discipline, RunMode};
 use alloc::string::String;
 use alloc::vec;
@@ -20,22 +21,18 @@ struct Draw {
     counters: Vec<u64>,
     text: String,
     bulk: Vec<u8>,
+    /// A stream of one event.
+    events: Vec<u8>,
 }
 
 fn draw() -> impl Strategy<Value = Draw> {
     let fixed = (any::<[u64; 12]>(), any::<[u32; 4]>(), any::<[u8; 7]>(), any::<[[u8; 32]; 2]>(), any::<[u8; 6]>());
     let counters = prop::collection::vec(any::<u64>(), Counter::COUNT);
-    (0_u8..19, fixed, counters, ".{0,40}", prop::collection::vec(any::<u8>(), 0..60)).prop_map(
-        |(which, (words, halves, codes, digests, mac), counters, text, bulk)| Draw {
-            which,
-            words,
-            halves,
-            codes,
-            digests,
-            mac,
-            counters,
-            text,
-            bulk,
+    (0_u8..23, fixed, counters, ".{0,40}", prop::collection::vec(any::<u8>(), 0..60)).prop_map(
+        |(which, (words, halves, codes, digests, mac), counters, text, bulk)| {
+            let mut events = Vec::new();
+            Event::Frame(&bulk).append_to(&mut events).expect("short");
+            Draw { which, words, halves, codes, digests, mac, counters, text, bulk, events }
         },
     )
 }
@@ -100,6 +97,20 @@ impl Draw {
             15 => ToSupervisor::State(self.state()),
             16 => ToSupervisor::PagesHeld { messages: a },
             17 => ToSupervisor::CaptureFailed,
+            18 => ToSupervisor::DisksChanged(DisksChanged {
+                last: self.codes[0] & 1 == 1,
+                more: self.codes[0] & 2 == 2,
+                ranges: &self.bulk,
+            }),
+            19 => ToSupervisor::Record(self.log_record()),
+            20 => ToSupervisor::LogEnd(LogEnd { epoch: a, digest: b }),
+            21 => ToSupervisor::Replayed(Replayed {
+                epoch: a,
+                digest: b,
+                instruction_address: c,
+                frames_out: d,
+                complete: self.codes[0] & 1 == 1,
+            }),
             _ => ToSupervisor::Copied(Copied {
                 epoch: a,
                 pages: b,
@@ -136,8 +147,22 @@ impl Draw {
             11 => ToShim::Capture { since_epoch: self.words[0] },
             12 => ToShim::PagesHeld { messages: self.words[0] },
             13 => ToShim::Pages(Pages { records: &self.bulk }),
+            14 => ToShim::WatchDisks,
+            15 => ToShim::TellDisks,
+            16 => ToShim::DisksCopied,
+            17 => ToShim::Stored { through: self.words[0] },
+            18 => ToShim::StoreLog { on: self.codes[0] & 1 == 1 },
+            19 => ToShim::Replay(self.log_record()),
+            20 => ToShim::ReplayEnd(ReplayEnd { digest: (self.codes[0] & 1 == 1).then_some(self.words[0]) }),
             _ => ToShim::State(self.state()),
         }
+    }
+
+    fn log_record(&self) -> LogRecord<'_> {
+        let [generation, epoch, prev_digest, monotonic_ns, realtime_ns, released_through, sent_ns, ..] = self.words;
+        let clocks = Clocks { monotonic_ns, realtime_ns };
+        let start = EpochStart { epoch, prev_digest, clocks, released_through, sent_ns, events: &self.events };
+        LogRecord { generation, start }
     }
 
     fn state(&self) -> JoinState<'_> {
@@ -174,6 +199,9 @@ impl Draw {
             link_session: l,
             joins: self.codes[6] & 4 == 4,
             restores: self.codes[6] & 8 == 8,
+            replays: self.codes[6] & 16 == 16,
+            stores_log: self.codes[6] & 32 == 32,
+            max_unstored_bytes: l,
             network: Network {
                 mac: self.mac,
                 address: self.halves[3].to_be_bytes(),
@@ -287,7 +315,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_never_panic(
-        kind in prop_oneof![0x0200_u16..0x020c, 0x0300_u16..0x030b], bytes in prop::collection::vec(any::<u8>(), 0..300),
+        kind in prop_oneof![0x0200_u16..0x0217, 0x0300_u16..0x0317], bytes in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         check_canonical(kind, &bytes);
     }

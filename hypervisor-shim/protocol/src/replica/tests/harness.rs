@@ -49,6 +49,8 @@ pub fn config(role: Role) -> Config {
         confirms_releases: false,
         compares_first: false,
         joins: false,
+        stores_log: false,
+        max_unstored_bytes: 4096,
     }
 }
 
@@ -103,6 +105,8 @@ pub struct Node {
     pub requests: Vec<(u64, u64)>,
     pub pairings: Vec<(u64, u64)>,
     pub joined: bool,
+    /// What was handed to stable storage, oldest first.
+    pub stored: Vec<Record>,
     pub joins_failed: u32,
     pub promotion: Option<Promotion>,
     pub stop: Option<StopReason>,
@@ -127,6 +131,7 @@ impl Node {
             requests: Vec::new(),
             pairings: Vec::new(),
             joined: false,
+            stored: Vec::new(),
             joins_failed: 0,
             promotion: None,
             stop: None,
@@ -170,11 +175,20 @@ impl Node {
                 }
                 Command::Joined { .. } => self.joined = true,
                 Command::JoinFailed => self.joins_failed += 1,
+                Command::Store { from } => self.store(from),
                 Command::CloseLink => self.link_closed = true,
                 Command::Stop(reason) => self.stop = Some(reason),
             }
             self.commands.push(command);
         }
+    }
+
+    /// As whoever writes the log does: a record takes the place of the one of its epoch and of all behind it.
+    fn store(&mut self, from: Epoch) {
+        let records: Vec<_> = self.replica.records_from(from).cloned().collect();
+        assert_eq!(records.first().map(|record| record.epoch), Some(from), "nothing to be stored is missing");
+        assert!(records.is_sorted_by(|one, next| one.epoch + 1 == next.epoch), "records are consecutive");
+        self.stored.extend(records);
     }
 
     fn encode(&self, outgoing: Outgoing) -> Owned {

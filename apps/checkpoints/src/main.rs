@@ -1,0 +1,5 @@
+//! The bootable image of [`checkpoints`].
+#![no_std]
+#![no_main]
+
+runtime::main!(checkpoints::main);

@@ -1,0 +1,258 @@
+//! Which processors of the host the replicas' vCPU threads run on.
+//!
+//! A vCPU thread sleeps and wakes some times in each epoch, and each time the system may find another processor for it, whose
+//! caches know nothing of its translated code. So a thread that is busy is held where the host is idlest, never on its twin's
+//! processor: one of the two is always waiting for the other. Nobody else is kept away from there; where that makes a thread
+//! wait while another processor has time, all are let go, and held anew later.
+
+use crate::vcpu::{self, Times, Vcpu};
+
+const NS_PER_MS: u64 = 1_000_000;
+/// How often it is looked at.
+const INTERVAL_NS: u64 = 500 * NS_PER_MS;
+/// A thread that has run for less than this share of the time is left alone.
+const BUSY: f64 = 0.2;
+/// A thread that has waited for more than this share of the time is let go, if another processor was idle for as much.
+const STARVED: f64 = 0.25;
+/// Threads that were let go stay so for this long at first, and twice as long each time it happens again,
+const FIRST_FREE_NS: u64 = 2_000 * NS_PER_MS;
+/// up to this,
+const LONGEST_FREE_NS: u64 = 60_000 * NS_PER_MS;
+/// unless they were held for so long in between.
+const LASTING_NS: u64 = 30_000 * NS_PER_MS;
+
+/// What is known at one moment.
+#[derive(Debug, Clone, Default)]
+struct Look {
+    at_ns: u64,
+    /// The processors that may be used, and how long each has been idle since the system's start.
+    idle_ns: Vec<(usize, u64)>,
+    vcpus: [Option<Times>; 2],
+}
+
+impl Look {
+    /// For what share of the time since an earlier look the processor was idle.
+    fn idle_since(&self, earlier: &Self, processor: usize) -> f64 {
+        let at = |look: &Self| look.idle_ns.iter().find(|(other, _)| *other == processor).map_or(0, |(_, idle)| *idle);
+        self.share(earlier, at(self).saturating_sub(at(earlier)))
+    }
+
+    fn share(&self, earlier: &Self, part_ns: u64) -> f64 {
+        part_ns as f64 / self.at_ns.saturating_sub(earlier.at_ns).max(1) as f64
+    }
+
+    /// For what shares of that time a thread has run and waited; `None` when it was not there at both looks.
+    fn thread_since(&self, earlier: &Self, index: usize) -> Option<(f64, f64)> {
+        let (then, now) = (earlier.vcpus[index]?, self.vcpus[index]?);
+        let share = |then: u64, now: u64| self.share(earlier, now.saturating_sub(then));
+        Some((share(then.ran_ns, now.ran_ns), share(then.waited_ns, now.waited_ns)))
+    }
+}
+
+/// Decides, from looks alone.
+#[derive(Debug)]
+struct Policy {
+    last: Look,
+    held: [Option<usize>; 2],
+    held_since_ns: u64,
+    free_until_ns: u64,
+    next_free_ns: u64,
+}
+
+impl Policy {
+    fn new() -> Self {
+        let last = Look::default();
+        Self { last, held: [None, None], held_since_ns: 0, free_until_ns: 0, next_free_ns: FIRST_FREE_NS }
+    }
+
+    /// Takes the next look. Says where each thread is held from now on, if that has changed.
+    fn look(&mut self, look: Look) -> Option<[Option<usize>; 2]> {
+        let before = self.held;
+        for (held, times) in self.held.iter_mut().zip(&look.vcpus) {
+            *held =
+                held.filter(|processor| times.is_some() && look.idle_ns.iter().any(|(other, _)| other == processor));
+        }
+        if self.starves(&look) {
+            let lasted = look.at_ns.saturating_sub(self.held_since_ns) >= LASTING_NS;
+            let free_ns = if lasted { FIRST_FREE_NS } else { self.next_free_ns };
+            self.next_free_ns = (free_ns * 2).min(LONGEST_FREE_NS);
+            self.free_until_ns = look.at_ns + free_ns;
+            self.held = [None, None];
+        } else if look.at_ns >= self.free_until_ns && look.idle_ns.len() > 1 {
+            self.hold(&look);
+        }
+        self.last = look;
+        (self.held != before).then_some(self.held)
+    }
+
+    /// Whether a thread waits for its processor while another one has time for it.
+    fn starves(&self, look: &Look) -> bool {
+        self.held.iter().enumerate().any(|(index, held)| {
+            let Some(held) = *held else { return false };
+            let waited = look.thread_since(&self.last, index).map_or(0.0, |(_, waited)| waited);
+            let idlest = look.idle_ns.iter().filter(|(processor, _)| *processor != held);
+            let idlest = idlest.map(|(processor, _)| look.idle_since(&self.last, *processor)).fold(0.0, f64::max);
+            waited > STARVED && idlest > STARVED
+        })
+    }
+
+    /// Finds processors for the threads that are busy and not held.
+    fn hold(&mut self, look: &Look) {
+        for index in 0..self.held.len() {
+            let is_busy = look.thread_since(&self.last, index).is_some_and(|(ran, _)| ran > BUSY);
+            let (None, true, Some(now)) = (self.held[index], is_busy, look.vcpus[index]) else { continue };
+            let of_twin = self.held[1 - index];
+            // Its own work is no reason to leave; where all are alike it stays.
+            let room = |processor: usize| {
+                let own = look.thread_since(&self.last, index).filter(|_| now.processor == processor);
+                look.idle_since(&self.last, processor) + own.map_or(0.0, |(ran, _)| ran)
+            };
+            let candidates = look.idle_ns.iter().map(|(processor, _)| *processor);
+            self.held[index] = candidates
+                .filter(|processor| Some(*processor) != of_twin)
+                .max_by(|&left, &right| room(left).total_cmp(&room(right)));
+            self.held_since_ns = look.at_ns;
+        }
+    }
+}
+
+/// Looks after the vCPU threads of a pair.
+#[derive(Debug)]
+pub struct Placement {
+    policy: Policy,
+    /// By process: a replica's successor has threads of its own.
+    vcpus: [Option<(i32, Vcpu)>; 2],
+    due_ns: u64,
+}
+
+impl Placement {
+    /// Holds nothing yet.
+    pub fn new() -> Self {
+        Self { policy: Policy::new(), vcpus: [None, None], due_ns: 0 }
+    }
+
+    /// Looks after the replicas' threads if it is time to; returns when it will be again.
+    pub fn look_after(&mut self, now_ns: u64, processes: [Option<i32>; 2]) -> u64 {
+        if now_ns >= self.due_ns {
+            self.due_ns = now_ns + INTERVAL_NS;
+            self.look(now_ns, processes);
+        }
+        self.due_ns
+    }
+
+    fn look(&mut self, now_ns: u64, processes: [Option<i32>; 2]) {
+        let allowed = vcpu::allowed_processors();
+        for (index, (known, process)) in self.vcpus.iter_mut().zip(processes).enumerate() {
+            if known.map(|(process, _)| process) != process {
+                *known = process.and_then(|process| Some((process, Vcpu::of(process)?)));
+                self.policy.held[index] = None;
+                self.policy.last.vcpus[index] = None;
+            }
+        }
+        let mut idle_ns = vcpu::idle_ns();
+        idle_ns.retain(|(processor, _)| allowed.contains(processor));
+        let vcpus = self.vcpus.map(|known| known.and_then(|(_, vcpu)| vcpu.times()));
+        let Some(held) = self.policy.look(Look { at_ns: now_ns, idle_ns, vcpus }) else { return };
+        for (known, held) in self.vcpus.iter().zip(held) {
+            if let Some((_, vcpu)) = known {
+                vcpu.run_on(held.as_ref().map_or(&allowed[..], std::slice::from_ref));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host of which each processor was idle, and each thread ran and waited, for so many hundredths of every interval.
+    struct Host {
+        policy: Policy,
+        look: Look,
+    }
+
+    impl Host {
+        fn new(processors: usize) -> Self {
+            let idle_ns = (0..processors).map(|processor| (processor, 0)).collect();
+            let times = Times { ran_ns: 0, waited_ns: 0, processor: 0 };
+            let look = Look { at_ns: 0, idle_ns, vcpus: [Some(times); 2] };
+            let mut policy = Policy::new();
+            assert_eq!(policy.look(look.clone()), None);
+            Self { policy, look }
+        }
+
+        fn passes(&mut self, idle: &[u64], threads: [(u64, u64); 2]) -> [Option<usize>; 2] {
+            self.look.at_ns += INTERVAL_NS;
+            for (all, idle) in self.look.idle_ns.iter_mut().zip(idle) {
+                all.1 += idle * INTERVAL_NS / 100;
+            }
+            for (all, (ran, waited)) in self.look.vcpus.iter_mut().zip(threads) {
+                if let Some(all) = all {
+                    all.ran_ns += ran * INTERVAL_NS / 100;
+                    all.waited_ns += waited * INTERVAL_NS / 100;
+                }
+            }
+            self.policy.look(self.look.clone());
+            self.policy.held
+        }
+    }
+
+    #[test]
+    fn busy_twins_are_held_on_different_processors() {
+        let mut host = Host::new(2);
+        assert_eq!(host.passes(&[90, 90], [(5, 0), (5, 0)]), [None, None], "idle ones are left alone");
+        let [Some(one), Some(other)] = host.passes(&[10, 10], [(60, 5), (50, 5)]) else { panic!("both are busy") };
+        assert_ne!(one, other);
+        assert_eq!(host.passes(&[0, 0], [(60, 35), (50, 35)]), [Some(one), Some(other)], "nobody has time");
+    }
+
+    #[test]
+    fn the_idlest_processors_are_chosen() {
+        let mut host = Host::new(4);
+        assert_eq!(host.passes(&[0, 20, 90, 80], [(50, 40), (40, 10)]), [Some(2), Some(3)]);
+    }
+
+    #[test]
+    fn a_thread_that_starves_is_let_go_and_held_again_ever_later() {
+        let mut host = Host::new(2);
+        let busy = [(50, 0), (40, 0)];
+        let mut free_for = || {
+            while host.passes(&[10, 10], busy) == [None, None] {}
+            assert_eq!(host.passes(&[0, 60], [(50, 50), (40, 0)]), [None, None]);
+            host.policy.free_until_ns - host.look.at_ns
+        };
+        assert_eq!(free_for(), FIRST_FREE_NS);
+        assert_eq!(free_for(), 2 * FIRST_FREE_NS);
+        for _ in 0..6 {
+            assert!(free_for() <= LONGEST_FREE_NS);
+        }
+        let mut lasting = 0;
+        while lasting < LASTING_NS + INTERVAL_NS {
+            if host.passes(&[10, 10], busy) != [None, None] {
+                lasting += INTERVAL_NS;
+            }
+        }
+        assert_eq!(host.passes(&[0, 60], [(50, 50), (40, 0)]), [None, None]);
+        assert_eq!(host.policy.free_until_ns - host.look.at_ns, FIRST_FREE_NS);
+    }
+
+    #[test]
+    fn a_newcomer_is_held_away_from_its_twin() {
+        let mut host = Host::new(3);
+        let [Some(one), Some(_)] = host.passes(&[10, 10, 10], [(60, 5), (50, 5)]) else { panic!("both are busy") };
+        host.look.vcpus[1] = None;
+        assert_eq!(host.passes(&[10, 60, 60], [(60, 5), (0, 0)]), [Some(one), None]);
+        host.look.vcpus[1] = Some(Times { ran_ns: 0, waited_ns: 0, processor: one });
+        assert_eq!(host.passes(&[10, 60, 60], [(60, 5), (0, 0)]), [Some(one), None]);
+        let [still, Some(new)] = host.passes(&[10, 60, 60], [(60, 5), (50, 0)]) else { panic!("it is busy") };
+        assert_eq!(still, Some(one));
+        assert_ne!(new, one);
+    }
+
+    #[test]
+    fn where_there_is_one_processor_nobody_is_held() {
+        let mut host = Host::new(1);
+        assert_eq!(host.passes(&[0], [(50, 40), (40, 50)]), [None, None]);
+        assert_eq!(Host::new(0).passes(&[], [(50, 40), (40, 50)]), [None, None]);
+    }
+}

@@ -1,0 +1,5 @@
+mod behaviour;
+mod crashes;
+mod damage;
+mod harness;
+mod properties;
