@@ -54,6 +54,11 @@ impl Machine {
         if self == Self::B160l { HPPA_PROGRAM } else { PROGRAM }
     }
 
+    /// Whose registers its guests have ([`checkpoint::state`]).
+    pub fn architecture(self) -> u32 {
+        if self == Self::B160l { checkpoint::state::PA_RISC } else { checkpoint::state::X86_64 }
+    }
+
     /// Memory that the shim keeps for itself, on top of guest memory.
     fn shim_memory_mib(self) -> u32 {
         if self == Self::B160l { HPPA_SHIM_MEMORY_MIB } else { SHIM_MEMORY_MIB }

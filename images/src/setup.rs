@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::build::hppa;
 use crate::error::{Context, Error, Result};
 use crate::qemu;
+use crate::selftest;
 use crate::state;
 use crate::supervise::passt;
 
@@ -64,6 +65,9 @@ pub fn examine() -> Vec<Finding> {
         tool(hppa::CARGO, "--version", "cargo-web", Need::Test),
         tool(hppa::RUSTC, "--version", "rustc-web", Need::Test),
         rust_sources(),
+        tool(selftest::BIG_ENDIAN_LINKER, "--version", "gcc-powerpc-linux-gnu", Need::Test),
+        big_endian_library(),
+        tool(selftest::BIG_ENDIAN_EMULATOR, "--version", "qemu-user", Need::Test),
         kvm(),
         disk(),
         descriptors(),
@@ -132,14 +136,26 @@ fn tool(name: &'static str, argument: &str, package: &'static str, need: Need) -
 const FOR_HPPA: [&str; 6] = [qemu::HPPA_PROGRAM, hppa::GCC, hppa::WASM2C, hppa::CARGO, hppa::RUSTC, RUST_SOURCES];
 const RUST_SOURCES: &str = "sources of core";
 
+/// A file of the library that unit tests on a big-endian machine are linked with.
+const BIG_ENDIAN_LIBRARY: &str = "/usr/powerpc-linux-gnu/lib/libc.so.6";
+
+fn big_endian_library() -> Finding {
+    file("libc for powerpc", BIG_ENDIAN_LIBRARY, "libc6-dev-powerpc-cross")
+}
+
 fn rust_sources() -> Finding {
-    let ok = std::path::Path::new(hppa::SOURCES).is_file();
+    file(RUST_SOURCES, hppa::SOURCES, "rust-web-src")
+}
+
+/// A file that a package of the tests brings.
+fn file(name: &'static str, path: &'static str, package: &'static str) -> Finding {
+    let ok = std::path::Path::new(path).is_file();
     Finding {
-        name: RUST_SOURCES,
+        name,
         ok,
         need: Need::Test,
-        package: (!ok).then_some("rust-web-src"),
-        found: if ok { hppa::SOURCES.to_owned() } else { "not installed".to_owned() },
+        package: (!ok).then_some(package),
+        found: if ok { path.to_owned() } else { "not installed".to_owned() },
         advice: None,
     }
 }

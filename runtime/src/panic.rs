@@ -5,9 +5,7 @@ use core::panic::PanicInfo;
 
 use hypercall::layout::MAX_REPORT_BYTES;
 
-#[cfg(target_arch = "x86_64")]
-use crate::compute;
-use crate::platform;
+use crate::{compute, platform};
 
 /// Most frames of a backtrace.
 #[cfg(target_arch = "x86_64")]

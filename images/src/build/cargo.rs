@@ -193,6 +193,11 @@ impl Workspace {
         self.target_dir.join("bench")
     }
 
+    /// Where unit tests for a big-endian machine are built.
+    pub fn big_endian_dir(&self) -> PathBuf {
+        self.pollux_target_dir().join("big-endian")
+    }
+
     /// Where fuzz targets are built and keep what they find.
     pub fn fuzz_dir(&self) -> PathBuf {
         self.target_dir.join("fuzz")

@@ -300,13 +300,17 @@ pub struct TestArgs {
     /// Leave out the fuzz targets.
     #[arg(long)]
     no_fuzz: bool,
+    /// Leave out the unit tests on an emulated big-endian machine.
+    #[arg(long)]
+    no_big_endian: bool,
     /// Arguments for `cargo test`.
     #[arg(last = true)]
     cargo: Vec<String>,
 }
 
 pub(super) fn test(args: &TestArgs) -> Result<()> {
-    selftest::run(args.yes, selftest::Skip { fuzz: args.no_fuzz }, &args.cargo)
+    let skip = selftest::Skip { fuzz: args.no_fuzz, big_endian: args.no_big_endian };
+    selftest::run(args.yes, skip, &args.cargo)
 }
 
 /// What `doctor` accepts.
