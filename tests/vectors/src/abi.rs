@@ -88,6 +88,7 @@ fn states(line: Lines<'_>) {
         transmit_position: 2,
         disk_position: 3,
         disk_requests: 4,
+        disk_parked: vec![2, 3],
         greeted: true,
         cut: true,
         preemption: Some((0x1000, 0x4000_0010)),
