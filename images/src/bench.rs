@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod disk;
+mod durable;
 mod failover;
 mod neighbour;
 pub mod paper;

@@ -60,6 +60,9 @@ enum Command {
     Rejoin(NameArgs),
     /// Let the backup take over as planned, then bring in a new one; returns when the pair is protected again.
     Switchover(NameArgs),
+    /// Renew both machines of a pair, one after the other, while it serves: a new backup with these options takes over, then
+    /// the old primary is replaced, too.
+    Migrate(manage::MigrateArgs),
     /// Show the console of the guest.
     Logs(manage::LogsArgs),
     /// Stop a pair.
@@ -184,6 +187,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Checkpoint(args) => checkpoint::take(&args),
         Command::Inspect(args) => checkpoint::inspect(&args),
         Command::Restore(args) => checkpoint::restore(&args),
+        Command::Migrate(args) => manage::migrate(&args),
         Command::Record(args) => checkpoint::record(&args),
         Command::Replay(args) => checkpoint::replay(&args),
         Command::Rejoin(args) => manage::rejoin(args.name.as_deref(), &ctl::Request::Rejoin),

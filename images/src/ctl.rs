@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::Kind;
 use crate::error::{Context, Error, Result};
 use crate::state::{self, StateDir};
-use crate::supervise::spec::RejoinName;
+use crate::supervise::spec::{HostOptions, RejoinName};
 
 /// How long a supervisor may take to answer. It answers within a turn of its loop, and `down` within a second or two.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -79,6 +79,11 @@ pub enum Request {
     Rejoin,
     /// Let the backup take over, and bring in a new one.
     SwitchOver,
+    /// Renew both machines, with these options.
+    Migrate {
+        /// The options.
+        host: HostOptions,
+    },
     /// Bytes for the guest's console.
     ConsoleInput {
         /// The text.
@@ -144,6 +149,9 @@ pub struct PairStatus {
     pub divergence: Option<DivergenceStatus>,
     /// Bringing in new replicas.
     pub rejoin: RejoinStatus,
+    /// Renewing of both machines.
+    #[serde(default)]
+    pub migration: MigrationStatus,
     /// Checkpoints.
     pub checkpoints: CheckpointStatus,
     /// What outlives both replicas, if anything does.
@@ -252,6 +260,19 @@ pub struct RejoinStatus {
     /// How far its mirrors are, or how they were made equal.
     #[serde(default)]
     pub disks: Option<DiskCopyStatus>,
+}
+
+/// Renewing of both machines.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationStatus {
+    /// `idle`, `replacing the backup` or `replacing the old primary`.
+    pub state: String,
+    /// How often it was done.
+    pub completed: u64,
+    /// How often it came to nothing.
+    pub failed: u64,
+    /// What machines that start from now on are made of.
+    pub host: HostOptions,
 }
 
 /// How mirrors are made equal while the guest goes on.
@@ -495,17 +516,37 @@ const LONG_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Client {
     /// Asks for a new replica, by [`Request::Rejoin`] or [`Request::SwitchOver`], and waits until it is a member of the
-    /// pair; returns the status then.
+    /// pair; returns the status then. `progress` is shown each status meanwhile.
     ///
     /// # Errors
     /// [`Error::Refused`] with the reason why there is none.
-    pub fn rejoin(&mut self, request: &Request) -> Result<PairStatus> {
+    pub fn rejoin(&mut self, request: &Request, mut progress: impl FnMut(&PairStatus)) -> Result<PairStatus> {
         let before = self.status()?.rejoin;
         self.ask(request)?;
         self.wait_for(
-            |status| status.rejoin.joined > before.joined,
+            |status| {
+                progress(status);
+                status.rejoin.joined > before.joined
+            },
             |status| status.rejoin.failed > before.failed || status.replicas.is_empty(),
             "no new replica was brought in",
+        )
+    }
+
+    /// Asks for both machines to be renewed and waits until they are; `progress` is shown each status.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason why they are not.
+    pub fn migrate(&mut self, host: HostOptions, mut progress: impl FnMut(&PairStatus)) -> Result<PairStatus> {
+        let before = self.status()?.migration;
+        self.ask(&Request::Migrate { host })?;
+        self.wait_for(
+            |status| {
+                progress(status);
+                status.migration.completed > before.completed
+            },
+            |status| status.migration.failed > before.failed || status.replicas.is_empty(),
+            "machines are not renewed",
         )
     }
 
@@ -558,16 +599,21 @@ impl Client {
         .map(drop)
     }
 
-    /// Waits until something is done or has failed; `failure` begins the event that says why.
+    /// Waits until something is done or has failed; the event that says why has `failure` in it. Disks take as long as they
+    /// take: as long as they are copied nobody loses patience.
     fn wait_for(
         &mut self,
-        done: impl Fn(&PairStatus) -> bool,
+        mut done: impl FnMut(&PairStatus) -> bool,
         failed: impl Fn(&PairStatus) -> bool,
         failure: &str,
     ) -> Result<PairStatus> {
-        let until = Instant::now() + LONG_TIMEOUT;
+        let (mut until, mut copied_bytes) = (Instant::now() + LONG_TIMEOUT, None);
         loop {
             let status = self.status()?;
+            let disks = status.rejoin.disks.as_ref().map(|disks| disks.done_bytes + disks.written_bytes);
+            if disks != std::mem::replace(&mut copied_bytes, disks) {
+                until = Instant::now() + LONG_TIMEOUT;
+            }
             if done(&status) {
                 return Ok(status);
             }

@@ -43,7 +43,7 @@ pub fn run(connections: usize, target: Target, yes: bool) -> Result<Failover> {
     let image = build::build_for(&Workspace::find()?, "kv", target, true)?;
     let plan = Plan { connections, replies_before: REPLIES, replies_after: REPLIES };
     let bar = progress();
-    let spec = Spec::new(format!("demo-{}", std::process::id()), image)?;
+    let spec = Spec::new(format!("demo-{}", std::process::id()), image)?.staying_alone();
     let result = failover::run(spec, plan, |text| bar.set_message(text.to_owned()));
     bar.finish_and_clear();
     result

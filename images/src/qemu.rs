@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use clap::ValueEnum;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
 use hypercall::disk::BLOCK_BYTES;
@@ -152,21 +153,21 @@ impl Drive {
     fn backend(&self) -> String {
         let path = self.path.display().to_string().replace(',', ",,");
         let locking = if self.shared { "off" } else { "on" };
-        let mut file =
-            format!("file.driver=file,file.aio=threads,file.filename={path},file.locking={locking},file.discard=unmap");
+        let path = path.as_str();
+        let beneath = |prefix: &str| {
+            format!("{prefix}.driver=file,{prefix}.aio=threads,{prefix}.filename={path},{prefix}.locking={locking}")
+        };
+        let mut file = format!("{},file.discard=unmap", beneath("file"));
         if self.slowness().is_some() {
-            let name = &self.name;
-            let beneath = format!(
-                "file.file.driver=file,file.file.aio=threads,file.file.filename={path},file.file.locking={locking}"
-            );
-            file = format!("file.driver=throttle,file.throttle-group=slow-{name},{beneath}");
-        } else if !self.faults.is_empty() {
-            let beneath = format!(
-                "file.image.driver=file,file.image.aio=threads,file.image.filename={path},file.image.locking={locking}"
-            );
-            file = format!("file.driver=blkdebug,{beneath}");
+            file = format!("file.driver=throttle,file.throttle-group=slow-{},{}", self.name, beneath("file.file"));
+        } else if self.has_fault("logged") {
+            let log = format!("file.log.driver=file,file.log.filename={path}.writes,file.log-sector-size=512");
+            file = format!("file.driver=blklogwrites,{},{log}", beneath("file.file"));
+        } else if self.faults.iter().any(|fault| fault.kind != "lies") {
+            file = format!("file.driver=blkdebug,{}", beneath("file.image"));
         }
-        for (index, fault) in self.faults.iter().filter(|fault| fault.kind != "slow").enumerate() {
+        let errors = self.faults.iter().filter(|fault| ["read", "write", "flush"].contains(&&*fault.kind));
+        for (index, fault) in errors.enumerate() {
             let inject = format!("file.inject-error.{index}");
             file.push_str(&format!(
                 ",{inject}.event=none,{inject}.iotype={},{inject}.errno={}",
@@ -177,9 +178,38 @@ impl Drive {
                 file.push_str(&format!(",{inject}.sector={sector}"));
             }
         }
-        format!("driver=raw,node-name=disk-{},offset={HEADER_BYTES},discard=unmap,cache.direct=off,{file}", self.name)
+        if let Some(fault) = self.faults.iter().find(|fault| fault.kind == "gone") {
+            file.push_str(&gone_with(fault));
+        }
+        let flushes = if self.has_fault("lies") { ",cache.no-flush=on" } else { "" };
+        let name = &self.name;
+        format!("driver=raw,node-name=disk-{name},offset={HEADER_BYTES},discard=unmap,cache.direct=off{flushes},{file}")
+    }
+
+    fn has_fault(&self, kind: &str) -> bool {
+        self.faults.iter().any(|fault| fault.kind == kind)
     }
 }
+
+/// What makes a disk fail for good with a certain write, as one that was pulled out does: each write before it brings blkdebug,
+/// which begins in state 1, to the next state; in the last one a write makes everything fail from then on, itself included.
+fn gone_with(fault: &DiskFault) -> String {
+    let write = fault.block.clamp(1, MOST_WRITES_BEFORE_GONE);
+    let mut rules = String::new();
+    for state in 1..write {
+        let rule = format!("file.set-state.{}", state - 1);
+        rules.push_str(&format!(",{rule}.event=write_aio,{rule}.state={state},{rule}.new_state={}", state + 1));
+    }
+    for (index, kind) in ["read", "write", "write-zeroes", "discard", "flush"].into_iter().enumerate() {
+        let rule = format!("file.inject-error.{index}");
+        rules.push_str(&format!(",{rule}.event=write_aio,{rule}.iotype={kind},{rule}.state={write}"));
+        rules.push_str(&format!(",{rule}.errno={}", fault.errno));
+    }
+    rules
+}
+
+/// With which write a disk can be pulled out at the latest; each is a rule on the command line.
+const MOST_WRITES_BEFORE_GONE: u64 = 100;
 
 /// Everything about one QEMU process.
 pub struct VmConfig<'a> {
@@ -213,6 +243,10 @@ pub struct VmConfig<'a> {
     pub locks: Vec<BorrowedFd<'a>>,
     /// Further QEMU arguments, for experiments.
     pub extra: &'a [String],
+    /// Another program than [`PROGRAM`].
+    pub program: Option<&'a Path>,
+    /// The host's processors that the process may run on; empty: all that we may.
+    pub processors: &'a [usize],
 }
 
 impl VmConfig<'_> {
@@ -332,14 +366,15 @@ impl VmConfig<'_> {
     /// [`Error::Missing`] when QEMU is not installed, [`Error::Io`] for everything else.
     pub fn spawn(self) -> Result<Vm> {
         let log = File::create(&self.qemu_log).context(|| format!("cannot write {}", self.qemu_log.display()))?;
-        let program = self.machine.program();
+        let default = self.machine.program();
+        let program = self.program.unwrap_or(Path::new(default));
         let mut command = Command::new(program);
         command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = spawn_tied(command, &self.inherited()).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::Missing(format!(
-                "{program} is not installed; `cargo pollux doctor` prints the command that installs it"
+        let child = spawn_tied(command, &self.inherited(), self.processors).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound if self.program.is_none() => Error::Missing(format!(
+                "{default} is not installed; `cargo pollux doctor` prints the command that installs it"
             )),
-            _ => Error::Io { what: format!("cannot start {program}"), source: error },
+            _ => Error::Io { what: format!("cannot start {}", program.display()), source: error },
         })?;
         let pid = Pid::from_child(&child);
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).context(|| "cannot watch the QEMU process")?;
@@ -352,25 +387,32 @@ fn push(out: &mut Vec<String>, option: &str, value: impl fmt::Display) {
     out.push(value.to_string());
 }
 
-/// Starts a process that the kernel kills when the supervisor ends, and that inherits these descriptors.
+/// Starts a process that the kernel kills when the supervisor ends, that inherits these descriptors, and that runs on these
+/// processors, if any are named.
 ///
 /// # Errors
 /// What the system says; `NotFound` when there is no such program.
-pub fn spawn_tied(mut command: Command, inherited: &[BorrowedFd<'_>]) -> io::Result<Child> {
+pub fn spawn_tied(mut command: Command, inherited: &[BorrowedFd<'_>], processors: &[usize]) -> io::Result<Child> {
     let inherited: Vec<_> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
     let supervisor = rustix::process::getpid();
+    let mut allowed = CpuSet::new();
+    processors.iter().filter(|processor| **processor < CpuSet::MAX_CPU).for_each(|processor| allowed.set(*processor));
+    let allowed = (!processors.is_empty()).then_some(allowed);
     // SAFETY: the closure runs between fork and exec and makes system calls only: it neither allocates nor
     // touches locks, which a thread that writes a checkpoint may hold just then.
-    unsafe { command.pre_exec(move || prepare_child(&inherited, supervisor)) };
+    unsafe { command.pre_exec(move || prepare_child(&inherited, supervisor, allowed.as_ref())) };
     command.process_group(0).spawn()
 }
 
 /// Runs in the child: dies with the supervisor, and keeps the sockets over exec.
-fn prepare_child(inherited: &[RawFd], supervisor: Pid) -> io::Result<()> {
+fn prepare_child(inherited: &[RawFd], supervisor: Pid, processors: Option<&CpuSet>) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The supervisor may have died before the line above.
     if rustix::process::getppid() != Some(supervisor) {
         return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    if let Some(processors) = processors {
+        sched_setaffinity(None, processors)?;
     }
     for &fd in inherited {
         // SAFETY: the descriptors are borrowed by `spawn_tied` until spawn has returned.
@@ -463,6 +505,8 @@ mod tests {
             disks: vec![Drive { name: "data".to_owned(), path: "x,y.0".into(), shared: false, faults: vec![] }],
             locks: vec![],
             extra: &[],
+            program: None,
+            processors: &[],
         };
         config.arguments()
     }

@@ -14,7 +14,7 @@ use crate::state::StateDir;
 use crate::supervise::Outcome;
 use crate::supervise::net::Net;
 use crate::supervise::spec::{
-    BackupOverrides, PlacementName, ProtocolName, Publish, RejoinName, RunName, Spec, Tuning,
+    BackupOverrides, HostOptions, PlacementName, ProtocolName, Publish, RejoinName, RunName, Spec, Tuning,
 };
 
 /// Names the program that supervises, when it is not the running one.
@@ -61,9 +61,17 @@ impl Spec {
             disk_faults: Vec::new(),
             qemu_args: Vec::new(),
             backup: BackupOverrides::default(),
+            host: HostOptions::default(),
             storage: None,
             replay: None,
         })
+    }
+
+    /// Leaves a survivor alone: a machine that boots beside it would take part in what is measured.
+    #[must_use]
+    pub fn staying_alone(mut self) -> Self {
+        self.rejoin = RejoinName::Manual;
+        self
     }
 
     /// Publishes a port of the guest at a port of the loopback that the system chooses.

@@ -58,6 +58,8 @@ pub fn examine() -> Vec<Finding> {
         tool("redis-cli", "--version", "redis-tools", Need::Test),
         tool("redis-benchmark", "--version", "redis-tools", Need::Test),
         tool("redis-server", "--version", "redis-server", Need::Test),
+        tool("gdb", "--version", "gdb", Need::Test),
+        tool("mount", "--version", "mount", Need::Test),
         passt(),
         tool(qemu::HPPA_PROGRAM, "--version", "qemu-system-misc", Need::Test),
         tool(hppa::GCC, "--version", "gcc-hppa-linux-gnu", Need::Test),

@@ -16,6 +16,7 @@ mod divergence;
 pub mod forward;
 pub mod hub;
 mod members;
+mod migrate;
 pub mod net;
 mod pacer;
 pub mod passt;
@@ -27,6 +28,7 @@ mod replica;
 mod report;
 mod requests;
 mod resync;
+mod scribe;
 pub mod spec;
 pub mod storage;
 mod symbols;
@@ -38,6 +40,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -55,6 +58,7 @@ use self::console::Console;
 use self::disks::Disks;
 use self::forward::Published;
 use self::hub::Wire;
+use self::migrate::Migrations;
 use self::pacer::Pacer;
 use self::placement::Placement;
 use self::rejoin::Rejoin;
@@ -62,6 +66,7 @@ use self::replaying::Replaying;
 use self::replica::Replica;
 use self::requests::Requests;
 use self::resync::Resync;
+use self::scribe::{Pen, Scribe};
 use self::spec::{RunName, Spec};
 use self::storage::Storage;
 use self::token::Source;
@@ -162,6 +167,7 @@ struct Supervisor {
     /// The link is of no more use.
     link_cut: bool,
     rejoin: Rejoin,
+    migrations: Migrations,
     resync: Resync,
     checkpoints: Checkpoints,
     /// What outlives both replicas.
@@ -190,6 +196,8 @@ struct Supervisor {
     /// A shim was told how to run: its guest may have written to disks.
     configured: bool,
     console: Console,
+    log: Pen,
+    scribe: Scribe,
     requests: Requests,
     session: u64,
     pair_id: u64,
@@ -225,7 +233,11 @@ impl Supervisor {
         let [session, pair_id, seed, lineage] = random_words()?;
         let (storage, restoring, replaying) = replaying::open(&spec, lineage, &waker)?;
         let published = bind(&spec)?;
-        let disks = Disks::claim(&spec)?;
+        if let Some(restoring) = &restoring {
+            restoring.restore_disks(&spec)?;
+        }
+        // The second replica of a restored pair is a newcomer, and gets its mirrors as one.
+        let disks = Disks::claim(&spec, if restoring.is_some() { 1 } else { spec.run.replicas() })?;
         let device = uplink::open_device(&spec)?;
         let started = Instant::now();
         let registry = || poll.registry().try_clone().context(|| "cannot make an event loop");
@@ -234,10 +246,13 @@ impl Supervisor {
         dir.write(&State { supervisor_pid, app: spec.app.clone(), image: spec.image.clone() })?;
         let paired = spec.run == RunName::Pair && restoring.is_none();
         let mode = if paired { Mode::Paired } else { Mode::Solo };
-        let arbiter = Arbiter::create(dir.file("arbiter"), mode)?;
+        let scribe = Scribe::start().context(|| "cannot start a thread")?;
+        let arbiter = Arbiter::create(&dir.file("arbiter"), mode, &scribe)?;
         let goes_on_as_pair = restoring.is_some() && spec.run == RunName::Pair;
         let goes_on = restoring.as_ref().map_or((0, 0), |from| (from.state.frames_out, from.state.console_offset));
-        let console = Console::create(&dir.console_log(), goes_on.1).context(|| "cannot write the console's log")?;
+        let console = File::create(dir.console_log()).context(|| "cannot write the console's log")?;
+        let console = Console::new(scribe.pen(console), goes_on.1);
+        let log = File::from(io::stderr().as_fd().try_clone_to_owned().context(|| "cannot write the log")?);
         let uplink = Uplink::new(&spec, &dir, device, published, registry()?, seed)?;
         let record = arbiter.record();
         let mut supervisor = Self {
@@ -257,6 +272,7 @@ impl Supervisor {
             link_cut: false,
             rejoin: Rejoin::new(session, goes_on_as_pair),
             resync: Resync::new(waker.clone()),
+            migrations: Migrations::default(),
             checkpoints: Checkpoints::default(),
             storage,
             closing: None,
@@ -271,6 +287,8 @@ impl Supervisor {
             fenced_off: None,
             configured: false,
             console,
+            log: scribe.pen(log),
+            scribe,
             requests,
             session,
             pair_id,
@@ -345,10 +363,11 @@ impl Supervisor {
                 self.dispatch(event, now_ns);
             }
             let mut data_due_ns = self.move_data(now_ns);
-            self.look_after_uplink();
+            self.look_after_failures();
             let members_due_ns = self.look_after_members(now_ns);
             let mirrors_due_ns = self.look_after_mirrors(now_ns);
             let rejoin_due_ns = self.look_after_rejoin(now_ns);
+            self.look_after_migration();
             self.look_after_checkpoints();
             let storage_due_ns = self.look_after_storage(now_ns);
             self.look_after_replay(now_ns);
@@ -367,8 +386,11 @@ impl Supervisor {
         }
     }
 
-    /// Tells of the uplink's end, once.
-    fn look_after_uplink(&mut self) {
+    /// Tells of the uplink's end, once, and of files that cannot be written.
+    fn look_after_failures(&mut self) {
+        if let Some(error) = self.scribe.failure() {
+            self.happened(format!("cannot write a file of the pair: {error}"));
+        }
         if let (false, Some(failure)) = (self.uplink_failed, self.uplink.failure()) {
             self.uplink_failed = true;
             self.happened(failure);
@@ -447,7 +469,7 @@ impl Supervisor {
     /// Writes a line to the log and to the list that `status` shows.
     fn happened(&mut self, text: String) {
         let at_ms = self.started.elapsed().as_secs_f64() * 1e3;
-        eprintln!("{at_ms:10.3} ms  {text}");
+        self.log.append(format!("{at_ms:10.3} ms  {text}\n").into_bytes());
         if self.happenings.len() == MAX_HAPPENINGS {
             self.happenings.pop_front();
         }

@@ -46,7 +46,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         // The supervisor finds names for the addresses of a last report only.
         let text = str::from_utf8(&report.bytes[..report.used]).unwrap_or_default();
         crate::println!("a contained computation has ended: {text}");
-        compute::contain(format_args!("{}", info.message()), was_armed);
+        compute::contain(format_args!("{}", info.message()));
     }
     crate::console::flush_for_panic();
     platform::panic_report(&report.bytes[..report.used])

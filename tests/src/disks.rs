@@ -84,6 +84,13 @@ pub fn connect(pair: &mut Pair) -> Client {
     Client::connect(pair.address(7000)).expect("a published port takes connections")
 }
 
+/// Why a replica has ended, once it has: the other one goes on before its process is gone.
+pub fn reason_of_end(pair: &mut Pair, replica: u8) -> String {
+    pair.wait_until(&format!("the end of replica {replica}"), |status| {
+        status.ended.iter().find(|ended| ended.replica == replica).map(|ended| ended.reason.clone())
+    })
+}
+
 /// Reads, writes, zeros and the order of what overlaps, on a disk of 1 MiB, which has 2048 blocks.
 ///
 /// # Panics

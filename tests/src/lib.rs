@@ -13,13 +13,16 @@
 //! The first two run the replica of the `protocol` crate as it is, without a line of it changed for them.
 
 pub mod client;
+pub mod contend;
 pub mod disks;
 pub mod guests;
+pub mod linear;
 pub mod load;
 pub mod model;
 pub mod pair;
 pub mod sim;
 pub mod status;
 pub mod workbench;
+pub mod writelog;
 
 pub use blockcheck as blocks;

@@ -24,6 +24,8 @@ use crate::workbench::{COUNTED, HPPA, Permit, Watch, command_line, command_path,
 pub const DEADLINE: Duration = Duration::from_secs(40);
 /// A shim tells its state this often; what is not an event shows within it.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+/// The option that says what is done when a replica is lost.
+const REJOIN: &str = "--rejoin";
 /// The name of every pair within its own folder.
 const NAME: &str = "e2e";
 
@@ -176,6 +178,10 @@ impl Pair {
             command.args(["--publish", &format!("0:{port}")]);
         }
         command.args(&options.arguments);
+        // What is left after a failure is looked at, unless a test is about what comes next.
+        if !options.arguments.iter().any(|argument| argument == REJOIN) {
+            command.args([REJOIN, "manual"]);
+        }
         if options.terminal {
             command = in_terminal(&command);
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use pollux_tests::client::{Client, Reply};
+use pollux_tests::disks::Files;
 use pollux_tests::load::Load;
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::status::{Role, Status};
@@ -254,6 +255,76 @@ fn a_checkpoint_builds_upon_another() {
     let output = pair.run(&["restore", text(&files[2])]);
     assert_eq!(output.status.code(), Some(NOT_A_CHECKPOINT), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("builds upon another"), "{output:?}");
+}
+
+/// A store whose log is on a disk, under load: memory and disk of a checkpoint are of one epoch, or the store that goes on
+/// would append to a log that is another.
+#[test]
+fn a_checkpoint_holds_what_the_disk_held_then() {
+    let seed = seed("checkpoint with a disk");
+    let folder = Files::new("checkpoint");
+    let place = |name: &str| format!("data={}", folder.folder().join(name).display());
+    let persistent = ["--args", "appendonly=yes appendfsync=always"];
+    let first = format!("{},size=32M", place("first"));
+    let mut pair = Pair::up(&Options::new("kv").with(&PATIENT).with(&["--disk", &first]).with(&persistent).alone());
+    let path = file(&pair, "disk.ckpt");
+    let load = Load::start(pair.address(6379), 6, seed);
+    for _ in 0..3 {
+        load.wait_for_answers(50);
+        pair.must(&["checkpoint", text(&path)]);
+    }
+    load.wait_for_answers(50);
+    load.finish();
+    let mut client = connect(&mut pair);
+    assert!(client.must("SET answer 41").is_ok());
+    pair.must(&["checkpoint", text(&path)]);
+    assert_eq!(client.must("INCR answer"), Reply::Integer(42), "the pair goes on");
+    assert_eq!((pair.status().mode.as_str(), pair.status().disks[0].stale), ("paired", None), "nobody has diverged");
+    let refused = pair.run(&["checkpoint", text(&file(&pair, "x.ckpt")), "--since", text(&path)]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("leave --since out"), "{refused:?}");
+    let kept = |pair: &Pair| {
+        let names = fs::read_dir(pair.root()).expect("a folder").map(|entry| entry.expect("one").file_name());
+        names.filter(|name| name.to_string_lossy().contains("disk.ckpt.")).collect::<Vec<_>>()
+    };
+    let disks = kept(&pair);
+    assert_eq!(disks.len(), 1, "those of the checkpoints that were replaced are gone: {disks:?}");
+
+    pair.must(&["down"]);
+    let nowhere = pair.run(&["restore", text(&path)]);
+    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("--disk NAME=FILE"), "{nowhere:?}");
+    let taken = pair.run(&["restore", text(&path), "--disk", &place("first")]);
+    assert!(String::from_utf8_lossy(&taken.stderr).contains("there already"), "{taken:?}");
+    let second = place("second");
+    pair.must(&["restore", text(&path), "--publish", "0:6379", "--disk", &second]);
+    let mut client = connect(&mut pair);
+    assert_eq!(client.must("GET answer"), Reply::bulk("41"), "what came after the checkpoint is gone");
+    wait_for_pair(&mut pair);
+    for number in 1..=100 {
+        assert_eq!(client.must("INCR afterwards"), Reply::Integer(number));
+    }
+    assert_eq!(client.must("INCR answer"), Reply::Integer(42));
+    pair.kill(Role::Primary, "KILL");
+    pair.wait_for_survivor(3);
+    assert_eq!(client.must("INCR answer"), Reply::Integer(43), "its backup has the same disk");
+    pair.must(&["rejoin"]);
+    wait_for_pair(&mut pair);
+    pair.must(&["down"]);
+    let (code, text) = command("check", &folder.folder().join("second"));
+    assert_eq!(code, 0, "{text}");
+    // A new life reads the log from its beginning: what was written before the checkpoint, and what was after it was restored.
+    let kv = image("kv").display().to_string();
+    let up = ["up", "--image", &kv, "--publish", "0:6379", "--disk", &second];
+    pair.must(&[&up[..], &persistent[..]].concat());
+    let mut client = connect(&mut pair);
+    assert_eq!(client.must("GET answer"), Reply::bulk("43"));
+    assert_eq!(client.must("GET afterwards"), Reply::bulk("100"));
+    pair.down();
+}
+
+fn command(command: &str, stem: &Path) -> (i32, String) {
+    let mut disk = std::process::Command::new(pollux_tests::workbench::command_path());
+    let output = disk.args(["disk", command]).arg(stem).output().expect("it starts");
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
 #[test]

@@ -14,6 +14,7 @@ use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
 use pollux_tests::workbench::{moments, seed, send_signal, wait_for_end};
+use pollux_tests::writelog::{log_of, lose_power};
 use rustix::process::Signal;
 
 const CONNECTIONS: usize = 8;
@@ -241,4 +242,92 @@ fn without_a_pair_a_disk_that_fails_ends_writes_and_not_reads() {
     let Reply::Integer(next) = client.must("INCR count") else { panic!("writes are taken") };
     assert!((told + 1..=told + 2).contains(&next), "{next} after {told}");
     pair.down();
+}
+
+/// Changes one byte of a block of the only mirror.
+fn damage(disks: &Disks, block: u64) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().read(true).write(true).open(disks.0.join("data.0")).expect("it is there");
+    let (mut byte, at) = ([0], 4096 + 512 * block + 70);
+    file.read_exact_at(&mut byte, at).expect("read");
+    file.write_all_at(&[byte[0] ^ 0x20], at).expect("written");
+}
+
+#[test]
+fn a_log_that_is_damaged_in_the_middle_is_cut_only_when_that_is_asked_for() {
+    let disks = Disks::new("damaged");
+    let plain = || disks.kv(&["--bare"], "");
+    let mut pair = Pair::up(&plain());
+    let mut client = Client::connect(pair.address(6379)).expect("a published port takes connections");
+    for count in 1..=100 {
+        assert_eq!(client.must("INCR count"), Reply::Integer(count));
+    }
+    kill_all(pair);
+    // Each of these was a piece of its own, of one block, from block 16 on.
+    damage(&disks, 16 + 40);
+    // The port is there before the log was read.
+    let (mut pair, mut starting) = Pair::begin(&plain());
+    let _ = pair.finish_up(&mut starting);
+    let said = pair.wait_for_console("cannot be read although");
+    assert!(said.contains("start with aof-repair=yes"), "{said}");
+    drop(pair);
+    let disk = format!("data={}", disks.0.join("data").display());
+    let arguments = ["--bare", "--disk", &disk, "--args", "appendonly=yes appendfsync=always aof-repair=yes"];
+    let mut pair = Pair::up(&Options::new("kv").with(&arguments));
+    let mut client = Client::connect(pair.address(6379)).expect("a published port takes connections");
+    assert_eq!(client.must("GET count"), Reply::bulk("40"), "what came before the damage, and no more");
+    let Reply::Bulk(Some(info)) = client.must("INFO persistence") else { panic!("INFO is a text") };
+    let info = String::from_utf8(info).expect("a text");
+    let lost = info.lines().find_map(|line| line.strip_prefix("aof_replay_lost_pieces:")).expect("it is told");
+    assert!((50..=60).contains(&lost.trim().parse::<u64>().expect("a number")), "{lost}");
+    assert_eq!(client.must("INCR count"), Reply::Integer(41));
+    kill_all(pair);
+    // It is whole now, and nothing that was cut off comes back.
+    let mut pair = Pair::up(&plain());
+    let mut client = Client::connect(pair.address(6379)).expect("a published port takes connections");
+    assert_eq!(client.must("GET count"), Reply::bulk("41"));
+    pair.down();
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_power_fails() {
+    let first = seed("the power fails under the store");
+    let mut lost = 0;
+    for seed in first..first + moments(3) {
+        println!("moment of seed {seed}");
+        let mut rng = Rng::new(seed);
+        let disks = Disks::new("power");
+        let mirrors = [0, 1].map(|replica| disks.0.join(format!("data.{replica}")));
+        for mirror in &mirrors {
+            std::fs::File::create(log_of(mirror)).expect("created");
+        }
+        let mode = ["--pair", "--disk-fault", "0:data:logged:0", "--disk-fault", "1:data:logged:0"];
+        let mut pair = Pair::up(&disks.kv(&mode, ""));
+        let address = pair.address(6379);
+        let counts: Vec<Count> = (0..CONNECTIONS).map(|_| Count::default()).collect();
+        let (all, goal) = (AtomicU64::new(0), rng.between(20, 600));
+        std::thread::scope(|scope| {
+            for (index, count) in counts.iter().enumerate() {
+                let all = &all;
+                scope.spawn(move || count_on(address, &format!("count:{index}"), count, all));
+            }
+            while all.load(Ordering::SeqCst) < goal {
+                std::thread::yield_now();
+            }
+            kill_all(pair);
+        });
+        lost += mirrors.iter().map(|mirror| lose_power(mirror, &mut rng)).sum::<usize>();
+        let mut pair = Pair::up(&disks.kv(&["--pair"], ",resync"));
+        let mut reader = Client::connect(pair.address(6379)).expect("a published port takes connections");
+        for (index, count) in counts.iter().enumerate() {
+            let found = match reader.must(&format!("GET count:{index}")) {
+                Reply::Bulk(Some(text)) => String::from_utf8(text).expect("digits").parse().expect("a number"),
+                _ => 0,
+            };
+            let bounds = count.told.load(Ordering::SeqCst)..=count.asked.load(Ordering::SeqCst);
+            assert!(bounds.contains(&found), "count:{index}: {found} is not in {bounds:?}");
+        }
+        pair.down();
+    }
+    assert!(lost > 0, "not one loss of power cost anything: nothing was tried");
 }

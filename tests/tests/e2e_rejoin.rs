@@ -8,7 +8,7 @@ use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::{Role, Status};
-use pollux_tests::workbench::{moments, seed, wait_for_end};
+use pollux_tests::workbench::{image, moments, seed, wait_for_end};
 
 /// Clients under load: enough that every epoch has several requests in flight.
 const CLIENTS: usize = 8;
@@ -95,6 +95,105 @@ fn a_new_replica_comes_by_itself_if_that_is_wanted() {
     }
     load.finish();
     assert_eq!(pair.status().hub["connections_reset"], 0);
+    pair.down();
+}
+
+#[test]
+fn a_new_replica_comes_by_itself_unless_told_otherwise() {
+    let mut pair = Pair::nothing();
+    let image = image("echo").display().to_string();
+    pair.must(&["up", "--image", &image, "--publish", "0:7"]);
+    assert_eq!(pair.status().rejoin.policy, "auto");
+    pair.kill(Role::Backup, "KILL");
+    pair.wait_for_pair(3);
+    pair.down();
+}
+
+/// Newcomers that keep dying are tried later and later, one at a time; whoever asks for one gets it at once.
+#[test]
+fn newcomers_that_keep_dying_are_not_tried_for_ever_at_once() {
+    let mut pair = Pair::up(&Options::new("kv").with(&PATIENT).with(&["--rejoin", "auto", "--memory-mib", "256"]));
+    pair.kill(Role::Backup, "KILL");
+    for (failed, pause) in [(1, "1 s"), (2, "2 s"), (3, "4 s")] {
+        pair.wait_until("a newcomer", |status| {
+            assert!(status.replicas.len() <= 2);
+            status.replica(Role::Backup).filter(|_| status.rejoin.failed == failed - 1).map(|_| ())
+        });
+        pair.kill(Role::Backup, "KILL");
+        let status = pair.wait_until("its end", |status| {
+            (status.rejoin.failed == failed && status.replicas.len() == 1).then(|| status.clone())
+        });
+        let expected = format!("the next one is started in {pause}");
+        let newest = status.events.iter().rev().find(|event| event.text.contains("no new replica"));
+        assert!(newest.is_some_and(|event| event.text.contains(&expected)), "{failed}: {:#?}", status.events);
+    }
+    pair.must(&["rejoin"]);
+    pair.wait_for_pair(3);
+    pair.down();
+}
+
+/// The arguments of a process, and on which processors it may run.
+fn machine_of(pid: i32) -> (String, String) {
+    let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).expect("it runs");
+    let arguments = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+    let status = String::from_utf8_lossy(&read("status")).into_owned();
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    (arguments, allowed.expect("the system says so").trim().to_owned())
+}
+
+#[test]
+fn both_machines_are_renewed_under_load() {
+    let seed = seed("migrate");
+    let mut pair = Pair::up(&Options::new("kv").with(&PATIENT).alone());
+    let load = Load::start(pair.address(6379), CLIENTS, seed);
+    load.wait_for_answers(50);
+    let before: Vec<_> = pair.status().replicas.iter().map(|replica| replica.pid).collect();
+    pair.must(&["migrate", "--qemu-arg", "-msg", "--qemu-arg", "timestamp=on", "--cpu", "0"]);
+    let status = pair.wait_for_pair(5);
+    assert_eq!((status.rejoin.joined, status.rejoin.failed), (2, 0), "{:#?}", status.events);
+    for replica in &status.replicas {
+        assert!(!before.contains(&replica.pid), "a machine of before: {before:?}");
+        let (arguments, allowed) = machine_of(replica.pid);
+        assert!(arguments.contains("-msg timestamp=on"), "{arguments}");
+        assert_eq!(allowed, "0");
+    }
+    load.wait_for_answers(50);
+    // And back, also when the survivor of a failure is alone.
+    pair.kill(Role::Primary, "KILL");
+    pair.wait_for_survivor(6);
+    pair.must(&["migrate"]);
+    let status = pair.wait_for_pair(9);
+    for replica in &status.replicas {
+        assert!(!machine_of(replica.pid).0.contains("-msg"));
+    }
+    load.wait_for_answers(50);
+    let summary = load.finish();
+    println!("longest wait {:?}", summary.longest_wait);
+    assert_eq!(pair.status().hub["connections_reset"], 0);
+    pair.down();
+}
+
+#[test]
+fn a_machine_that_cannot_be_leaves_the_pair_as_it_was() {
+    let mut pair = Pair::up(&Options::new("kv").with(&PATIENT));
+    let mut client = Client::connect(pair.address(6379)).expect("a connection");
+    assert!(client.must("SET answer 42").is_ok());
+    // No program, a QEMU that does not start, and one whose processor is another.
+    let cases: [&[&str]; 3] = [
+        &["migrate", "--qemu", "/nowhere/qemu"],
+        &["migrate", "--qemu-arg", "-nonsense"],
+        &["migrate", "--qemu-arg", "-cpu", "--qemu-arg", "max"],
+    ];
+    for (case, generation) in cases.into_iter().zip([3, 5, 7]) {
+        let output = pair.run(case);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains("the old ones hold"), "{case:?}: {text}");
+        let status = pair.wait_for_pair(generation);
+        assert!(status.replicas.iter().all(|replica| !machine_of(replica.pid).0.contains("nonsense")));
+    }
+    let refused = pair.run(&["migrate", "--cpu", "1000"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("processor 1000 may not be used"));
+    assert_eq!(client.must("INCR answer"), Reply::Integer(43), "the same connection goes on");
     pair.down();
 }
 

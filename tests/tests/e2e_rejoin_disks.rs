@@ -244,6 +244,22 @@ fn roles_change_as_planned_under_writes() {
     }
 }
 
+#[test]
+fn both_machines_are_renewed_under_writes() {
+    let seed = seed("migrate with a disk");
+    let files = Files::new("migrate");
+    let mut pair = Pair::up(&files.options(",size=1M", &[]).alone());
+    let writers = Writers::start(pair.address(7000), WRITERS, seed, Ledger::new(seed, BLOCKS));
+    writers.wait_for_answers(50);
+    pair.must(&["migrate", "--cpu", "0"]);
+    pair.wait_for_pair(5);
+    writers.wait_for_answers(50);
+    let mut ledger = writers.finish(false);
+    check_through_guest(&mut pair, &mut ledger, Promise::Written);
+    pair.down();
+    assert_equal(&files);
+}
+
 /// A mirror that somebody has removed is made anew.
 #[test]
 fn a_mirror_that_is_gone_is_made_anew() {

@@ -5,6 +5,7 @@
 //! kill, `POLLUX_SEED` repeats a run.
 
 use pollux_tests::blocks::{Ledger, Mirror, Promise, Writers};
+use pollux_tests::contend::Contenders;
 use pollux_tests::disks::{
     BLOCKS, DISK_CODE, Files, WRITERS, check_through_guest, connect, kill_both_under_writes, works_on_every_machine,
 };
@@ -122,6 +123,25 @@ fn operations_in_flight_are_repeated_in_their_order() {
         pair.down();
     }
     assert!(uncertain, "not one kill came while something was outstanding: nothing was tried");
+}
+
+#[test]
+fn clients_that_contend_for_blocks_see_one_order_whoever_serves() {
+    let first = seed("primary killed while clients contend");
+    for (kind, options) in [("shared", ",shared,size=1M"), ("mirrored", ",size=1M")] {
+        for seed in first..first + moments(3) {
+            println!("{kind}, moment of seed {seed}");
+            let mut rng = Rng::new(seed);
+            let files = Files::new(&format!("contend-{kind}"));
+            let mut pair = files.up(options);
+            let clients = Contenders::start(pair.address(7000), WRITERS, seed);
+            clients.wait_for_answers(rng.between(1, 200));
+            pair.kill(Role::Primary, "KILL");
+            clients.wait_for_answers(100);
+            println!("{} operations", clients.finish());
+            pair.down();
+        }
+    }
 }
 
 #[test]

@@ -357,12 +357,12 @@ fn message_logging_of_two_images_conserves_tokens_and_only_who_dies_goes_back() 
     let mut events = [0; 2];
     faults(&mut two, moments(6), &mut rng, |two| {
         two.wait_for_more("events", 100);
-        for side in 0..2 {
+        for (side, events) in events.iter_mut().enumerate() {
             let state = state(&mut two.client(side));
             println!("side {side}: {state:?}");
             // What was logged is never taken back, by whoever died: neither side has fewer events than before.
-            assert!(state["events"] > events[side], "side {side} went back from {} events", events[side]);
-            events[side] = state["events"];
+            assert!(state["events"] > *events, "side {side} went back from {events} events");
+            *events = state["events"];
             replayed += state["replayed"];
         }
     });

@@ -11,7 +11,7 @@ use pollux_tests::sim::{self, Canary, Mark, Marks};
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 12_000;
 /// Seeds within which each canary must be caught.
-const CANARY_SEEDS: u64 = 300;
+const CANARY_SEEDS: u64 = 1_500;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name)
@@ -101,6 +101,10 @@ fn simulation_catches_canaries() {
         Canary::ForgetState,
         Canary::ForgetChanges,
         Canary::CopyBusyDisk,
+        Canary::LeaveAtOnce,
+        Canary::WriteBeforeCommit,
+        Canary::OverwriteRead,
+        Canary::NoFence,
         Canary::StoredTooSoon,
     ] {
         let caught = (0..CANARY_SEEDS).find_map(|seed| sim::run_with_canary(seed, canary).verdict.err());

@@ -335,6 +335,18 @@ impl Disks {
         disk.map_or("", DiskInfo::name)
     }
 
+    /// The oldest request that a disk of this replica was given, or will be, and has not ended.
+    pub fn oldest_under_way(&self) -> Option<u64> {
+        let is_under_way =
+            |outstanding: &&Outstanding| outstanding.end.is_none() && !self.shared.leaves_out(outstanding.disk);
+        self.outstanding.iter().find(is_under_way).map(|outstanding| outstanding.number)
+    }
+
+    /// Whether an outstanding request is for a shared disk.
+    pub fn is_shared(&self, number: u64) -> bool {
+        self.find(number).is_some_and(|index| self.shared.has(self.outstanding[index].disk))
+    }
+
     /// All requests to mirrored disks with numbers below this are done here, those included that make no sense.
     pub fn done_below(&self) -> u64 {
         let not_done = |outstanding: &&Outstanding| {

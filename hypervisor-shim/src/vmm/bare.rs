@@ -20,6 +20,7 @@ impl<M: Machine> Vmm<M> {
                 self.stop(StoppedReason::Shutdown, ASKED_FOR);
             }
             let now_ns = self.now_ns();
+            self.judge_hang(now_ns);
             self.tell_status(now_ns);
             self.control.flush(self.machine.control());
             if let Some(end) = self.guest.end().cloned() {

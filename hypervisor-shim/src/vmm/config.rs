@@ -242,6 +242,7 @@ fn build<M: Machine>(
         ends: false,
         asked_for: 0,
         peer_dead: false,
+        hang: super::disk_hang::Watch::default(),
         last_heard_ns: now_ns,
         flushed_ns: now_ns,
     })

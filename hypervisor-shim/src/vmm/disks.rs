@@ -26,9 +26,9 @@ use super::Vmm;
 use crate::guest::{Commit, Room};
 use crate::machine::{Disk, Machine};
 
-/// A backup whose disk has not done so long what the active replica's has done leaves the pair. Meanwhile clients wait:
-/// the active replica does not run further ahead than its bound.
-const PATIENCE_NS: u64 = 5_000_000_000;
+/// A replica whose disk has not done so long what the other one's has done leaves the pair. Meanwhile clients wait: the
+/// active replica does not run further ahead than its bound.
+pub(super) const PATIENCE_NS: u64 = 5_000_000_000;
 /// A replica that ends waits so long for its disks.
 const DRAIN_NS: u64 = 2_000_000_000;
 

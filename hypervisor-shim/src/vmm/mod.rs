@@ -8,6 +8,7 @@ mod channel;
 mod config;
 mod copy;
 mod disk_copy;
+mod disk_hang;
 mod disks;
 mod epoch;
 mod input;
@@ -156,6 +157,8 @@ struct Vmm<M: Machine> {
     asked_for: u64,
     /// The supervisor has said that the peer's machine is gone.
     peer_dead: bool,
+    /// Whether a disk hangs.
+    hang: disk_hang::Watch,
     /// When the link last brought something.
     last_heard_ns: u64,
     /// When link and control channel were last given everything there was.

@@ -86,6 +86,7 @@ impl<M: Machine> Vmm<M> {
         self.end_if_asked();
         // Time must not go back for the state machine.
         let now_ns = now_ns.max(self.last_heard_ns);
+        self.judge_hang(now_ns);
         if self.replica.as_ref().is_some_and(|replica| now_ns >= replica.next_deadline_ns()) {
             self.step_at(now_ns, Input::Tick);
         }

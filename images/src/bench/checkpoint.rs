@@ -1,4 +1,4 @@
-//! What checkpoints and new replicas cost: pauses of the guest, gaps that clients see, times, sizes.
+//! What checkpoints, new replicas and a durable log cost: pauses of the guest, gaps that clients see, times, sizes.
 
 mod user;
 
@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::durable::{self, DurableReport};
+use super::scratch::ScratchDisk;
 use super::{Promise, median};
 use crate::build::Image;
 use crate::ctl::{CopyStatus, Request, RoleName, SignalName};
@@ -25,6 +27,8 @@ const VALUES: usize = 240;
 const VALUE_BYTES: usize = 100_000;
 /// Guest memory, in MiB.
 const MEMORY_MIB: u32 = 64;
+/// The disk of the store that has one.
+const DISK_BYTES: u64 = 256 << 20;
 /// Memory sizes over which the cost of a checkpoint of one and the same content is compared.
 const SIZES_MIB: [u32; 4] = [32, 64, 256, 512];
 /// Values of about a page each that are written between two checkpoints.
@@ -85,6 +89,8 @@ pub struct CheckpointReport {
     pub checkpoints: Vec<Copying>,
     /// Replicas brought in under load, each after the primary was killed.
     pub rejoins: Vec<Copying>,
+    /// The same for a store that keeps its log on a mirrored disk.
+    pub rejoins_with_disk: Vec<Copying>,
     /// Replies a second while a checkpoint of what has changed is taken every second, by replies a second in the windows between.
     pub throughput_ratio: f64,
     /// From the command to serving, of a guest restored from such a checkpoint, in milliseconds.
@@ -95,6 +101,8 @@ pub struct CheckpointReport {
     pub changes: Vec<ByChanges>,
     /// The same store saved by the shim and by the program itself.
     pub levels: user::Levels,
+    /// Stable storage and recordings.
+    pub durable: DurableReport,
     /// What the clients saw in all.
     pub verdict: Verdict,
     /// What must be reached.
@@ -120,7 +128,7 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
     let file = Scratch(std::env::temp_dir().join(format!("pollux-{name}.ckpt")));
     let other = Scratch(file.0.with_extension("other.ckpt"));
     let files = [&*file.0, &*other.0];
-    let spec = Spec { net: net.clone(), memory_mib: MEMORY_MIB, ..Spec::new(&name, image.clone())? };
+    let spec = Spec { net: net.clone(), memory_mib: MEMORY_MIB, ..Spec::new(&name, image.clone())?.staying_alone() };
     let mut spec = spec.publishing(STORE_PORT);
     // No replica is to be taken for dead because the machine has other things to do. One that is killed is seen at once.
     spec.tuning.failure_timeout_ms = spec.tuning.failure_timeout_ms.max(FAILURE_TIMEOUT_MS);
@@ -152,20 +160,25 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
         restore_ms.push(started.elapsed().as_secs_f64() * 1e3);
         pair.down()?;
     }
+    let rejoins_with_disk = rejoins_with_disk(&spec, rounds, &mut verdict, &mut note)?;
     let sizes = sizes(&spec, files, rounds, &mut note)?;
     let changes = changes(&spec, files, rounds, &mut note)?;
     let levels = user::measure(&spec, rounds, &mut verdict, &mut note)?;
     let throughput_ratio = median(&ratios);
-    let promises = promises(&checkpoints, &rejoins, &restore_ms, throughput_ratio, &verdict);
+    let durable = durable::run(&spec, quick, &mut verdict, &mut note)?;
+    let mut promises = promises(&checkpoints, [&rejoins, &rejoins_with_disk], &restore_ms, throughput_ratio, &verdict);
+    promises.extend(durable::promises(&durable));
     Ok(CheckpointReport {
         net: net.clone(),
         checkpoints,
         rejoins,
+        rejoins_with_disk,
         throughput_ratio,
         restore_ms,
         sizes,
         changes,
         levels,
+        durable,
         verdict,
         promises,
     })
@@ -243,12 +256,32 @@ fn rejoin(pair: &mut Running, all: &mut Verdict) -> Result<Copying> {
     pair.wait_until(PATIENCE, |status| status.mode == "solo" && status.serving && status.replicas.len() == 1)?;
     // The outage of the failover is over: what comes is the newcomer's.
     let load = load(pair)?;
-    let status = pair.client().rejoin(&Request::Rejoin)?;
+    let status = pair.client().rejoin(&Request::Rejoin, |_| ())?;
     let settled = load.replies() + WARM_REPLIES;
     load.wait_for(PATIENCE, |load| load.replies() >= settled);
     let gap_ms = finish(load, all);
     let copy = copy_of(status.rejoin.copy)?;
     Ok(Copying { copy, total_ms: status.rejoin.protected_ms, gap_ms, file_bytes: 0 })
+}
+
+/// Replicas brought in for a store of the same size on a disk.
+fn rejoins_with_disk(
+    spec: &Spec,
+    rounds: usize,
+    all: &mut Verdict,
+    note: &mut impl FnMut(&str),
+) -> Result<Vec<Copying>> {
+    let disk = ScratchDisk::new(&std::env::temp_dir(), "rejoin", DISK_BYTES);
+    let arguments = "appendonly=yes appendfsync=everysec".to_owned();
+    let mut pair = Running::start(&Spec { disks: vec![disk.spec()], arguments, ..spec.clone() })?;
+    fill(&pair, VALUES)?;
+    let mut rejoins = Vec::new();
+    for round in 1..=rounds {
+        note(&format!("new replica with a disk {round} of {rounds}"));
+        rejoins.push(rejoin(&mut pair, all)?);
+    }
+    pair.down()?;
+    Ok(rejoins)
 }
 
 /// The same program with more and more memory that it does not use.
@@ -317,12 +350,13 @@ fn values(all: &[Copying], value: impl Fn(&Copying) -> f64) -> Vec<f64> {
 
 fn promises(
     checkpoints: &[Copying],
-    rejoins: &[Copying],
+    rejoins: [&[Copying]; 2],
     restore_ms: &[f64],
     throughput_ratio: f64,
     verdict: &Verdict,
 ) -> Vec<Promise> {
     let pauses = values(checkpoints, |one| one.copy.pause_us / 1e3);
+    let [plain, with_disk] = rejoins;
     vec![
         Promise::at_most("checkpoint under load: pause of the guest, p50, ms", median(&pauses), 2.0),
         Promise::at_most(
@@ -337,12 +371,22 @@ fn promises(
         ),
         Promise::at_most(
             "new replica under load: longest gap that a client sees, p50, ms",
-            median(&values(rejoins, |one| one.gap_ms)),
+            median(&values(plain, |one| one.gap_ms)),
             30.0,
         ),
         Promise::at_most(
             "new replica under load: protected again, p50, ms",
-            median(&values(rejoins, |one| one.total_ms)),
+            median(&values(plain, |one| one.total_ms)),
+            3_000.0,
+        ),
+        Promise::at_most(
+            "new replica with a disk under load: longest gap that a client sees, p50, ms",
+            median(&values(with_disk, |one| one.gap_ms)),
+            30.0,
+        ),
+        Promise::at_most(
+            "new replica with a disk under load: protected again, p50, ms",
+            median(&values(with_disk, |one| one.total_ms)),
             3_000.0,
         ),
         Promise::at_most("restore to serving, p50, ms", median(restore_ms), 300.0),
@@ -354,7 +398,8 @@ fn promises(
 /// The report for people.
 pub fn describe(report: &CheckpointReport) -> String {
     let mut out = String::new();
-    for (name, all) in [("checkpoints", &report.checkpoints), ("new replicas", &report.rejoins)] {
+    let with_disk = ("new replicas with a disk", &report.rejoins_with_disk);
+    for (name, all) in [("checkpoints", &report.checkpoints), ("new replicas", &report.rejoins), with_disk] {
         let of = |value: fn(&Copying) -> f64| values(all, value);
         let row = |values: &[f64]| format!("{:.2} / {:.2}", median(values), percentile(values, 1.0));
         out.push_str(&format!(
@@ -392,6 +437,7 @@ pub fn describe(report: &CheckpointReport) -> String {
         ));
     }
     out.push_str(&user::describe(&report.levels));
+    out.push_str(&durable::describe(&report.durable));
     out.extend(report.promises.iter().map(Promise::describe));
     for complaint in report.verdict.complaints.iter().take(10) {
         out.push_str(&format!("  ! {complaint}\n"));

@@ -140,7 +140,7 @@ pub fn run(
 /// A guest with a disk, on a host that may be busy: silence is borne longer than otherwise. A machine that is killed is
 /// noticed by the end of its process, and one that is merely slow is not to be taken for dead.
 fn spec(image: &Image, run: RunName, port: u16, disk: &ScratchDisk) -> Result<Spec> {
-    let spec = Spec::new(format!("bench-{}", std::process::id()), image.clone())?.publishing(port);
+    let spec = Spec::new(format!("bench-{}", std::process::id()), image.clone())?.staying_alone().publishing(port);
     let tuning = Tuning { failure_timeout_ms: FAILURE_TIMEOUT_MS, ..spec.tuning };
     Ok(Spec { run, disks: vec![disk.spec()], tuning, ..spec })
 }

@@ -58,7 +58,7 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
     for kill in 1..=kills {
         note(&format!("kill {kill} of {kills}"));
         let name = format!("bench-{}", std::process::id());
-        let spec = Spec { net: net.clone(), ..Spec::new(name, image.clone())? };
+        let spec = Spec { net: net.clone(), ..Spec::new(name, image.clone())?.staying_alone() };
         let one = failover::run(spec, PLAN, |_| {})?;
         worst.push(one.verdict.outage_ms());
         start_ms.push(one.start_ms as f64);

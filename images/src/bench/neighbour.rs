@@ -38,7 +38,7 @@ impl Neighbour {
             run: RunName::Bare,
             arguments: workload.arguments(),
             memory_mib: workload.memory_mib(),
-            ..Spec::new(name, dhrystone.clone())?.publishing(workload.port())
+            ..Spec::new(name, dhrystone.clone())?.staying_alone().publishing(workload.port())
         };
         let pair = Running::start(&spec)?;
         let pid = pair.first_status.replica(RoleName::Primary).map(|replica| replica.pid);

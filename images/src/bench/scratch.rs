@@ -10,12 +10,20 @@ use protocol::ReplicaId;
 pub struct ScratchDisk {
     stem: PathBuf,
     size_bytes: u64,
+    kind: Kind,
 }
 
 impl ScratchDisk {
     /// A disk called `data` whose files will lie in this folder.
     pub fn new(folder: &Path, purpose: &str, size_bytes: u64) -> Self {
-        Self { stem: folder.join(format!("pollux-bench-{purpose}-{}", std::process::id())), size_bytes }
+        let stem = folder.join(format!("pollux-bench-{purpose}-{}", std::process::id()));
+        Self { stem, size_bytes, kind: Kind::Mirrored }
+    }
+
+    /// The same, mirrored or shared.
+    pub fn of_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
     }
 
     /// As the supervisor is told. A mirror that has missed something is made anew first.
@@ -23,9 +31,9 @@ impl ScratchDisk {
         DiskSpec {
             name: "data".to_owned(),
             stem: self.stem.clone(),
-            kind: Kind::Mirrored,
+            kind: self.kind,
             size_bytes: Some(self.size_bytes),
-            resync: true,
+            resync: self.kind == Kind::Mirrored,
         }
     }
 
@@ -37,6 +45,9 @@ impl ScratchDisk {
 
 impl Drop for ScratchDisk {
     fn drop(&mut self) {
+        if self.kind == Kind::Shared {
+            let _ = std::fs::remove_file(&self.stem);
+        }
         for replica in [ReplicaId::ZERO, ReplicaId::ONE] {
             // Bare there is only one.
             let _ = std::fs::remove_file(mirror_path(&self.stem, replica));

@@ -174,7 +174,7 @@ fn sample(
     neighbour: Option<(Neighbour, f64)>,
 ) -> Result<(Sample, f64)> {
     let name = format!("bench-{}", std::process::id());
-    let spec = Spec { run, net: net.clone(), ..Spec::new(name, image.clone())?.publishing(STORE_PORT) };
+    let spec = Spec { run, net: net.clone(), ..Spec::new(name, image.clone())?.staying_alone().publishing(STORE_PORT) };
     let mut pair = Running::start(&spec)?;
     let address = pair.address(STORE_PORT)?;
     let status = pair.status()?;
@@ -304,7 +304,7 @@ fn small(image: &Image, net: &Net, rounds: usize) -> Result<(f64, f64)> {
             run: RunName::Bare,
             net: net.clone(),
             memory_mib: SMALL_MEMORY_MIB,
-            ..Spec::new(name, image.clone())?.publishing(STORE_PORT)
+            ..Spec::new(name, image.clone())?.staying_alone().publishing(STORE_PORT)
         };
         let pair = Running::start(&spec)?;
         starts.push(pair.first_status.start_ms as f64);

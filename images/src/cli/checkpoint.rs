@@ -7,6 +7,7 @@ use clap::Args;
 use super::{NameArgs, print, print_json, up};
 use crate::build;
 use crate::ctl::{Client, ReplayStatus};
+use crate::disk::DiskSpec;
 use crate::error::{Context, Error, Result};
 use crate::running;
 use crate::state::{DEFAULT_NAME, StateDir};
@@ -93,6 +94,9 @@ pub struct RestoreArgs {
     /// Lead a port of this host to a port of the guest, as with `up`; instead of those of the pair before.
     #[arg(long, value_name = "HOSTPORT:GUESTPORT")]
     publish: Vec<Publish>,
+    /// Where a disk that the checkpoint holds is to be put: NAME=FILE, for each of them; there must be none yet.
+    #[arg(long, value_name = "NAME=FILE")]
+    disk: Vec<DiskSpec>,
     /// One virtual machine without a peer.
     #[arg(long)]
     solo: bool,
@@ -135,6 +139,9 @@ fn describe(inspection: &Inspection) -> String {
     );
     if let Some(since) = &inspection.since {
         out.push_str(&format!("builds upon {}\n", since.display()));
+    }
+    for disk in &inspection.disks {
+        out.push_str(&format!("disk {}: {} bytes, in {}\n", disk.name, disk.size_bytes, disk.file));
     }
     if let Some(changed) = inspection.changed_pages {
         out.push_str(&format!("{changed} pages differ from the other checkpoint's\n"));
@@ -250,6 +257,7 @@ pub(super) fn restore(args: &RestoreArgs) -> Result<()> {
         _ => None,
     };
     spec.restore = Some(from);
+    spec.disks = up::absolute_disks(&args.disk)?;
     if !args.publish.is_empty() {
         spec.publish.clone_from(&args.publish);
     }

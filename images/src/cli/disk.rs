@@ -150,14 +150,14 @@ fn resync(stem: &Path, from: Option<u8>) -> Result<()> {
 }
 
 /// Shown only to people: indicatif draws nothing where stderr is no terminal.
-fn bar(what: &'static str) -> ProgressBar {
+pub(super) fn bar(what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(0).with_message(what);
     let style = ProgressStyle::with_template("{msg} [{bar:40}] {bytes}/{total_bytes} {bytes_per_sec} {eta}");
     // The template is a constant that is tested by being used.
     style.map_or(bar.clone(), |style| bar.with_style(style))
 }
 
-fn advance(bar: &ProgressBar, done: u64, of: u64) {
+pub(super) fn advance(bar: &ProgressBar, done: u64, of: u64) {
     bar.set_length(of);
     bar.set_position(done);
 }

@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use indicatif::ProgressBar;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
 
@@ -14,6 +16,10 @@ use crate::ctl::{Client, PairStatus, ReplicaStatus, Request, Response, RoleName,
 use crate::disk::Kind;
 use crate::error::{Context, Error, Result};
 use crate::state;
+use crate::supervise::spec::HostOptions;
+
+/// More than any host has.
+const MAX_PROCESSORS: usize = 1024;
 
 /// How long a kill waits for the status to tell of it.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
@@ -65,6 +71,15 @@ fn describe(status: &PairStatus) -> String {
     let rejoin = &status.rejoin;
     if rejoin.state != "idle" {
         out.push_str(&format!("  a new replica is brought in ({})\n", rejoin.state));
+    }
+    if let (true, Some(disks)) = (rejoin.state == "copying disks", &rejoin.disks) {
+        out.push_str(&format!(
+            "  disks: looked at {} of {} bytes, {} written, {} rounds\n",
+            disks.done_bytes, disks.total_bytes, disks.written_bytes, disks.rounds
+        ));
+    }
+    if status.migration.state != "idle" {
+        out.push_str(&format!("  the machines are renewed ({})\n", status.migration.state));
     }
     if rejoin.joined + rejoin.failed > 0 {
         out.push_str(&format!(
@@ -133,8 +148,89 @@ fn wait_until_told(client: &mut Client, before: &PairStatus, pid: i32) {
 
 /// Asks for a new replica, with or without a change of roles before, and waits until it is a member of the pair.
 pub(super) fn rejoin(name: Option<&str>, request: &Request) -> Result<()> {
-    let status = Client::connect(name)?.rejoin(request)?;
-    print(&format!("paired in generation {}\n", status.generation))
+    let bar = CopyBar::default();
+    let result = Client::connect(name)?.rejoin(request, |status| bar.show(status));
+    bar.0.finish_and_clear();
+    print(&format!("paired in generation {}\n", result?.generation))
+}
+
+/// How far mirrors are copied; nothing is shown for guests without any, nor where stderr is no terminal.
+struct CopyBar(ProgressBar);
+
+impl Default for CopyBar {
+    fn default() -> Self {
+        Self(super::disk::bar("copying disks"))
+    }
+}
+
+impl CopyBar {
+    fn show(&self, status: &PairStatus) {
+        let disks = status.rejoin.disks.as_ref().filter(|_| status.rejoin.state == "copying disks");
+        if let Some(disks) = disks {
+            super::disk::advance(&self.0, disks.done_bytes, disks.total_bytes);
+        }
+    }
+}
+
+/// What `migrate` accepts.
+#[derive(Args)]
+pub struct MigrateArgs {
+    /// Which pair; without it the one named "default", or the only one that runs.
+    #[arg(value_name = "NAME", conflicts_with = "name")]
+    pair: Option<String>,
+    /// The same, as for other commands.
+    #[arg(long, hide = true)]
+    name: Option<String>,
+    /// The QEMU program that the new machines run, instead of the installed qemu-system-x86_64.
+    #[arg(long, value_name = "PATH")]
+    qemu: Option<PathBuf>,
+    /// A further argument for it; may be repeated.
+    #[arg(long, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    qemu_arg: Vec<String>,
+    /// The processors of this host that they may run on, such as 0-3,8.
+    #[arg(long, value_name = "LIST", value_parser = processors)]
+    cpu: Option<Processors>,
+}
+
+/// Numbers of processors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Processors(Vec<usize>);
+
+fn processors(text: &str) -> std::result::Result<Processors, String> {
+    let wrong = || format!("expected numbers and ranges such as 0-3,8, got {text:?}");
+    let mut all = Vec::new();
+    for word in text.split(',') {
+        let (first, last) = word.split_once('-').unwrap_or((word, word));
+        let (first, last): (usize, usize) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
+        if last < first || last >= MAX_PROCESSORS {
+            return Err(wrong());
+        }
+        all.extend(first..=last);
+    }
+    all.sort_unstable();
+    all.dedup();
+    Ok(Processors(all))
+}
+
+/// Renews both machines of a pair.
+pub(super) fn migrate(args: &MigrateArgs) -> Result<()> {
+    // The supervisor has another working directory; a bare name is looked for where programs are.
+    let absolute = |path: &PathBuf| match path.components().count() {
+        1 => Ok(path.clone()),
+        _ => std::path::absolute(path).context(|| format!("cannot use {}", path.display())),
+    };
+    let host = HostOptions {
+        qemu: args.qemu.as_ref().map(absolute).transpose()?,
+        qemu_args: args.qemu_arg.clone(),
+        processors: args.cpu.as_ref().map_or_else(Vec::new, |cpu| cpu.0.clone()),
+    };
+    let bar = CopyBar::default();
+    let result =
+        Client::connect(args.pair.as_deref().or(args.name.as_deref()))?.migrate(host, |status| bar.show(status));
+    bar.0.finish_and_clear();
+    let status = result?;
+    let pids: Vec<_> = status.replicas.iter().map(|replica| replica.pid.to_string()).collect();
+    print(&format!("renewed, in generation {}: processes {}\n", status.generation, pids.join(" and ")))
 }
 
 pub(super) fn down(name: Option<&str>) -> Result<()> {

@@ -49,8 +49,8 @@ pub struct UpArgs {
     /// needs an image built with --counted. Unless given, the manifest of an app that is built decides.
     #[arg(long, value_name = "SOURCE")]
     epoch: Option<EpochSpec>,
-    /// What is done when a replica is lost: bring in a new one at once ("auto"), or leave the survivor alone until
-    /// `cargo pollux rejoin` ("manual").
+    /// What is done when a replica is lost: a new one is brought in at once ("auto"), and later and later if that fails
+    /// again and again; or the survivor stays alone until `cargo pollux rejoin` ("manual").
     #[arg(long, value_enum, default_value_t)]
     rejoin: RejoinName,
     /// Where the threads run that run the guests' processors: while busy each on one of the host's processors, another than
@@ -185,14 +185,6 @@ impl UpArgs {
         }
     }
 
-    fn disks(&self) -> Result<Vec<DiskSpec>> {
-        let absolute = |disk: &DiskSpec| {
-            let stem = std::path::absolute(&disk.stem).context(|| format!("cannot use {}", disk.stem.display()))?;
-            Ok(DiskSpec { stem, ..disk.clone() })
-        };
-        self.disk.iter().map(absolute).collect()
-    }
-
     fn storage(&self) -> Result<Option<StorageSpec>> {
         let Some(folder) = &self.checkpoint_dir else { return Ok(None) };
         storage::check(self.run_name(), !self.disk.is_empty())?;
@@ -292,7 +284,7 @@ impl UpArgs {
                 ..Tuning::default()
             }
             .with_patience(self.check_determinism),
-            disks: self.disks()?,
+            disks: absolute_disks(&self.disk)?,
             storage: self.storage()?,
             disk_faults: self.disk_fault.clone(),
             qemu_args: self.qemu_arg.clone(),
@@ -304,6 +296,15 @@ impl UpArgs {
             ..Spec::new(&self.name, image)?
         })
     }
+}
+
+/// Disks whose files the supervisor, which works in another folder, finds.
+pub(super) fn absolute_disks(disks: &[DiskSpec]) -> Result<Vec<DiskSpec>> {
+    let absolute = |disk: &DiskSpec| {
+        let stem = std::path::absolute(&disk.stem).context(|| format!("cannot use {}", disk.stem.display()))?;
+        Ok(DiskSpec { stem, ..disk.clone() })
+    };
+    disks.iter().map(absolute).collect()
 }
 
 pub(super) fn up(args: &UpArgs) -> Result<()> {

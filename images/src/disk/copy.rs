@@ -79,7 +79,7 @@ fn copy(from: &File, from_path: &Path, to: &Mirror, progress: &mut impl FnMut(u6
 }
 
 /// The next range from `at` on that is not a hole, within `end`.
-pub(super) fn next_data(file: &File, at: u64, end: u64) -> std::io::Result<Option<(u64, u64)>> {
+pub(crate) fn next_data(file: &File, at: u64, end: u64) -> std::io::Result<Option<(u64, u64)>> {
     if at >= end {
         return Ok(None);
     }

@@ -38,7 +38,10 @@ pub enum DiskError {
         source: io::Error,
     },
     /// Somebody else uses the file.
-    #[error("{path} is in use by another pair or command: take that down first", path = path.display())]
+    #[error(
+        "{path} is in use by another pair or command: take that down first (a pair that runs alone makes its other mirror \
+         anew when a replica is brought in: `cargo pollux rejoin`)", path = path.display()
+    )]
     InUse {
         /// The file.
         path: PathBuf,
@@ -215,7 +218,9 @@ pub fn mirror_path(stem: &Path, replica: ReplicaId) -> PathBuf {
 }
 
 /// A fault that QEMU injects into one replica's disk, for tests: `REPLICA:NAME:read|write|flush:BLOCK[:ERRNO]`, or
-/// `REPLICA:NAME:slow:N` for N KiB a second.
+/// `REPLICA:NAME:slow:N` for N KiB a second, `REPLICA:NAME:gone:N[:ERRNO]` for a disk that does nothing any more from its Nth
+/// write on, `REPLICA:NAME:lies:0` for one that does nothing when it is told to flush, `REPLICA:NAME:logged:0` for one that
+/// notes every write and flush in FILE.REPLICA.writes, which must be there, in the format of dm-log-writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskFault {
     /// At which replica, 0 or 1.
@@ -224,7 +229,7 @@ pub struct DiskFault {
     pub name: String,
     /// What fails.
     pub kind: String,
-    /// Where; a flush fails everywhere. Of a disk that is slow: KiB a second.
+    /// Where; a flush fails everywhere. Of a disk that is slow: KiB a second; of one that is gone: with which write.
     pub block: u64,
     /// The host's error number.
     pub errno: u32,
@@ -234,7 +239,8 @@ impl FromStr for DiskFault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("expected REPLICA:NAME:read|write|flush|slow:NUMBER[:ERRNO], got {text:?}");
+        let wrong =
+            || format!("expected REPLICA:NAME:read|write|flush|slow|gone|lies|logged:NUMBER[:ERRNO], got {text:?}");
         let words: Vec<_> = text.split(':').collect();
         let (replica, name, kind, block, errno) = match words[..] {
             [replica, name, kind, block] => (replica, name, kind, block, "5"),
@@ -242,7 +248,7 @@ impl FromStr for DiskFault {
             _ => return Err(wrong()),
         };
         let replica = replica.parse().ok().filter(|&replica: &u8| replica < 2).ok_or_else(wrong)?;
-        if !["read", "write", "flush", "slow"].contains(&kind) {
+        if !["read", "write", "flush", "slow", "gone", "lies", "logged"].contains(&kind) {
             return Err(wrong());
         }
         let block = block.parse().map_err(|_| wrong())?;

@@ -4,6 +4,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use super::mirror::{Mirrors, claim};
 use super::*;
 
+mod lives;
+
 /// A folder that is removed when dropped.
 struct Folder(PathBuf);
 

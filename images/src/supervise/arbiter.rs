@@ -1,20 +1,21 @@
-//! The arbiter of a pair: the record of who is active, in a file before anybody hears of a change.
+//! The arbiter of a pair: the record of who is active, and a file that tells of it.
 //!
-//! The record must outlive what can fail while a replica lives: this process, not this host, on which both replicas run
-//! and with which both end. So a change is one write, in a file that has its size already, and no flush: clients wait
-//! meanwhile, and a flush was seen to take 40 ms on a disk that others write to. The file holds two slots of fixed
-//! length, written in turn. A write that is torn by a crash spoils the slot that it was to replace, and the other one
-//! still holds the record before.
+//! The record decides as it is in memory; the file follows at once, but an answer does not wait for it. It tells who comes
+//! later how far the pair had come, and nobody acts on it: both replicas end with this process, so there is no one who
+//! could hold an answer that the record does not know. A file system, on the other hand, may take seconds for a write
+//! that others' flushes are in the way of, and clients would wait meanwhile. The file holds two slots of fixed length,
+//! written in turn. A write that is torn by a crash spoils the slot that it was to replace, and the other one still holds
+//! the record before.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use protocol::arbiter::{ArbiterRecord, Grant};
 use protocol::digest::digest_of;
 use protocol::{Generation, Mode, ReplicaId};
 use serde::{Deserialize, Serialize};
 
+use super::scribe::{Pen, Scribe};
 use crate::error::{Context, Result};
 
 /// Version of the file.
@@ -67,11 +68,10 @@ pub fn read(path: &Path) -> Option<ArbiterRecord> {
     records.max_by_key(|record| record.generation)
 }
 
-/// The arbiter kept in a file.
+/// The arbiter.
 #[derive(Debug)]
 pub struct Arbiter {
-    path: PathBuf,
-    file: File,
+    pen: Pen,
     record: ArbiterRecord,
 }
 
@@ -79,19 +79,17 @@ impl Arbiter {
     /// A record for a new pair, or for a new replica alone.
     ///
     /// # Errors
-    /// The file cannot be written.
-    pub fn create(path: PathBuf, mode: Mode) -> Result<Self> {
+    /// The file cannot be made.
+    pub fn create(path: &Path, mode: Mode, scribe: &Scribe) -> Result<Self> {
         let record = match mode {
             Mode::Paired => ArbiterRecord::new_pair(ReplicaId::ZERO),
             Mode::Solo => ArbiterRecord::new_solo(ReplicaId::ZERO),
         };
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
-        let file = file.context(|| format!("cannot write {}", path.display()))?;
-        let arbiter = Self { path, file, record };
+        let file = File::create(path).context(|| format!("cannot write {}", path.display()))?;
+        let arbiter = Self { pen: scribe.pen(file), record };
         // Both slots, so that no later write makes the file longer.
-        for slot in 0..2 {
-            arbiter.write_slot(slot, &record)?;
-        }
+        arbiter.write_slot(0);
+        arbiter.write_slot(1);
         Ok(arbiter)
     }
 
@@ -100,67 +98,68 @@ impl Arbiter {
         self.record
     }
 
-    /// `proposer` asks to go on alone. A change is in the file before this returns.
-    ///
-    /// # Errors
-    /// The file cannot be written: the record is as it was, and nobody may be told anything.
-    pub fn ask(&mut self, expect_generation: Generation, proposer: ReplicaId) -> Result<Grant> {
+    /// `proposer` asks to go on alone.
+    pub fn ask(&mut self, expect_generation: Generation, proposer: ReplicaId) -> Grant {
         let mut record = self.record;
         let grant = record.compare_and_set(expect_generation, proposer);
-        if record != self.record {
-            self.write_slot(record.generation % 2, &record)?;
-            self.record = record;
-        }
-        Ok(grant)
+        self.change(record);
+        grant
     }
 
-    /// The solo replica `proposer` asks to be paired with a newcomer, which must be there. A change is in the file before
-    /// this returns.
-    ///
-    /// # Errors
-    /// The file cannot be written: the record is as it was, and nobody may be told anything.
+    /// The solo replica `proposer` asks to be paired with a newcomer, which must be there.
     pub fn ask_pairing(
         &mut self,
         expect_generation: Generation,
         proposer: ReplicaId,
         newcomer_is_there: bool,
-    ) -> Result<Grant> {
+    ) -> Grant {
         let mut record = self.record;
         let grant = record.pair_request(expect_generation, proposer);
-        if record != self.record {
-            if !newcomer_is_there {
-                return Ok(Grant { granted: false, record: self.record });
-            }
-            self.write_slot(record.generation % 2, &record)?;
-            self.record = record;
+        if record != self.record && !newcomer_is_there {
+            return Grant { granted: false, record: self.record };
         }
-        Ok(grant)
+        self.change(record);
+        grant
     }
 
-    fn write_slot(&self, slot: u64, record: &ArbiterRecord) -> Result<()> {
-        let mut line = crate::ctl::to_line(&Slot::new(record))?.into_bytes();
-        let end = line.len() - 1;
+    fn change(&mut self, record: ArbiterRecord) {
+        if record != self.record {
+            self.record = record;
+            self.write_slot(record.generation % 2);
+        }
+    }
+
+    fn write_slot(&self, slot: u64) {
+        // A slot holds nothing that JSON cannot say.
+        let mut line = crate::ctl::to_line(&Slot::new(&self.record)).unwrap_or_default().into_bytes();
+        let end = line.len().saturating_sub(1);
         line.splice(end..end, std::iter::repeat_n(b' ', SLOT_BYTES.saturating_sub(line.len())));
-        let written = self.file.write_all_at(&line, slot * SLOT_BYTES as u64);
-        written.context(|| format!("cannot write {}", self.path.display()))
+        self.pen.place(slot * SLOT_BYTES as u64, line);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
-    fn path(name: &str) -> PathBuf {
-        std::env::temp_dir().join(format!("pollux-arbiter-{name}-{}", std::process::id()))
+    /// A new pair's arbiter, its file, and who writes that.
+    fn arbiter(name: &str) -> (Arbiter, PathBuf, Scribe) {
+        let path = std::env::temp_dir().join(format!("pollux-arbiter-{name}-{}", std::process::id()));
+        let scribe = Scribe::start().expect("a thread");
+        let arbiter = Arbiter::create(&path, Mode::Paired, &scribe).expect("a file");
+        scribe.finish();
+        (arbiter, path, scribe)
     }
 
     #[test]
     fn a_grant_is_in_the_file() {
-        let path = path("grant");
-        let mut arbiter = Arbiter::create(path.clone(), Mode::Paired).expect("written");
+        let (mut arbiter, path, scribe) = arbiter("grant");
         assert_eq!(read(&path), Some(ArbiterRecord::new_pair(ReplicaId::ZERO)));
-        assert!(arbiter.ask(1, ReplicaId::ONE).expect("written").granted);
-        assert!(!arbiter.ask(1, ReplicaId::ZERO).expect("nothing to write").granted);
+        assert!(arbiter.ask(1, ReplicaId::ONE).granted);
+        assert!(!arbiter.ask(1, ReplicaId::ZERO).granted);
+        scribe.finish();
         let expected = ArbiterRecord { generation: 2, active: ReplicaId::ONE, mode: Mode::Solo };
         assert_eq!((read(&path), arbiter.record()), (Some(expected), expected));
         std::fs::remove_file(path).expect("removed");
@@ -168,13 +167,13 @@ mod tests {
 
     #[test]
     fn a_pairing_is_in_the_file_and_needs_a_newcomer() {
-        let path = path("pairing");
-        let mut arbiter = Arbiter::create(path.clone(), Mode::Paired).expect("written");
-        arbiter.ask(1, ReplicaId::ONE).expect("written");
-        assert!(!arbiter.ask_pairing(2, ReplicaId::ONE, false).expect("nothing to write").granted);
-        assert!(arbiter.ask_pairing(2, ReplicaId::ONE, true).expect("written").granted);
+        let (mut arbiter, path, scribe) = arbiter("pairing");
+        arbiter.ask(1, ReplicaId::ONE);
+        assert!(!arbiter.ask_pairing(2, ReplicaId::ONE, false).granted);
+        assert!(arbiter.ask_pairing(2, ReplicaId::ONE, true).granted);
         // Said again after the newcomer has gone, it is the same answer: the record is paired.
-        assert!(arbiter.ask_pairing(2, ReplicaId::ONE, false).expect("nothing to write").granted);
+        assert!(arbiter.ask_pairing(2, ReplicaId::ONE, false).granted);
+        scribe.finish();
         let expected = ArbiterRecord { generation: 3, active: ReplicaId::ONE, mode: Mode::Paired };
         assert_eq!((read(&path), arbiter.record()), (Some(expected), expected));
         std::fs::remove_file(path).expect("removed");
@@ -182,9 +181,9 @@ mod tests {
 
     #[test]
     fn a_torn_write_leaves_the_record_before() {
-        let path = path("torn");
-        let mut arbiter = Arbiter::create(path.clone(), Mode::Paired).expect("written");
-        arbiter.ask(1, ReplicaId::ONE).expect("written");
+        let (mut arbiter, path, scribe) = arbiter("torn");
+        arbiter.ask(1, ReplicaId::ONE);
+        scribe.finish();
         let good = std::fs::read(&path).expect("there");
         assert_eq!(good.len(), 2 * SLOT_BYTES);
         // Generation 2 lies in the first slot: the bytes up to any point are new, those behind it old, or garbage.
@@ -195,16 +194,6 @@ mod tests {
             std::fs::write(&path, &bytes).expect("written");
             assert_eq!(read(&path), Some(old), "torn at {torn}");
         }
-        std::fs::remove_file(path).expect("removed");
-    }
-
-    #[test]
-    fn a_record_that_cannot_be_written_does_not_change() {
-        let path = path("full");
-        let mut arbiter = Arbiter::create(path.clone(), Mode::Paired).expect("written");
-        arbiter.file = File::open(&path).expect("read-only");
-        arbiter.ask(1, ReplicaId::ONE).expect_err("the file cannot be written");
-        assert_eq!(arbiter.record(), ArbiterRecord::new_pair(ReplicaId::ZERO));
         std::fs::remove_file(path).expect("removed");
     }
 }

@@ -19,16 +19,23 @@ use protocol::link::{JoinState, Pages};
 use protocol::{Clocks, Epoch, Generation, ReplicaId};
 
 use super::Supervisor;
+use super::resync::Purpose;
 use super::spec::{RunName, Spec};
 use crate::ctl::{CheckpointStatus, CopyStatus, TakenStatus};
 use crate::error::{Error, Result};
 use crate::qemu::Machine;
+
+mod disks;
+
+pub use disks::{DiskCopy, SavedDisk};
 
 /// Messages with pages on their way to a replica that is restored: half a megabyte keeps it busy, and the channel to it
 /// counts as stuck beyond one.
 const WINDOW: u64 = 16;
 /// Pages in one of them.
 const SLICE_PAGES: usize = 7;
+/// How the text begins that says that a file cannot be written.
+pub const CANNOT_WRITE: &str = "cannot write";
 /// What is wrong with a checkpoint of somebody else's making.
 const SILENT: &str = "it does not say how its guest was run";
 
@@ -42,6 +49,8 @@ struct Capture {
     messages: u64,
     /// By number; a page without content is zero.
     pages: BTreeMap<u32, Option<Box<[u8]>>>,
+    /// Copies of its mirrors.
+    disks: Vec<DiskCopy>,
 }
 
 /// The newest checkpoint, as the next one may build upon it.
@@ -91,6 +100,9 @@ pub struct Restoring {
     sent: u64,
     held: u64,
     done: bool,
+    /// Disks that the checkpoint holds, and the folder that they lie in.
+    disks: Vec<SavedDisk>,
+    folder: PathBuf,
 }
 
 /// How a checkpoint's guest was run, and which file it builds upon.
@@ -99,6 +111,9 @@ struct Settings {
     spec: Spec,
     /// The name of a file in the same folder.
     parent: Option<String>,
+    /// What its mirrored disks held.
+    #[serde(default)]
+    disks: Vec<SavedDisk>,
 }
 
 /// A file that was read and judged as a whole.
@@ -184,7 +199,34 @@ impl Restoring {
         let state = GuestState::decode(&loaded.state, loaded.header.identity.architecture)
             .map_err(|error| Error::Checkpoint(format!("{}: {error}", path.display())))?;
         let slices = slices(&loaded.pages);
-        Ok(Self { header: loaded.header, state, encoded_state: loaded.state, slices, sent: 0, held: 0, done: false })
+        let (header, encoded_state, disks) = (loaded.header, loaded.state, loaded.settings.disks);
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        Ok(Self { header, state, encoded_state, slices, sent: 0, held: 0, done: false, disks, folder })
+    }
+
+    /// Makes the first replica's mirrors anew, where there are none.
+    ///
+    /// # Errors
+    /// The pair is to have other disks than the checkpoint; or what [`disks::restore`] says.
+    pub fn restore_disks(&self, spec: &Spec) -> Result<()> {
+        let names = |disk: &SavedDisk| disk.name.clone();
+        let saved: Vec<_> = self.disks.iter().map(names).collect();
+        let mut wanted: Vec<_> = spec.disks.iter().map(|disk| disk.name.clone()).collect();
+        wanted.sort_unstable();
+        let mut sorted = saved.clone();
+        sorted.sort_unstable();
+        if sorted != wanted {
+            return Err(Error::Usage(format!(
+                "the checkpoint holds the disks {sorted:?}, and places are given for {wanted:?}: say where each is to be put, \
+                 by --disk NAME=FILE"
+            )));
+        }
+        for disk in &self.disks {
+            if let Some(place) = spec.disks.iter().find(|place| place.name == disk.name) {
+                disks::restore(disk, &self.folder, place, &spec.name)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether a replica on `machine` that says this of itself can go on from here.
@@ -264,8 +306,14 @@ impl Supervisor {
         if self.spec.run == RunName::Bare {
             return Err("a bare machine has no epochs, at whose ends checkpoints are taken".to_owned());
         }
-        if !self.spec.disks.is_empty() {
-            return Err("the guest has disks, of which a checkpoint holds nothing yet".to_owned());
+        if self.disks.are_shared() {
+            return Err("the guest has a shared disk, of which there is one, and it goes on".to_owned());
+        }
+        if self.disks.are_mirrored() && since.is_some() {
+            return Err("of a guest with disks everything is taken: leave --since out".to_owned());
+        }
+        if self.disks.are_mirrored() && !self.rejoin_is_idle() {
+            return Err("a new replica is being brought in, whose mirrors are copied just now".to_owned());
         }
         if replica.is_none_or(|replica| replica.ending || !replica.is_running()) {
             return Err("no replica runs".to_owned());
@@ -284,8 +332,14 @@ impl Supervisor {
         }
         let since_epoch = base.map_or(0, |base| base.epoch);
         let (path, base) = (path.to_owned(), base.cloned());
-        self.checkpoints.capture = Some(Capture { path, base, from: active, messages: 0, pages: BTreeMap::new() });
-        self.say(active, &ToShim::Capture { since_epoch });
+        let (disks, routes) = self.disks.begin_checkpoint(active, &path).map_err(|error| error.to_string())?;
+        if disks.is_empty() {
+            self.say(active, &ToShim::Capture { since_epoch });
+        } else {
+            self.copy_for_checkpoint(active, routes)?;
+        }
+        self.checkpoints.capture =
+            Some(Capture { path, base, from: active, messages: 0, pages: BTreeMap::new(), disks });
         Ok(())
     }
 
@@ -322,12 +376,14 @@ impl Supervisor {
         // Without what belongs to this pair's own life.
         let spec = Spec { restore: None, replay: None, ends_with_starter: false, ..self.spec.clone() };
         let parent = capture.base.as_ref().and_then(|base| base.path.file_name());
-        let settings = Settings { spec, parent: parent.map(|name| name.to_string_lossy().into_owned()) };
-        let (settings, state) = (serde_json::to_string(&settings).unwrap_or_default(), state.state.to_vec());
+        let parent = parent.map(|name| name.to_string_lossy().into_owned());
+        let (settings, state) = (Settings { spec, parent, disks: Vec::new() }, state.state.to_vec());
+        let mut capture = capture;
+        self.resync.abandon(Purpose::Checkpoint);
         let pid = self.replicas[id.index()].as_ref().map_or(0, |replica| replica.vm.pid());
         // Whatever comes of this one, the replica no longer knows what has changed since the one before.
         self.checkpoints.base = None;
-        let write = move || write(&capture, &header, &settings, &state, pid);
+        let write = move || write(&mut capture, &header, settings, &state, pid);
         match std::thread::Builder::new().name("checkpoint".to_owned()).spawn(write) {
             Ok(writer) => self.checkpoints.writer = Some(writer),
             Err(error) => self.checkpoint_failed(&error.to_string()),
@@ -337,13 +393,14 @@ impl Supervisor {
     pub(super) fn capture_failed(&mut self, id: ReplicaId) {
         if self.checkpoints.capture.as_ref().is_some_and(|capture| capture.from == id) {
             self.checkpoints.capture = None;
-            self.checkpoint_failed("the guest has stopped, or is being copied already");
+            self.resync.abandon(Purpose::Checkpoint);
+            self.checkpoint_failed("the guest has stopped, or is being copied already, or its disks cannot be");
         }
     }
 
     fn checkpoint_failed(&mut self, why: &str) {
         self.checkpoints.failed += 1;
-        self.storage_checkpoint_failed();
+        self.storage_checkpoint_failed(why);
         self.happened(format!("no checkpoint was taken: {why}"));
     }
 
@@ -354,6 +411,7 @@ impl Supervisor {
             && self.replicas[capture.from.index()].as_ref().is_none_or(|replica| replica.ending)
         {
             self.checkpoints.capture = None;
+            self.resync.abandon(Purpose::Checkpoint);
             self.checkpoint_failed("its replica has gone");
         }
         let Some(writer) = self.checkpoints.writer.take_if(|writer| writer.is_finished()) else { return };
@@ -426,6 +484,31 @@ impl Supervisor {
 
 /// Writes a checkpoint to a temporary name and, when it is on the disk, gives it its own.
 fn write(
+    capture: &mut Capture,
+    header: &Header,
+    mut settings: Settings,
+    state: &[u8],
+    pid: i32,
+) -> std::result::Result<Written, String> {
+    let older = Loaded::open(&capture.path).map_or_else(|_| Vec::new(), |older| older.settings.disks);
+    for disk in &mut capture.disks {
+        let kept = disk.keep(&capture.path, header.epoch);
+        settings
+            .disks
+            .push(kept.map_err(|error| format!("cannot write a disk of {}: {error}", capture.path.display()))?);
+    }
+    let text = serde_json::to_string(&settings).unwrap_or_default();
+    let written = write_named(capture, header, &text, state, pid)?;
+    capture.disks.iter_mut().for_each(DiskCopy::is_named);
+    // Those of the checkpoint that is replaced belong to nothing any more.
+    for disk in older.iter().filter(|disk| settings.disks.iter().all(|other| other.file != disk.file)) {
+        let file = Path::new(&disk.file).file_name().unwrap_or_default();
+        let _ = std::fs::remove_file(capture.path.with_file_name(file));
+    }
+    Ok(written)
+}
+
+fn write_named(
     capture: &Capture,
     header: &Header,
     settings: &str,
@@ -443,7 +526,7 @@ fn write(
         });
     result.map_err(|error| {
         let _ = std::fs::remove_file(&temporary);
-        format!("cannot write {}: {error}", capture.path.display())
+        format!("{CANNOT_WRITE} {}: {error}", capture.path.display())
     })
 }
 
@@ -512,6 +595,8 @@ pub struct Inspection {
     pub zero_pages: u64,
     /// Pages that differ from another checkpoint's.
     pub changed_pages: Option<u64>,
+    /// Disks that it holds.
+    pub disks: Vec<SavedDisk>,
 }
 
 /// Looks at a checkpoint and, if there is one, at what differs from another.
@@ -522,7 +607,7 @@ pub fn inspect(path: &Path, other: Option<&Path>) -> Result<Inspection> {
     let loaded = Loaded::open(path)?;
     let (header, totals) = (loaded.header, loaded.totals);
     let since = loaded.settings.parent.as_ref().map(PathBuf::from);
-    let app = loaded.settings.spec.app.clone();
+    let (app, disks) = (loaded.settings.spec.app.clone(), loaded.settings.disks.clone());
     let changed_pages = match other {
         None => None,
         Some(other) => {
@@ -548,5 +633,6 @@ pub fn inspect(path: &Path, other: Option<&Path>) -> Result<Inspection> {
         pages: totals.pages,
         zero_pages: totals.zero_pages,
         changed_pages,
+        disks,
     })
 }

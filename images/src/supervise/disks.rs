@@ -1,9 +1,11 @@
 //! The pair's disks as its supervisor sees them: whose mirror is how fresh.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 use protocol::ReplicaId;
 
+use super::checkpoint::DiskCopy;
 use super::replica::Replica;
 use super::spec::Spec;
 use super::{Supervisor, random_bytes};
@@ -82,16 +84,16 @@ fn mirrored_status(disk: &Mirrors) -> DiskStatus {
 pub struct Disks(Vec<Claimed>);
 
 impl Disks {
-    /// Takes all disks that the pair is to have, for itself alone.
+    /// Takes all disks that the pair is to have, for itself alone. It starts with so many replicas.
     ///
     /// # Errors
     /// Why one of them cannot be had.
-    pub fn claim(spec: &Spec) -> Result<Self> {
+    pub fn claim(spec: &Spec, replicas: usize) -> Result<Self> {
         let mut disks = Vec::with_capacity(spec.disks.len());
         for disk in &spec.disks {
             let id = random_bytes()?;
             disks.push(match disk.kind {
-                Kind::Mirrored => Claimed::Mirrored(mirror::claim(disk, &spec.name, spec.run.replicas(), id)?),
+                Kind::Mirrored => Claimed::Mirrored(mirror::claim(disk, &spec.name, replicas, id)?),
                 Kind::Shared => Claimed::Shared(shared::claim(disk, &spec.name, id)?),
             });
         }
@@ -130,16 +132,35 @@ impl Disks {
     /// # Errors
     /// A file cannot be had.
     pub fn prepare_mirrors(&mut self, newcomer: ReplicaId) -> Result<Vec<Route>, DiskError> {
-        // The guest's disks are in the order of their names.
-        let mut names: Vec<_> = self.0.iter().map(Claimed::name).map(str::to_owned).collect();
-        names.sort_unstable();
+        let places = self.places();
         let mut routes = Vec::new();
-        for disk in &mut self.0 {
-            let place = names.iter().position(|name| name == disk.name()).unwrap_or(usize::MAX);
+        for (disk, place) in self.0.iter_mut().zip(places) {
             let Claimed::Mirrored(mirrors) = disk else { continue };
-            routes.push(mirrors.begin_copy(newcomer, place as u32)?);
+            routes.push(mirrors.begin_copy(newcomer, place)?);
         }
         Ok(routes)
+    }
+
+    /// The place of each disk among those of the guest, which are in the order of their names.
+    fn places(&self) -> Vec<u32> {
+        let before = |disk: &Claimed| self.0.iter().filter(|other| other.name() < disk.name()).count() as u32;
+        self.0.iter().map(before).collect()
+    }
+
+    /// Copies of a replica's mirrors for a checkpoint of this name, and what is to be copied where.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn begin_checkpoint(&self, from: ReplicaId, path: &Path) -> Result<(Vec<DiskCopy>, Vec<Route>), DiskError> {
+        let (mut copies, mut routes) = (Vec::new(), Vec::new());
+        for (disk, place) in self.0.iter().zip(self.places()) {
+            let Claimed::Mirrored(mirrors) = disk else { continue };
+            let Some(mirror) = &mirrors.each[from.index()] else { continue };
+            let (copy, route) = DiskCopy::begin(mirror, place, path)?;
+            copies.push(copy);
+            routes.push(route);
+        }
+        Ok((copies, routes))
     }
 
     /// A newcomer's mirrors hold what the other replica's do, for certain, and both replicas go on together.

@@ -273,9 +273,7 @@ impl Supervisor {
 
     fn diverged(&mut self, status: DivergenceStatus) {
         self.happened(status.report.clone());
-        if let Err(error) = self.console.remark(&format!("[{}]", status.report)) {
-            self.happened(format!("cannot write the console's log: {error}"));
-        }
+        self.console.remark(&format!("[{}]", status.report));
         self.divergence = Some(status);
         // Both may be large, and a pair comes apart only once.
         self.shown = Default::default();

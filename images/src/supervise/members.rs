@@ -108,9 +108,7 @@ impl Supervisor {
             ToSupervisor::Status(status) => self.note_status(id, *status),
             ToSupervisor::ArbiterRequest(request) => self.arbitrate(id, *request, now_ns),
             ToSupervisor::Console(output) => {
-                if let Err(error) = self.console.write(output.stream_offset_bytes, output.bytes) {
-                    self.happened(format!("cannot write the console's log: {error}"));
-                }
+                self.console.write(output.stream_offset_bytes, output.bytes);
             }
             ToSupervisor::Log(log) => self.happened(format!("replica {id} [{}] {}", log.level, log.text)),
             ToSupervisor::GuestStopped(stopped) => self.guest_stopped(id, stopped),
@@ -202,14 +200,10 @@ impl Supervisor {
         }
     }
 
-    /// The one place that decides who goes on. The answer leaves only when the record is in its file.
+    /// The one place that decides who goes on.
     fn arbitrate(&mut self, id: ReplicaId, request: ArbiterRequest, now_ns: u64) {
         // Who asks is known from the channel, whatever the message says.
-        let grant = match self.arbiter.ask(request.expect_generation, id) {
-            Ok(grant) => grant,
-            // No answer: the replica asks again.
-            Err(error) => return self.happened(format!("the arbiter cannot decide: {error}")),
-        };
+        let grant = self.arbiter.ask(request.expect_generation, id);
         let record = grant.record;
         if grant.granted && !self.is_fenced(id.peer(), request) {
             return;
@@ -372,7 +366,7 @@ impl Supervisor {
         }
         if self.spec.placement == PlacementName::Hold {
             let processes = self.replicas.each_ref().map(|replica| replica.as_ref().map(|replica| replica.vm.pid()));
-            let look_ns = self.placement.look_after(now_ns, processes);
+            let look_ns = self.placement.look_after(now_ns, processes, &self.spec.host.processors);
             due_ns = Some(due_ns.unwrap_or(u64::MAX).min(look_ns));
         }
         due_ns

@@ -86,7 +86,7 @@ impl Passt {
         let mut command = Command::new(PROGRAM);
         command.args(arguments(&published, allow_host, theirs.as_raw_fd()));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages);
-        let child = qemu::spawn_tied(command, &[theirs.as_fd()]).map_err(|error| match error.kind() {
+        let child = qemu::spawn_tied(command, &[theirs.as_fd()], &[]).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::Missing(format!(
                 "{PROGRAM} is not installed: `apt-get install {PACKAGE}` brings it, --net forward does without it"
             )),

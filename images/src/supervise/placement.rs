@@ -131,17 +131,19 @@ impl Placement {
         Self { policy: Policy::new(), vcpus: [None, None], due_ns: 0 }
     }
 
-    /// Looks after the replicas' threads if it is time to; returns when it will be again.
-    pub fn look_after(&mut self, now_ns: u64, processes: [Option<i32>; 2]) -> u64 {
+    /// Looks after the replicas' threads if it is time to; returns when it will be again. They run on these processors, if
+    /// any are named.
+    pub fn look_after(&mut self, now_ns: u64, processes: [Option<i32>; 2], processors: &[usize]) -> u64 {
         if now_ns >= self.due_ns {
             self.due_ns = now_ns + INTERVAL_NS;
-            self.look(now_ns, processes);
+            self.look(now_ns, processes, processors);
         }
         self.due_ns
     }
 
-    fn look(&mut self, now_ns: u64, processes: [Option<i32>; 2]) {
-        let allowed = vcpu::allowed_processors();
+    fn look(&mut self, now_ns: u64, processes: [Option<i32>; 2], processors: &[usize]) {
+        let mut allowed = vcpu::allowed_processors();
+        allowed.retain(|processor| processors.is_empty() || processors.contains(processor));
         for (index, (known, process)) in self.vcpus.iter_mut().zip(processes).enumerate() {
             if known.map(|(process, _)| process) != process {
                 *known = process.and_then(|process| Some((process, Vcpu::of(process)?)));

@@ -12,15 +12,24 @@ use protocol::{Mode, ReplicaId};
 use rustix::process::Signal;
 
 use super::replica::Replica;
-use super::resync::Standing;
+use super::resync::{Purpose, Standing};
 use super::spec::{RejoinName, RunName};
 use super::{NS_PER_MS, Phase, Supervisor};
 use crate::ctl::{CopyStatus, RejoinStatus};
 
 /// The survivor's socket is looked at this often until it is empty.
 const DRAIN_INTERVAL_NS: u64 = NS_PER_MS;
-/// A newcomer that has failed is not followed by another one at once.
+/// A newcomer that has failed, or a member that was lost soon after it was brought in, is not followed by another one at
+/// once. The time doubles with each further one.
 const RETRY_NS: u64 = 1_000 * NS_PER_MS;
+/// Up to this.
+const MAX_RETRY_NS: u64 = 60_000 * NS_PER_MS;
+/// A survivor that is told of a failure gives up within this time.
+const GIVE_UP_NS: u64 = 1_000 * NS_PER_MS;
+/// A member that was there for so long was brought in well.
+const STEADY_NS: u64 = 10_000 * NS_PER_MS;
+/// More make no difference.
+const MAX_SETBACKS: u32 = 6;
 /// A newcomer that is not a member of the pair after this time is given up. Copying takes a second for 64 MiB.
 const TIMEOUT_NS: u64 = 60_000 * NS_PER_MS;
 
@@ -53,6 +62,13 @@ pub struct Rejoin {
     joined: u64,
     /// How many have failed before they were.
     failed: u64,
+    /// How many in a row have failed, or were lost soon afterwards.
+    setbacks: u32,
+    /// The survivor has yet to say that it has given up an attempt that failed here; what it says until then is not about the
+    /// next one. It does so at once, or not at all.
+    gives_up_until_ns: u64,
+    /// When the newest became a member, as long as that is not judged.
+    joined_ns: Option<u64>,
     copy: Option<CopyStatus>,
     protected_ms: f64,
 }
@@ -69,8 +85,28 @@ impl Rejoin {
             link_session: session,
             joined: 0,
             failed: 0,
+            setbacks: 0,
+            gives_up_until_ns: 0,
+            joined_ns: None,
             copy: None,
             protected_ms: 0.0,
+        }
+    }
+
+    /// A new replica has failed: how long none is brought in unasked.
+    fn back_off(&mut self, now_ns: u64) -> u64 {
+        let wait_ns = RETRY_NS.checked_shl(self.setbacks).unwrap_or(u64::MAX).min(MAX_RETRY_NS);
+        self.setbacks = (self.setbacks + 1).min(MAX_SETBACKS);
+        self.not_before_ns = now_ns + wait_ns;
+        wait_ns
+    }
+
+    /// A replica is missing. One that was brought in a moment ago and is lost already is a setback.
+    fn judge_newest(&mut self, now_ns: u64) {
+        match self.joined_ns.take() {
+            Some(joined_ns) if now_ns < joined_ns + STEADY_NS => _ = self.back_off(now_ns),
+            Some(_) => self.setbacks = 0,
+            None => {}
         }
     }
 
@@ -86,14 +122,25 @@ impl Rejoin {
 }
 
 impl Supervisor {
-    /// Somebody asks for a new replica.
+    /// Whether nothing is done.
+    pub(super) fn rejoin_is_idle(&self) -> bool {
+        self.rejoin.stage == Stage::Idle
+    }
+
+    /// How many replicas were brought in, and how many have failed before they were.
+    pub(super) fn rejoin_counts(&self) -> (u64, u64) {
+        (self.rejoin.joined, self.rejoin.failed)
+    }
+
+    /// One is brought in as soon as that can be done.
+    pub(super) fn want_rejoin(&mut self) {
+        self.rejoin.wanted = true;
+    }
+
+    /// Somebody asks for a new replica. One that comes already is the one.
     pub(super) fn rejoin_on_request(&mut self) -> Result<(), String> {
         self.rejoin_obstacle().map_or(Ok(()), |obstacle| Err(obstacle.to_owned()))?;
-        if self.rejoin.stage != Stage::Idle {
-            return Err("a new replica is being brought in already".to_owned());
-        }
         self.rejoin.wanted = true;
-        self.rejoin.not_before_ns = 0;
         Ok(())
     }
 
@@ -136,8 +183,14 @@ impl Supervisor {
         let wanted = self.rejoin.wanted || self.spec.rejoin == RejoinName::Auto;
         match self.rejoin.stage {
             Stage::Idle if !wanted || self.rejoin_obstacle().is_some() => None,
-            Stage::Idle if now_ns < self.rejoin.not_before_ns => Some(self.rejoin.not_before_ns),
             Stage::Idle => {
+                self.rejoin.judge_newest(now_ns);
+                // Whoever asks for one gets it.
+                let unasked_ns = if self.rejoin.wanted { 0 } else { self.rejoin.not_before_ns };
+                let not_before_ns = unasked_ns.max(self.rejoin.gives_up_until_ns);
+                if now_ns < not_before_ns {
+                    return Some(not_before_ns);
+                }
                 self.rejoin.stage = Stage::Clearing;
                 self.rejoin.started_ns = now_ns;
                 self.clear_the_way(now_ns)
@@ -147,10 +200,7 @@ impl Supervisor {
                 let due_ns = self.rejoin.told_ns + TIMEOUT_NS;
                 if now_ns >= due_ns {
                     self.happened(format!("a new replica was not brought in within {} s", TIMEOUT_NS / 1_000_000_000));
-                    let active = self.arbiter.record().active;
-                    self.join_failed(active, now_ns);
-                    // It may wait for one that was never started.
-                    self.say(active, &ToShim::PeerDead);
+                    self.rejoin_failed(now_ns);
                 }
                 Some(due_ns)
             }
@@ -161,7 +211,7 @@ impl Supervisor {
     fn clear_the_way(&mut self, now_ns: u64) -> Option<u64> {
         if self.rejoin_obstacle().is_some() {
             self.rejoin.stage = Stage::Idle;
-            self.resync.abandon();
+            self.resync.abandon(Purpose::Newcomer);
             return None;
         }
         let survivor = self.arbiter.record().active;
@@ -196,7 +246,7 @@ impl Supervisor {
             _ => {
                 self.link_cut = true;
                 self.rejoin.stage = Stage::Idle;
-                self.resync.abandon();
+                self.resync.abandon(Purpose::Newcomer);
                 None
             }
         }
@@ -226,8 +276,7 @@ impl Supervisor {
             }
             Err(text) => {
                 self.happened(format!("no new replica can be started: {text}"));
-                self.say(id, &ToShim::PeerDead);
-                self.join_failed(id, now_ns);
+                self.rejoin_failed(now_ns);
             }
         }
     }
@@ -254,17 +303,14 @@ impl Supervisor {
             !newcomer.ending && newcomer.stopped.is_none() && !denied && self.rejoin.stage == Stage::Joining
         });
         let before = self.arbiter.record();
-        let grant = match self.arbiter.ask_pairing(request.expect_generation, id, newcomer) {
-            Ok(grant) => grant,
-            // No answer: the replica asks again.
-            Err(error) => return self.happened(format!("the arbiter cannot decide: {error}")),
-        };
+        let grant = self.arbiter.ask_pairing(request.expect_generation, id, newcomer);
         if grant.granted && grant.record != before {
             self.wire.switch(grant.record.generation, grant.record.active);
             self.mirrors_are_equal(id.peer());
             self.rejoin.stage = Stage::Idle;
             self.rejoin.wanted = false;
             self.rejoin.joined += 1;
+            self.rejoin.joined_ns = Some(now_ns);
             self.rejoin.protected_ms = (now_ns - self.rejoin.started_ns) as f64 / 1e6;
             self.happened(format!(
                 "arbiter: replica {id} is paired with replica {} (generation {}), after {:.1} ms",
@@ -278,13 +324,27 @@ impl Supervisor {
 
     /// The newcomer has failed before it was a member of the pair.
     pub(super) fn join_failed(&mut self, id: ReplicaId, now_ns: u64) {
+        self.rejoin.gives_up_until_ns = 0;
         if matches!(self.rejoin.stage, Stage::Told | Stage::Joining) && id == self.arbiter.record().active {
-            self.rejoin_failed(now_ns);
+            self.give_up(now_ns);
         }
     }
 
-    /// What was begun is given up.
+    /// What was begun cannot be done: the survivor is told.
     pub(super) fn rejoin_failed(&mut self, now_ns: u64) {
+        let (stage, survivor) = (self.rejoin.stage, self.arbiter.record().active);
+        self.give_up(now_ns);
+        if !matches!(stage, Stage::Told | Stage::Joining) {
+            return;
+        }
+        self.rejoin.gives_up_until_ns = now_ns + GIVE_UP_NS;
+        if self.replicas[survivor.peer().index()].is_none() {
+            // It waits for one that was never started. Otherwise it hears of the end of the other one.
+            self.say(survivor, &ToShim::PeerDead);
+        }
+    }
+
+    fn give_up(&mut self, now_ns: u64) {
         if self.rejoin.stage == Stage::Idle {
             return;
         }
@@ -292,8 +352,8 @@ impl Supervisor {
         self.rejoin.stage = Stage::Idle;
         self.rejoin.wanted = false;
         self.rejoin.failed += 1;
-        self.rejoin.not_before_ns = now_ns + RETRY_NS;
-        self.resync.abandon();
+        let wait_ns = self.rejoin.back_off(now_ns);
+        self.resync.abandon(Purpose::Newcomer);
         let survivor = self.arbiter.record().active;
         if was_told {
             if let Some(newcomer) = &mut self.replicas[survivor.peer().index()] {
@@ -301,7 +361,11 @@ impl Supervisor {
             }
             self.deny_deferred(now_ns);
         }
-        self.happened("no new replica was brought in".to_owned());
+        let next = match self.spec.rejoin {
+            RejoinName::Auto => format!("; the next one is started in {} s", wait_ns / 1_000_000_000),
+            RejoinName::Manual => String::new(),
+        };
+        self.happened(format!("no new replica was brought in{next}"));
     }
 
     /// A replica has gone: with the survivor goes what it was doing for a newcomer.
@@ -309,7 +373,7 @@ impl Supervisor {
         if self.rejoin.stage != Stage::Idle && self.arbiter.record().active == id {
             self.rejoin.stage = Stage::Idle;
             self.rejoin.wanted = false;
-            self.resync.abandon();
+            self.resync.abandon(Purpose::Newcomer);
         }
     }
 

@@ -278,6 +278,8 @@ impl Supervisor {
             if let Some(only) = self.replaying.as_mut().and_then(|replaying| replaying.only.as_mut()) {
                 only.gdb = Some(command);
             }
+        } else if let Some(only) = self.replaying.as_mut().and_then(|replaying| replaying.only.as_mut()) {
+            only.gdb = None;
         }
         let status = self.replay_status(now_ns);
         let Some(only) = self.replaying.as_mut().and_then(|replaying| replaying.only.as_mut()) else { return };

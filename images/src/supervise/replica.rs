@@ -69,6 +69,7 @@ impl Replica {
         let memory_mib = differs.and_then(|backup| backup.memory_mib).unwrap_or(spec.memory_mib);
         let image = differs.and_then(|backup| backup.image.as_deref()).unwrap_or(&spec.image);
         let mut extra = spec.qemu_args.clone();
+        extra.extend(spec.host.qemu_args.iter().cloned());
         extra.extend(differs.into_iter().flat_map(|backup| backup.qemu_args.iter().cloned()));
         if spec.replay.as_ref().is_some_and(|replay| replay.gdb) {
             extra.extend(["-gdb".to_owned(), format!("unix:{},server=on,wait=off", dir.file("gdb").display())]);
@@ -89,6 +90,8 @@ impl Replica {
             disks: drives(spec, id),
             locks,
             extra: &extra,
+            program: spec.host.qemu.as_deref(),
+            processors: &spec.host.processors,
         }
         .spawn()?;
         let mut channel = Channel::new(nonblocking(control)?);

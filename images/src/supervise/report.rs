@@ -7,6 +7,7 @@ use std::path::Path;
 use protocol::control::{Counter, GuestStopped};
 use protocol::{Mode, ReplicaId};
 
+use super::disks::Disks;
 use super::replica::Replica;
 use super::spec::{ProtocolName, RunName};
 use super::symbols;
@@ -196,9 +197,13 @@ impl Supervisor {
             let _ = closing.join();
         }
         self.leave_disks();
+        // Whoever hears that the pair is down may use its disks at once.
+        self.resync.end();
+        self.disks = Disks::default();
         self.uplink.end();
         self.happened("the pair was taken down".to_owned());
         self.dir.clear();
+        self.scribe.finish();
         // Whoever hears that the pair is down may take its name and its ports at once.
         self.lock = None;
         self.requests.farewell();
@@ -229,9 +234,7 @@ impl Supervisor {
                     told.report.trim_end()
                 );
                 self.happened(format!("replica {id}: {text}"));
-                if let Err(error) = self.console.remark(&text) {
-                    self.happened(format!("cannot write the console's log: {error}"));
-                }
+                self.console.remark(&text);
                 self.guest_stopped = Some(told);
             }
         }
@@ -272,6 +275,7 @@ impl Supervisor {
             guest_stopped: self.guest_stopped.clone(),
             divergence: self.divergence.clone(),
             rejoin: self.rejoin_status(),
+            migration: self.migration_status(),
             checkpoints: self.checkpoint_status(),
             storage: self.storage_status(),
             hub: self.hub_counters(),

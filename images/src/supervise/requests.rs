@@ -170,6 +170,7 @@ impl Supervisor {
             Request::StopRecording => self.stop_recording().map_or_else(Response::Error, |()| Response::Done),
             Request::Rejoin => self.rejoin_on_request().map_or_else(Response::Error, |()| Response::Done),
             Request::SwitchOver => self.switch_over().map_or_else(Response::Error, |()| Response::Done),
+            Request::Migrate { host } => self.migrate(host).map_or_else(Response::Error, |()| Response::Done),
             Request::ConsoleInput { text } => self.console_input(text),
             // Answered when all has ended.
             Request::Down => Response::Done,

@@ -45,8 +45,19 @@ enum Step {
     Stable,
 }
 
+/// What a copy is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A newcomer's mirrors.
+    Newcomer,
+    /// A checkpoint.
+    Checkpoint,
+}
+
 #[derive(Debug)]
-struct Copy {
+struct Copying {
+    purpose: Purpose,
+    /// Whose mirrors are copied.
     survivor: ReplicaId,
     follower: Follower,
     step: Step,
@@ -63,7 +74,7 @@ struct Copy {
 /// What the supervisor knows of it.
 pub struct Resync {
     waker: Arc<Waker>,
-    copy: Option<Copy>,
+    copy: Option<Copying>,
     /// Threads that gave up and may not have noticed.
     retired: Vec<JoinHandle<()>>,
     /// Pairing was asked for, and waits for the copy to be stable.
@@ -89,29 +100,45 @@ impl Resync {
 
     /// Whether the copy is equal and stable, or nothing is copied.
     fn is_stable(&self) -> bool {
-        self.copy.as_ref().is_none_or(|copy| copy.step == Step::Stable)
+        self.newcomer_copy().is_none_or(|copy| copy.step == Step::Stable)
     }
 
-    /// Whether something is being copied.
+    fn newcomer_copy(&self) -> Option<&Copying> {
+        self.copy.as_ref().filter(|copy| copy.purpose == Purpose::Newcomer)
+    }
+
+    /// Whether a newcomer's mirrors are being copied.
     pub(super) fn is_copying(&self) -> bool {
-        self.copy.is_some()
+        self.newcomer_copy().is_some()
     }
 
-    /// Gives up what is being copied.
-    pub(super) fn abandon(&mut self) {
-        if let Some(copy) = self.copy.take() {
-            self.status = Some(copy.status());
+    /// Gives up, or is done with, what is being copied for this.
+    pub(super) fn abandon(&mut self, purpose: Purpose) {
+        if let Some(copy) = self.copy.take_if(|copy| copy.purpose == purpose) {
+            if purpose == Purpose::Newcomer {
+                self.status = Some(copy.status());
+            }
             self.retired.push(copy.follower.give_up());
         }
     }
 
-    /// What `status` shows of it.
+    /// Nothing is copied any more, and no thread has a file open.
+    pub(super) fn end(&mut self) {
+        self.abandon(Purpose::Newcomer);
+        self.abandon(Purpose::Checkpoint);
+        for thread in self.retired.drain(..) {
+            // One that has failed has closed its files, too.
+            let _ = thread.join();
+        }
+    }
+
+    /// What `status` shows of a newcomer's mirrors.
     pub(super) fn status(&self) -> Option<DiskCopyStatus> {
-        self.copy.as_ref().map(Copy::status).or_else(|| self.status.clone())
+        self.newcomer_copy().map(Copying::status).or_else(|| self.status.clone())
     }
 }
 
-impl Copy {
+impl Copying {
     fn push(&mut self, job: Job) {
         self.jobs += 1;
         self.follower.push(job);
@@ -126,25 +153,47 @@ impl Copy {
 impl Supervisor {
     /// Begins to make the newcomer's mirrors equal to the survivor's, or says how far that is.
     pub(super) fn copy_mirrors(&mut self, survivor: ReplicaId, now_ns: u64) -> Result<Standing, String> {
-        if let Some(copy) = &self.resync.copy {
+        if let Some(copy) = self.resync.newcomer_copy() {
             return Ok(if copy.is_close { Standing::Close } else { Standing::Busy(None) });
         }
         if !self.disks.are_mirrored() {
             return Ok(Standing::Close);
         }
         self.resync.retired.retain(|thread| !thread.is_finished());
-        if !self.resync.retired.is_empty() {
+        if !self.resync.retired.is_empty() || self.resync.copy.is_some() {
             return Ok(Standing::Busy(Some(now_ns + RETIRE_NS)));
         }
         let routes = self.disks.prepare_mirrors(survivor.peer()).map_err(|error| error.to_string())?;
-        let follower = self.follow(routes)?;
-        let (rounds, whole) = (Rounds::default(), false);
-        let (step, jobs, round_bytes) = (Step::Watching, 0, 0);
-        let copy = Copy { survivor, follower, step, jobs, whole, rounds, round_bytes, more: false, is_close: false };
-        self.resync.copy = Some(copy);
-        self.say(survivor, &ToShim::WatchDisks);
+        self.resync.deferred = None;
+        self.begin_copy(Purpose::Newcomer, survivor, routes)?;
         self.happened(format!("the disks of replica {} are copied from replica {survivor}'s", survivor.peer()));
         Ok(Standing::Busy(None))
+    }
+
+    /// Begins to copy what is on the active replica's mirrors. When little is left the checkpoint itself is asked for.
+    pub(super) fn copy_for_checkpoint(&mut self, active: ReplicaId, routes: Vec<Route>) -> Result<(), String> {
+        if self.resync.copy.is_some() {
+            return Err("the disks are being copied already".to_owned());
+        }
+        self.begin_copy(Purpose::Checkpoint, active, routes)
+    }
+
+    fn begin_copy(&mut self, purpose: Purpose, survivor: ReplicaId, routes: Vec<Route>) -> Result<(), String> {
+        let follower = self.follow(routes)?;
+        self.resync.copy = Some(Copying {
+            purpose,
+            survivor,
+            follower,
+            step: Step::Watching,
+            jobs: 0,
+            whole: false,
+            rounds: Rounds::default(),
+            round_bytes: 0,
+            more: false,
+            is_close: false,
+        });
+        self.say(survivor, &ToShim::WatchDisks);
+        Ok(())
     }
 
     fn follow(&self, routes: Vec<Route>) -> Result<Follower, String> {
@@ -207,23 +256,36 @@ impl Supervisor {
         if copy.jobs > 0 {
             return;
         }
+        let mut captures = None;
         match copy.step {
             Step::Copying => {
                 if !copy.whole {
                     copy.whole = true;
                 } else if !copy.more {
                     let bytes = std::mem::take(&mut copy.round_bytes);
-                    copy.is_close |= copy.rounds.copied(bytes);
+                    let is_close = copy.rounds.copied(bytes);
+                    if is_close && !copy.is_close && copy.purpose == Purpose::Checkpoint {
+                        captures = Some(copy.survivor);
+                    }
+                    copy.is_close |= is_close;
                 }
                 // What is left is asked for at once as long as somebody waits for that.
                 let until_ns = if copy.is_close && !copy.more { now_ns + REST_NS } else { now_ns };
                 copy.step = Step::Resting { until_ns };
+                if let Some(active) = captures {
+                    self.say(active, &ToShim::Capture { since_epoch: 0 });
+                }
             }
             Step::Last { more } => {
                 let survivor = copy.survivor;
-                if !more {
-                    copy.step = Step::Stabilising;
-                    copy.push(Job::Stable);
+                match (more, copy.purpose) {
+                    (true, _) => {}
+                    (false, Purpose::Newcomer) => {
+                        copy.step = Step::Stabilising;
+                        copy.push(Job::Stable);
+                    }
+                    // Whoever writes the checkpoint does that.
+                    (false, Purpose::Checkpoint) => copy.step = Step::Stable,
                 }
                 self.say(survivor, &ToShim::DisksCopied);
             }
@@ -237,16 +299,15 @@ impl Supervisor {
         }
     }
 
-    /// The newcomer cannot be given the survivor's blocks: it is not brought in.
+    /// The blocks cannot be had, or not be written: there is no newcomer, or no checkpoint.
     fn mirrors_failed(&mut self, text: &str) {
         let now_ns = self.now_ns();
-        self.resync.abandon();
+        let Some(Copying { purpose, survivor, .. }) = self.resync.copy else { return };
+        self.resync.abandon(purpose);
         self.happened(format!("the disks cannot be copied: {text}"));
-        self.rejoin_failed(now_ns);
-        let survivor = self.arbiter.record().active;
-        if self.replicas[survivor.peer().index()].is_none() {
-            // It may wait for one that was never started.
-            self.say(survivor, &ToShim::PeerDead);
+        match purpose {
+            Purpose::Newcomer => self.rejoin_failed(now_ns),
+            Purpose::Checkpoint => self.capture_failed(survivor),
         }
     }
 
@@ -261,8 +322,8 @@ impl Supervisor {
 
     /// The pair is complete: the newcomer's mirrors are as good as the survivor's.
     pub(super) fn mirrors_are_equal(&mut self, newcomer: ReplicaId) {
-        if self.resync.copy.is_some() {
-            self.resync.abandon();
+        if self.resync.is_copying() {
+            self.resync.abandon(Purpose::Newcomer);
             if let Err(error) = self.disks.adopt(newcomer) {
                 self.happened(format!("a disk cannot be marked: {error}"));
             }

@@ -65,9 +65,9 @@ impl ProtocolName {
 #[serde(rename_all = "lowercase")]
 pub enum RejoinName {
     /// A new one is brought in at once.
+    #[default]
     Auto,
     /// The survivor stays alone until `cargo pollux rejoin`.
-    #[default]
     Manual,
 }
 
@@ -382,6 +382,18 @@ pub struct BackupOverrides {
     pub qemu_args: Vec<String>,
 }
 
+/// What a replica's machine is made of on the host; `pollux migrate` changes it while the pair runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostOptions {
+    /// The QEMU program, if it is another one.
+    pub qemu: Option<PathBuf>,
+    /// Further arguments of it, behind those that both replicas have had from the start.
+    pub qemu_args: Vec<String>,
+    /// The host's processors that it may run on; empty: all that the supervisor may use.
+    pub processors: Vec<usize>,
+}
+
 /// Everything a supervisor needs to know; it comes to it as JSON on its standard input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -443,6 +455,9 @@ pub struct Spec {
     pub qemu_args: Vec<String>,
     /// How the second replica differs.
     pub backup: BackupOverrides,
+    /// What machines that start from now on are made of.
+    #[serde(default)]
+    pub host: HostOptions,
     /// What outlives both replicas.
     #[serde(default)]
     pub storage: Option<StorageSpec>,

@@ -288,6 +288,7 @@ impl Supervisor {
             Done::Stored { .. } => {}
             Done::Published(point) => {
                 storage.under_way = false;
+                storage.failure = None;
                 storage.newest = Some(point);
                 storage.published += 1;
                 storage.chain = if point.builds_upon { storage.chain + 1 } else { 0 };
@@ -372,11 +373,14 @@ impl Supervisor {
     }
 
     /// A checkpoint was not taken.
-    pub(super) fn storage_checkpoint_failed(&mut self) {
+    pub(super) fn storage_checkpoint_failed(&mut self, why: &str) {
         let now_ns = self.now_ns();
         if let Some(storage) = self.storage.as_mut().filter(|storage| storage.under_way) {
             storage.under_way = false;
             storage.due_ns = now_ns + RETRY_NS;
+            if why.starts_with(checkpoint::CANNOT_WRITE) {
+                storage.failure.get_or_insert_with(|| format!("no new checkpoint: {why}"));
+            }
         }
     }
 

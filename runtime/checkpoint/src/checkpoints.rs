@@ -170,7 +170,8 @@ impl Checkpoints {
         }
     }
 
-    /// Adds a hook, called at each [`Moment`]. It must not take or restore a checkpoint itself.
+    /// Adds a hook, called at each [`Moment`]. Within it no checkpoint can be taken or restored
+    /// ([`Error::Busy`]).
     pub fn hook(&self, hook: impl FnMut(Moment) + 'static) {
         self.0.hooks.borrow_mut().push(Rc::new(RefCell::new(hook)));
     }

@@ -225,8 +225,9 @@ impl<T: Target> Drop for Draft<T> {
         if matches!(self.stage, Stage::Writing | Stage::Written) {
             self.target.abort();
         }
-        self.inner.busy.set(false);
+        // A hook that took another would call itself.
         self.inner.call_hooks(Moment::AfterTake { committed });
+        self.inner.busy.set(false);
     }
 }
 

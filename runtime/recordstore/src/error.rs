@@ -59,7 +59,8 @@ impl<E: fmt::Debug> fmt::Display for OpenError<E> {
             Self::Corrupt { chunk, block, stable_chunks } => write!(
                 f,
                 "chunk {chunk} of the log, at block {block}, cannot be read although {stable_chunks} chunks had been \
-                 stable: the device has changed a block or lost a flush; restore its contents from a copy"
+                 stable: the device has changed a block or lost a flush; take its contents from a copy, such as the other \
+                 mirror, or give up all that follows"
             ),
         }
     }

@@ -15,6 +15,8 @@ pub(crate) struct Read {
     pub payload_bytes: u64,
     /// Something of this log lies behind its end.
     pub torn: bool,
+    /// So many chunks behind its end had been stable.
+    pub lost_chunks: u64,
 }
 
 /// Reads blocks of a device through a window, so that small chunks do not cost a read each.
@@ -64,6 +66,7 @@ pub(crate) async fn replay<D: BlockDevice>(
     device: &D,
     geometry: Geometry,
     superblock: &Superblock,
+    cut_damaged: bool,
     visit: &mut impl FnMut(&[u8]),
 ) -> Result<Read, OpenError<D::Error>> {
     let mut replay = Replay {
@@ -82,12 +85,13 @@ pub(crate) async fn replay<D: BlockDevice>(
     let (stable, torn) = replay.look_behind_the_end().await?;
     let log = replay.log;
     let stable = stable.max(superblock.kept);
-    if stable > log.next {
+    let lost_chunks = stable.saturating_sub(log.next);
+    if lost_chunks > 0 && !cut_damaged {
         let block = log.position(&geometry);
         return Err(OpenError::Corrupt { chunk: log.next, block, stable_chunks: stable });
     }
     let Replay { segments, payload_bytes, .. } = replay;
-    Ok(Read { log, segments, payload_bytes, torn })
+    Ok(Read { log, segments, payload_bytes, torn, lost_chunks })
 }
 
 impl<D: BlockDevice> Replay<'_, D> {
@@ -152,8 +156,8 @@ impl<D: BlockDevice> Replay<'_, D> {
     /// Looks for chunks of this log where they could be but cannot be reached: how many chunks they say were stable, and
     /// whether any, whole or not, is of the last opening.
     ///
-    /// What an earlier opening left behind its own torn tail is found too and does no harm: what it says was stable
-    /// still is, so it is in the log.
+    /// What an earlier opening left behind its own torn tail is found too and says nothing: of what it knew to be stable the
+    /// superblock of this opening knows as well, less what was cut off because it was damaged.
     async fn look_behind_the_end(&mut self) -> Result<(u64, bool), OpenError<D::Error>> {
         let (mut stable, mut torn) = (0, false);
         let end = self.log.position(&self.geometry);
@@ -164,7 +168,7 @@ impl<D: BlockDevice> Replay<'_, D> {
         for block in rest {
             torn |= block == end && self.has_torn_chunk(block).await?;
             if let Some(header) = self.chunk_of_this_log(block).await? {
-                stable = stable.max(header.stable);
+                stable = stable.max(self.claim_of(&header));
                 torn |= header.number >= number && header.opening == opening;
             }
         }
@@ -177,12 +181,19 @@ impl<D: BlockDevice> Replay<'_, D> {
                 && let Some(header) = self.chunk_of_this_log(block).await?
                 && header.number >= number
             {
-                stable = stable.max(header.stable);
+                stable = stable.max(self.claim_of(&header));
                 torn |= header.opening == opening;
                 block += header.blocks();
             }
         }
         Ok((stable, torn))
+    }
+
+    /// How many chunks a chunk behind the end says were stable, if that counts: its opening is this one, or a later one
+    /// whose superblocks are lost.
+    fn claim_of(&self, header: &Header) -> u64 {
+        let is_earlier = header.opening.wrapping_sub(self.superblock.openings) > u32::MAX / 2;
+        if is_earlier { 0 } else { header.stable }
     }
 
     async fn has_torn_chunk(&mut self, block: u64) -> Result<bool, OpenError<D::Error>> {

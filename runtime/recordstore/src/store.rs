@@ -15,6 +15,10 @@ pub struct Options {
     /// Keys the checksums of a store that is made now; an existing one has its own. Nobody who chooses records should
     /// know it.
     pub new_key: u64,
+    /// Opens a store that would be [`OpenError::Corrupt`] as if its log ended where it cannot be read any more, and makes
+    /// that its end for good: what follows is lost, although it had been stable. Only for somebody who was told and asks
+    /// for it.
+    pub cut_damaged: bool,
 }
 
 /// What was found when a store was opened.
@@ -28,6 +32,8 @@ pub struct Replayed {
     pub formatted: bool,
     /// Records that were not stable were found behind the log's end and dropped: the store was not closed in peace.
     pub torn: bool,
+    /// Chunks, of one record or many, that had been stable and are lost; only with [`Options::cut_damaged`].
+    pub lost_chunks: u64,
 }
 
 /// How full a store is.
@@ -124,8 +130,9 @@ impl<D: BlockDevice> Store<D> {
             return Err(OpenError::Resized { blocks, expected_blocks: superblock.blocks });
         }
         let geometry = Geometry::new(blocks, superblock.segment_blocks).ok_or(OpenError::Unrecognised)?;
-        let Read { log, segments, payload_bytes, torn } = replay(&device, geometry, &superblock, visit).await?;
-        let replayed = Replayed { records: log.records, bytes: payload_bytes, formatted, torn };
+        let Read { log, segments, payload_bytes, torn, lost_chunks } =
+            replay(&device, geometry, &superblock, options.cut_damaged, visit).await?;
+        let replayed = Replayed { records: log.records, bytes: payload_bytes, formatted, torn, lost_chunks };
         let mut store = Self {
             device,
             geometry,

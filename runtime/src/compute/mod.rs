@@ -50,7 +50,8 @@
 //! that others rely on may depend on its end: what it was given by value is gone, and has to come from elsewhere, a
 //! [checkpoint](crate::checkpoint) say. Nobody can have seen a part of what it did to data of its own, because it could not
 //! share any but by atomics. A panic within something of the runtime (when memory is out in the midst of printing) still ends
-//! the program, and so do faults: a wild pointer, a stack overflow.
+//! the program, and so do faults: a wild pointer, a stack overflow. So does every panic in an image of a machine on which stacks
+//! cannot be changed (not x86-64).
 //!
 //! # Its stack
 //!
@@ -266,13 +267,10 @@ fn start(
     COMPUTATIONS.with(|all| all.queue.borrow_mut().push_back(Box::new(computation)));
 }
 
-/// Leaves the computation that runs for good, if its panics are contained; returns if they are not. To be called by the
-/// panic handler, on the computation's stack, disarmed; `was_armed`: the panic was not within something of the runtime.
+/// Leaves the computation that runs for good. To be called by the panic handler, on that computation's stack, disarmed, when
+/// its panics [are contained](is_contained) and this one was not within something of the runtime.
 #[cfg(feature = "image")]
-pub(crate) fn contain(message: fmt::Arguments<'_>, was_armed: bool) {
-    if !was_armed || !is_contained() {
-        return;
-    }
+pub(crate) fn contain(message: fmt::Arguments<'_>) -> ! {
     let current = COMPUTATIONS.with(|all| all.current.get());
     let panicked = Panicked::new(message);
     // SAFETY: it is the computation that runs, which the executor does not touch meanwhile.
@@ -283,12 +281,12 @@ pub(crate) fn contain(message: fmt::Arguments<'_>, was_armed: bool) {
     }
 }
 
-/// Whether a computation runs whose panics are contained.
+/// Whether a computation runs whose panics are contained: none where stacks cannot be changed.
 #[cfg(feature = "image")]
 pub(crate) fn is_contained() -> bool {
     let current = COMPUTATIONS.with(|all| all.current.get());
     // SAFETY: the executor has set it to the computation that runs, or to null.
-    unsafe { current.as_ref() }.is_some_and(|computation| computation.on_panic.is_some())
+    switch::AVAILABLE && unsafe { current.as_ref() }.is_some_and(|computation| computation.on_panic.is_some())
 }
 
 /// Lets tasks and other computations run, and the epoch end. Outside a computation it does nothing; within something of the

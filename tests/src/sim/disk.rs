@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use protocol::Epoch;
 use protocol::resync::Changes;
 
 use super::rng::Rng;
@@ -24,7 +25,8 @@ pub enum Request {
 }
 
 impl Request {
-    const fn block(self) -> Option<usize> {
+    /// The block that it concerns, if it concerns one.
+    pub const fn block(self) -> Option<usize> {
         match self {
             Self::Read(block) | Self::Write(block, _) => Some(block),
             Self::Flush => None,
@@ -40,13 +42,64 @@ struct Outstanding {
     started: bool,
     /// The value that was read, or that lies there now.
     done: Option<u64>,
-    /// It was never started and will not be: the guest hears that it is uncertain.
+    /// It was never started and will not be, or nobody knows what came of it: the guest hears that it is uncertain.
     parked: bool,
+    /// The device has failed to do it.
+    failed: bool,
+    /// At the end of which epoch it was asked for.
+    epoch: Epoch,
+}
+
+/// What a device refuses to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Reads.
+    Reads,
+    /// Writes, as when it is full.
+    Writes,
+    /// Flushes.
+    Flushes,
+    /// Anything: it was pulled out.
+    Everything,
+}
+
+impl Refusal {
+    const fn covers(self, request: Request) -> bool {
+        matches!(
+            (self, request),
+            (Self::Everything, _)
+                | (Self::Reads, Request::Read(_))
+                | (Self::Writes, Request::Write(..))
+                | (Self::Flushes, Request::Flush)
+        )
+    }
+}
+
+/// What is wrong with a device.
+#[derive(Clone, Debug, Default)]
+pub struct Trouble {
+    /// It fails to do this.
+    pub refuses: Option<Refusal>,
+    /// It says nothing before this time.
+    pub hangs_until_ns: u64,
+    /// It says of flushes that they are done, and does nothing.
+    pub lies: bool,
+    /// Blocks that hold something else than was written.
+    pub spoilt: [bool; BLOCKS],
+}
+
+/// The one device that both replicas reach.
+#[derive(Clone, Debug, Default)]
+pub struct SharedDevice {
+    /// What lies on it.
+    pub blocks: [u64; BLOCKS],
+    /// What a loss of power would leave.
+    pub stable: [u64; BLOCKS],
 }
 
 impl Outstanding {
-    fn new(number: u64, request: Request) -> Self {
-        Self { number, request, started: false, done: None, parked: false }
+    fn new(number: u64, request: Request, epoch: Epoch) -> Self {
+        Self { number, request, started: false, done: None, parked: false, failed: false, epoch }
     }
 }
 
@@ -65,6 +118,12 @@ pub struct Disk {
     held: bool,
     /// What was written while a copy is made.
     changes: Option<Changes>,
+    /// What is wrong with it.
+    pub trouble: Trouble,
+    /// Of a shared disk: the other replica uses it.
+    pub by_other: bool,
+    /// Of a shared disk: reads that the guest was told of, with the epoch of the record, until that is committed.
+    told: Vec<(Epoch, usize)>,
 }
 
 impl Disk {
@@ -81,19 +140,48 @@ impl Disk {
             told_below: 0,
             held: false,
             changes: None,
+            trouble: Trouble::default(),
+            by_other: false,
+            told: Vec::new(),
         }
     }
 
-    /// Takes requests; their numbers go on.
-    pub fn take(&mut self, requests: &[Request]) {
+    /// The same disk, shared and used by the other replica if `by_other`.
+    #[must_use]
+    pub fn used_by_other(self, by_other: bool) -> Self {
+        Self { by_other, ..self }
+    }
+
+    /// Takes requests of an epoch; their numbers go on.
+    pub fn take(&mut self, epoch: Epoch, requests: &[Request]) {
         for &request in requests {
-            self.outstanding.push_back(Outstanding::new(self.taken, request));
+            self.outstanding.push_back(Outstanding::new(self.taken, request, epoch));
             self.taken += 1;
         }
     }
 
     /// Starts what may start; returns numbers and how long they take.
     pub fn start(&mut self) -> Vec<(u64, u64)> {
+        self.start_if(|_, _| true)
+    }
+
+    /// As [`Self::start`], of a shared disk: a write waits until its epoch is committed, and for reads of its block until
+    /// what they have read is, if it `spares_reads`.
+    pub fn start_shared(&mut self, committed_through: Epoch, spares_reads: bool) -> Vec<(u64, u64)> {
+        self.told.retain(|(epoch, _)| *epoch > committed_through);
+        let told = std::mem::take(&mut self.told);
+        let started = self.start_if(|outstanding, before| {
+            let Request::Write(block, _) = outstanding.request else { return true };
+            let may_be_repeated = |before: &Outstanding| before.request == Request::Read(block);
+            let read_may_be_repeated =
+                told.iter().any(|(_, read)| *read == block) || before.iter().any(may_be_repeated);
+            outstanding.epoch <= committed_through && !(spares_reads && read_may_be_repeated)
+        });
+        self.told = told;
+        started
+    }
+
+    fn start_if(&mut self, may: impl Fn(&Outstanding, &[Outstanding]) -> bool) -> Vec<(u64, u64)> {
         let mut started = Vec::new();
         if self.held {
             return started;
@@ -108,31 +196,106 @@ impl Disk {
             if request.block().is_some() && self.outstanding.iter().take(index).any(waits) {
                 continue;
             }
+            let (before, rest) = self.outstanding.make_contiguous().split_at(index);
+            if !may(&rest[0], before) {
+                continue;
+            }
             self.outstanding[index].started = true;
             started.push((number, self.rng.between(self.delay_ns.0, self.delay_ns.1)));
         }
         started
     }
 
-    /// The device does what it has started.
-    pub fn finish(&mut self, number: u64) {
+    /// Requests that the device has started and not ended.
+    pub fn at_device(&self) -> Vec<u64> {
+        let is_there = |at: &&Outstanding| at.started && at.done.is_none() && !at.failed && !at.parked;
+        self.outstanding.iter().filter(is_there).map(|outstanding| outstanding.number).collect()
+    }
+
+    /// The device that both replicas reach does what was started here.
+    pub fn finish_shared(&mut self, number: u64, device: &mut SharedDevice) {
         let Some(outstanding) = self.outstanding.iter_mut().find(|outstanding| outstanding.number == number) else {
             return;
         };
         outstanding.done = Some(match outstanding.request {
-            Request::Read(block) => self.blocks[block],
+            Request::Read(block) => device.blocks[block],
             Request::Write(block, value) => {
+                device.blocks[block] = value;
+                value
+            }
+            Request::Flush => {
+                device.stable = device.blocks;
+                0
+            }
+        });
+    }
+
+    /// The record of this epoch tells of a request: what was read may be read again until it is committed.
+    pub fn note_told(&mut self, epoch: Epoch, number: u64) {
+        let told = self.outstanding.iter().find(|outstanding| outstanding.number == number);
+        if let Some(Request::Read(block)) = told.map(|outstanding| outstanding.request) {
+            self.told.push((epoch, block));
+        }
+    }
+
+    /// At the end of which epoch a write was asked for, if this is one.
+    #[must_use]
+    pub fn epoch_of_write(&self, number: u64) -> Option<Epoch> {
+        let outstanding = self.outstanding.iter().find(|outstanding| outstanding.number == number)?;
+        matches!(outstanding.request, Request::Write(..)).then_some(outstanding.epoch)
+    }
+
+    /// What was read, if this request is a read that is done.
+    #[must_use]
+    pub fn value_read(&self, number: u64) -> Option<u64> {
+        let outstanding = self.outstanding.iter().find(|outstanding| outstanding.number == number)?;
+        if matches!(outstanding.request, Request::Read(_)) { outstanding.done } else { None }
+    }
+
+    /// The record brings what the other replica has read.
+    pub fn bring(&mut self, number: u64, value: u64) {
+        let waiting = self.outstanding.iter_mut().find(|outstanding| outstanding.number == number);
+        if let Some(outstanding) = waiting {
+            outstanding.done.get_or_insert(value);
+        }
+    }
+
+    /// Everything outstanding was carried out elsewhere, nobody knows how far: the guest hears that it is uncertain.
+    pub fn take_over(&mut self) {
+        self.by_other = false;
+        self.outstanding.iter_mut().for_each(|outstanding| outstanding.parked = true);
+    }
+
+    /// The device ends what it has started: it does it, or fails to. Returns whether it has read a block that was spoilt.
+    pub fn finish(&mut self, number: u64) -> bool {
+        let Some(outstanding) = self.outstanding.iter_mut().find(|outstanding| outstanding.number == number) else {
+            return false;
+        };
+        if self.trouble.refuses.is_some_and(|refusal| refusal.covers(outstanding.request)) {
+            outstanding.failed = true;
+            return false;
+        }
+        let mut spoilt = false;
+        outstanding.done = Some(match outstanding.request {
+            Request::Read(block) => {
+                spoilt = self.trouble.spoilt[block];
+                self.blocks[block] ^ (u64::from(spoilt) << 40)
+            }
+            Request::Write(block, value) => {
+                self.trouble.spoilt[block] = false;
                 self.blocks[block] = value;
                 if let Some(changes) = &mut self.changes {
                     changes.note(block as u64 * NOTED, 1);
                 }
                 value
             }
+            Request::Flush if self.trouble.lies => 0,
             Request::Flush => {
                 self.stable = self.blocks;
                 0
             }
         });
+        spoilt
     }
 
     /// What lies on it survives a loss of power.
@@ -178,7 +341,7 @@ impl Disk {
     /// Takes up the place of a disk of which a copy was made.
     pub fn take_up(&mut self, taken: u64, parked: &[u64]) {
         self.taken = taken;
-        self.outstanding = parked.iter().map(|&number| Outstanding::new(number, Request::Flush)).collect();
+        self.outstanding = parked.iter().map(|&number| Outstanding::new(number, Request::Flush, 0)).collect();
         self.outstanding.iter_mut().for_each(|outstanding| outstanding.parked = true);
     }
 
@@ -201,10 +364,28 @@ impl Disk {
         numbers
     }
 
-    /// Whether a request was done, or its end was told.
+    /// Whether a request was done or has failed, or its end was told.
     #[must_use]
-    pub fn has_done(&self, number: u64) -> bool {
-        !self.outstanding.iter().any(|outstanding| outstanding.number == number && outstanding.done.is_none())
+    pub fn has_ended(&self, number: u64) -> bool {
+        let runs = |at: &Outstanding| at.number == number && at.done.is_none() && !at.failed;
+        !self.outstanding.iter().any(runs)
+    }
+
+    /// The first request that has failed and whose end was not told.
+    #[must_use]
+    pub fn failure(&self) -> Option<u64> {
+        self.outstanding.iter().find(|outstanding| outstanding.failed).map(|outstanding| outstanding.number)
+    }
+
+    /// Requests that have failed.
+    pub fn failed(&self) -> impl Iterator<Item = u64> + '_ {
+        self.outstanding.iter().filter(|outstanding| outstanding.failed).map(|outstanding| outstanding.number)
+    }
+
+    /// Whether nothing was asked for whose end was not told.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.outstanding.is_empty()
     }
 
     /// All requests with numbers below this are done.
@@ -231,7 +412,13 @@ impl Disk {
     /// The guest is told: forgets the request and returns the value.
     pub fn complete(&mut self, number: u64) -> Option<u64> {
         let index = self.outstanding.iter().position(|outstanding| outstanding.number == number)?;
-        self.outstanding.remove(index)?.done
+        let outstanding = self.outstanding.remove(index)?;
+        match outstanding.request {
+            // Only what was read comes from elsewhere.
+            Request::Write(_, value) if self.by_other => Some(value),
+            Request::Flush if self.by_other => Some(0),
+            _ => outstanding.done,
+        }
     }
 
     /// Whether nothing is under way.
@@ -252,130 +439,16 @@ impl Disk {
         &self.blocks
     }
 
+    /// What a loss of power leaves, now: of what was written since the last flush any sectors, two of which make a block.
+    #[must_use]
+    pub fn lose_power(&self, rng: &mut Rng) -> [[u64; 2]; BLOCKS] {
+        let mut sector = |block: usize| if rng.chance(50) { self.blocks[block] } else { self.stable[block] };
+        std::array::from_fn(|block| [sector(block), sector(block)])
+    }
+
     /// What a loss of power would leave.
     #[must_use]
     pub const fn stable(&self) -> &[u64; BLOCKS] {
         &self.stable
     }
-}
-
-/// What a guest knows of its disk: every read must bring what was written last before it was asked for, and what a flush
-/// promises is what was told to be written before the flush was asked for.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Knowledge {
-    asked: u64,
-    /// The newest value asked for, and the newest that was told to be written.
-    newest: [u64; BLOCKS],
-    written: [u64; BLOCKS],
-    /// By number: what was asked for, and what is awaited of it.
-    awaited: VecDeque<(u64, Request, Awaited)>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Awaited {
-    Value(u64),
-    Written(usize, u64),
-    Promise([u64; BLOCKS]),
-}
-
-impl Knowledge {
-    /// Notes that something is asked for.
-    pub fn ask(&mut self, request: Request) {
-        let awaited = match request {
-            Request::Read(block) => Awaited::Value(self.newest[block]),
-            Request::Write(block, value) => {
-                self.newest[block] = value;
-                Awaited::Written(block, value)
-            }
-            Request::Flush => Awaited::Promise(self.written),
-        };
-        self.awaited.push_back((self.asked, request, awaited));
-        self.asked += 1;
-    }
-
-    /// Something is uncertain: it is asked for again, with the same expectations. Returns what.
-    ///
-    /// # Errors
-    /// A text when nobody waits for it.
-    pub fn ask_again(&mut self, number: u64) -> Result<Request, String> {
-        let (request, awaited) = self.take(number)?;
-        self.awaited.push_back((self.asked, request, awaited));
-        self.asked += 1;
-        Ok(request)
-    }
-
-    fn take(&mut self, number: u64) -> Result<(Request, Awaited), String> {
-        let index = self.awaited.iter().position(|(awaited, ..)| *awaited == number);
-        index
-            .and_then(|index| self.awaited.remove(index))
-            .map(|(_, request, awaited)| (request, awaited))
-            .ok_or_else(|| format!("disk request {number} was completed, but nobody waits for it"))
-    }
-
-    /// All of it, as words.
-    #[must_use]
-    pub fn save(&self) -> Vec<u64> {
-        let mut words = vec![self.asked];
-        words.extend(self.newest);
-        words.extend(self.written);
-        for &(number, request, awaited) in &self.awaited {
-            let (kind, block, value) = match request {
-                Request::Read(block) => (0, block, 0),
-                Request::Write(block, value) => (1, block, value),
-                Request::Flush => (2, 0, 0),
-            };
-            let expected = match awaited {
-                Awaited::Value(value) => [value, 0, 0, 0],
-                Awaited::Written(..) => [0; BLOCKS],
-                Awaited::Promise(promise) => promise,
-            };
-            words.extend([number, kind, block as u64, value]);
-            words.extend(expected);
-        }
-        words
-    }
-
-    /// What [`Self::save`] has written.
-    #[must_use]
-    pub fn load(words: &[u64]) -> Option<Self> {
-        let (&asked, rest) = words.split_first()?;
-        let (newest, rest) = rest.split_first_chunk()?;
-        let (written, rest) = rest.split_first_chunk()?;
-        let one = |&[number, kind, block, value, a, b, c, d]: &[u64; 8]| {
-            let block = block as usize;
-            let (request, awaited) = match kind {
-                0 => (Request::Read(block), Awaited::Value(a)),
-                1 => (Request::Write(block, value), Awaited::Written(block, value)),
-                _ => (Request::Flush, Awaited::Promise([a, b, c, d])),
-            };
-            (number, request, awaited)
-        };
-        let awaited = rest.as_chunks().0.iter().map(one).collect();
-        Some(Self { asked, newest: *newest, written: *written, awaited })
-    }
-
-    /// Notes a completion and returns what a flush has promised to be stable.
-    ///
-    /// # Errors
-    /// A text when a read brought something else than was written last.
-    pub fn told(&mut self, number: u64, value: u64) -> Result<Option<[u64; BLOCKS]>, String> {
-        let (_, awaited) = self.take(number)?;
-        match awaited {
-            Awaited::Value(expected) if expected != value => {
-                Err(format!("disk request {number} has read {value}, and {expected} was written before it"))
-            }
-            Awaited::Value(_) => Ok(None),
-            Awaited::Written(block, value) => {
-                // Writes of one block are done in their order, and may be told in any.
-                self.written[block] = self.written[block].max(value);
-                Ok(None)
-            }
-            Awaited::Promise(promise) => Ok(Some(promise)),
-        }
-    }
-}
-
-/// Whether a disk holds what was promised; values of a block only grow.
-pub fn keeps(stable: &[u64; BLOCKS], promise: &[u64; BLOCKS]) -> bool {
-    stable.iter().zip(promise).all(|(found, promised)| found >= promised)
 }

@@ -5,6 +5,7 @@
 
 use protocol::{Discipline, ReplicaId};
 
+use super::disk::Refusal;
 use super::rng::Rng;
 
 /// One thing that goes wrong.
@@ -35,6 +36,25 @@ pub enum Fault {
     Repeat,
     /// A bit of the replica's guest flips.
     FlipBit,
+    /// Both machines are gone at once.
+    PowerLoss,
+    /// The replica's disk fails to do something from here on.
+    DiskRefuses(Refusal),
+    /// The replica's disk ends nothing for this long.
+    DiskHangs {
+        /// How long.
+        for_ns: u64,
+    },
+    /// From here on the replica's disk does nothing when it is told to flush.
+    FlushesLost,
+    /// A block of the replica's disk holds something else than was written.
+    BlockSpoilt,
+}
+
+impl Fault {
+    const fn concerns_mirrors(self) -> bool {
+        matches!(self, Self::DiskRefuses(_) | Self::DiskHangs { .. } | Self::FlushesLost | Self::BlockSpoilt)
+    }
 }
 
 /// Which replica a fault hits.
@@ -178,6 +198,8 @@ pub struct Settings {
     pub faults: Vec<Planned>,
     /// The least and the greatest time that a request to the disk takes, if the guest has one.
     pub disk_delay_ns: Option<(u64, u64)>,
+    /// Both replicas reach the same disk.
+    pub shared_disk: bool,
     /// The least and the greatest time that writing to stable storage takes, if the log is stored.
     pub store_delay_ns: Option<(u64, u64)>,
     /// From when to when it does not work at all.
@@ -203,7 +225,10 @@ impl Settings {
         let epoch_us = rng.pick(&[(10, 60), (30, 300), (100, 1000)]);
         let gap_us = rng.pick(&[(20, 100), (50, 500), (500, 3000)]);
         let faults = draw_faults(rng);
-        let disk_delay_ns = rng.chance(50).then(|| microseconds(rng.pick(&[(5, 50), (20, 1500), (500, 5000)])));
+        let mirrors_fail = faults.iter().any(|planned| planned.fault.concerns_mirrors());
+        let has_disk = rng.chance(50) || mirrors_fail;
+        let disk_delay_ns = has_disk.then(|| microseconds(rng.pick(&[(5, 50), (20, 1500), (500, 5000)])));
+        let shared_disk = rng.chance(40) && has_disk && !mirrors_fail;
         let diverges = faults.iter().any(|planned| planned.fault == Fault::FlipBit);
         Self {
             discipline,
@@ -233,10 +258,12 @@ impl Settings {
             compares_first: rng.chance(15),
             hand_over_at_ns: (!diverges && rng.chance(20)).then(|| rng.between(500, 30_000) * MICROSECOND_NS),
             // A guest that was tampered with is judged between the first two replicas only.
-            rejoins: if diverges { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },
+            // Nor are disks that fail, and shared ones, given to newcomers.
+            rejoins: if diverges || mirrors_fail || shared_disk { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },
             rejoin_delay_ns: microseconds(rng.pick(&[(50, 300), (200, 4000)])),
             copy_slices: rng.pick(&[0, 3, 30]),
             disk_delay_ns,
+            shared_disk,
             store_delay_ns: None,
             store_outage_ns: None,
             max_unstored_bytes: 64 * 1024,
@@ -260,6 +287,21 @@ impl Settings {
             }
         }
     }
+
+    /// Whether a disk is to hang.
+    #[must_use]
+    pub fn disk_hangs(&self) -> bool {
+        self.faults.iter().any(|planned| matches!(planned.fault, Fault::DiskHangs { .. }))
+    }
+
+    /// Whether disks of both replicas fail, and not from the beginning on in the same way: then both may leave.
+    #[must_use]
+    pub fn disks_fail_apart(&self) -> bool {
+        let failing: Vec<_> = self.faults.iter().filter(|planned| planned.fault.concerns_mirrors()).collect();
+        let [first, rest @ ..] = &failing[..] else { return false };
+        let fails_alike = |other: &&&Planned| other.trigger == Trigger::Step(0) && other.fault == first.fault;
+        !rest.is_empty() && !failing.iter().all(|other| fails_alike(&other))
+    }
 }
 
 const fn microseconds((low, high): (u64, u64)) -> (u64, u64) {
@@ -267,7 +309,8 @@ const fn microseconds((low, high): (u64, u64)) -> (u64, u64) {
 }
 
 fn draw_faults(rng: &mut Rng) -> Vec<Planned> {
-    match rng.below(20) {
+    match rng.below(26) {
+        20..26 => draw_disk_faults(rng),
         0 => Vec::new(),
         1 | 2 => vec![Planned { trigger: draw_trigger(rng), victim: draw_victim(rng), fault: Fault::FlipBit }],
         3..13 => vec![draw_fault(rng)],
@@ -291,6 +334,30 @@ fn draw_faults(rng: &mut Rng) -> Vec<Planned> {
             faults
         }
         _ => (0..4).map(|_| draw_fault(rng)).collect(),
+    }
+}
+
+/// A disk that fails, at one replica or from the beginning on at both, and sometimes something else besides; or no power.
+fn draw_disk_faults(rng: &mut Rng) -> Vec<Planned> {
+    const REFUSALS: [Refusal; 4] = [Refusal::Reads, Refusal::Writes, Refusal::Flushes, Refusal::Everything];
+    let victim = Victim::Replica(rng.pick(&BOTH));
+    let trigger = draw_trigger(rng);
+    match rng.below(8) {
+        0..3 => vec![Planned { trigger, victim, fault: Fault::DiskRefuses(rng.pick(&REFUSALS)) }],
+        3 => {
+            let fault = Fault::DiskRefuses(rng.pick(&REFUSALS));
+            BOTH.map(|id| Planned { trigger: Trigger::Step(0), victim: Victim::Replica(id), fault }).to_vec()
+        }
+        4 => {
+            let for_ns = rng.between(5, 40) * MILLISECOND_NS;
+            vec![Planned { trigger, victim, fault: Fault::DiskHangs { for_ns } }]
+        }
+        5 => {
+            let lies = Planned { trigger: Trigger::Step(0), victim, fault: Fault::FlushesLost };
+            vec![lies, Planned { fault: Fault::PowerLoss, ..draw_fault(rng) }]
+        }
+        6 => vec![Planned { trigger, victim, fault: Fault::BlockSpoilt }],
+        _ => vec![Planned { trigger, victim, fault: Fault::PowerLoss }],
     }
 }
 

@@ -4,7 +4,8 @@ use protocol::Clocks;
 use protocol::digest::Digest64;
 use protocol::event::{Event, EventReader};
 
-use super::disk::{BLOCKS, Disk, Knowledge, Request};
+use super::disk::{BLOCKS, Disk, Request};
+use super::knowledge::Knowledge;
 use super::rng::mix;
 
 /// First word of an output that answers no request.
@@ -54,6 +55,12 @@ impl Guest {
     #[must_use]
     pub const fn timer_at_ns(&self) -> u64 {
         self.timer_at_ns
+    }
+
+    /// What it knows of its disk, if it has one.
+    #[must_use]
+    pub const fn knowledge(&self) -> Option<&Knowledge> {
+        self.disk.as_ref()
     }
 
     /// Whether the guest has ended.
@@ -124,10 +131,12 @@ impl Guest {
                         }
                     }
                 }
-                // The simulated disk is mirrored, so nobody sends what it has read.
-                Event::DiskData(data) => complaint = Some(format!("data of disk request {} came", data.number)),
+                Event::DiskData(data) => {
+                    disk.bring(data.number, data.bytes.first_chunk().map_or(0, |word| u64::from_le_bytes(*word)));
+                }
                 Event::DiskDone(completion) => {
-                    match self.hear_of_disk(completion.number, disk.complete(completion.number)) {
+                    let value = disk.complete(completion.number);
+                    match self.hear_of_disk(completion.number, completion.status, value) {
                         Ok(promise) => promises.extend(promise),
                         Err(text) => complaint = Some(text),
                     }
@@ -180,7 +189,11 @@ impl Guest {
         self.disk.as_mut().map(|knowledge| knowledge.ask_again(number)).transpose()
     }
 
-    fn hear_of_disk(&mut self, number: u64, value: Option<u64>) -> Result<Option<[u64; BLOCKS]>, String> {
+    fn hear_of_disk(&mut self, number: u64, status: u32, value: Option<u64>) -> Result<Option<[u64; BLOCKS]>, String> {
+        if status != 0 {
+            self.absorb(number ^ u64::from(status));
+            return self.disk.as_mut().map_or(Ok(()), |knowledge| knowledge.failed(number)).map(|()| None);
+        }
         let value = value.ok_or_else(|| format!("the guest hears of disk request {number}, which is not done"))?;
         self.absorb(number);
         self.absorb(value);

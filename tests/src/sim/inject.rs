@@ -2,10 +2,11 @@
 
 use protocol::ReplicaId;
 
+use super::disk::BLOCKS;
 use super::faults::{Fault, Moment, Trigger, Victim};
 use super::marks::Mark;
 use super::node::Control;
-use super::world::{Event, World};
+use super::world::{Event, HEAL_NS, World};
 
 impl World {
     /// A moment has come at a replica: strikes the faults that wait for it.
@@ -64,6 +65,21 @@ impl World {
             Fault::Repeat => {
                 self.pipes[victim.index()].tamper(|bytes| bytes.extend_from_within(..));
             }
+            Fault::PowerLoss => {
+                self.marks.set(Mark::PowerLost);
+                self.crash(victim);
+                self.crash(victim.peer());
+            }
+            Fault::DiskRefuses(refusal) => self.node(victim).disk.trouble.refuses = Some(refusal),
+            Fault::DiskHangs { for_ns } => {
+                let until_ns = (self.now_ns + for_ns).min(HEAL_NS);
+                self.node(victim).disk.trouble.hangs_until_ns = until_ns;
+            }
+            Fault::FlushesLost => self.node(victim).disk.trouble.lies = true,
+            Fault::BlockSpoilt => {
+                let block = self.rng.below(BLOCKS as u64) as usize;
+                self.node(victim).disk.trouble.spoilt[block] = true;
+            }
             Fault::FlipBit => {
                 if self.node(victim).alive {
                     let bit = self.rng.below(64) as u32;
@@ -75,9 +91,12 @@ impl World {
         }
     }
 
-    fn crash(&mut self, victim: ReplicaId) {
+    pub(super) fn crash(&mut self, victim: ReplicaId) {
         if !self.node(victim).alive {
             return;
+        }
+        if self.settings.shared_disk {
+            self.abandon_shared(victim);
         }
         self.node(victim).alive = false;
         if !self.node(victim).device.is_empty() {

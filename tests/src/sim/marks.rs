@@ -115,6 +115,26 @@ marks! {
     FlushTold;
     /// Mirrors of a pair at rest were compared.
     MirrorsCompared;
+    /// A replica has left because of its disk.
+    LeftForDisk;
+    /// A guest was told that its disk has failed.
+    DiskFaultTold;
+    /// A backup has left because its disk hung.
+    BackupDiskHung;
+    /// A primary has left because its disk hung.
+    PrimaryDiskHung;
+    /// A flush was told that one of the mirrors does not keep.
+    FlushLost;
+    /// A spoilt block was read.
+    SpoiltBlockRead;
+    /// Both machines were gone at once.
+    PowerLost;
+    /// A replica took over with requests to a shared disk outstanding.
+    SharedUncertain;
+    /// A flush of a shared disk was told.
+    SharedFlushTold;
+    /// A process that was paused with something under way at a shared disk was killed before the other one went on.
+    FencedWhilePaused;
     /// A promoted replica stored records of its predecessor again.
     StoredAgain;
     /// Records that only a dead primary had known gave way to those of its successor.
@@ -129,7 +149,7 @@ marks! {
 
 /// A set of marks.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Marks(u64);
+pub struct Marks(u128);
 
 impl Marks {
     /// Adds one.
@@ -154,4 +174,4 @@ impl Marks {
     }
 }
 
-const _: () = assert!(Mark::ALL.len() <= 64);
+const _: () = assert!(Mark::ALL.len() <= 128);

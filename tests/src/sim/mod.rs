@@ -4,7 +4,7 @@
 //! log, a link that delays, loses its tail when it breaks, repeats and corrupts (all bytes go through the real codec), a
 //! supervisor with the arbiter whose answers are late, lost and repeated, and who starts new machines for those that died,
 //! a hub that hands frames over, and a client that records what it sees. In half of the runs the guest also uses a disk,
-//! mirrored at both. Faults strike between any two steps, and between any two commands of one step.
+//! mirrored at both or shared. Faults strike between any two steps, and between any two commands of one step.
 //!
 //! | judge | what it asks |
 //! |---|---|
@@ -13,7 +13,8 @@
 //! | one active replica | each generation has one, and it is the arbiter's |
 //! | equal states | the guests' digests are equal epoch by epoch |
 //! | one history | the client saw the outputs of one linear history, in order, none missing, and sent no request twice |
-//! | disks | a read brings what was written last; a flush is told when both disks, or the only one, keep what it promises; mirrors of a pair at rest are equal |
+//! | disks | a read brings what was written last; a flush is told when both disks, or the only one, keep what it promises; mirrors of a pair at rest are equal; of two replicas whose disks fail alike one is left; what was promised survives a loss of power |
+//! | shared disks | as above; and in the end it holds what the guest of the active replica knows, and nothing that a predecessor wrote late |
 //! | lag | the primary never begins an epoch against its bounds, measured by what the backup has truly run |
 //! | liveness | when nothing goes wrong any more and a replica is left, every request is answered and the loser stops |
 //!
@@ -21,10 +22,12 @@
 
 mod checker;
 mod disk;
+mod epochs;
 mod faults;
 mod guest;
 mod hub;
 mod inject;
+mod knowledge;
 mod log;
 mod marks;
 mod mirror;
@@ -32,6 +35,7 @@ mod node;
 mod pipe;
 mod rejoin;
 mod rng;
+mod shared;
 mod shim;
 mod world;
 
@@ -55,6 +59,14 @@ pub enum Canary {
     ForgetChanges,
     /// A guest is copied while its disk has something under way.
     CopyBusyDisk,
+    /// A primary whose disk fails leaves although the backup's may fail the same way.
+    LeaveAtOnce,
+    /// A write to a shared disk begins at the end of its epoch, without waiting for the acknowledgement.
+    WriteBeforeCommit,
+    /// A write to a shared disk does not wait for what was read there before it.
+    OverwriteRead,
+    /// The arbiter does not wait until the process of the loser is gone.
+    NoFence,
     /// The primary's shim tells the guest of a flush that only its own disk has done.
     FlushAlone,
     /// The supervisor says that a record is stored when it has come.

@@ -177,6 +177,9 @@ pub struct Node {
     pub asked: Option<u64>,
 }
 
+/// Status of a request that a disk has failed to do.
+pub const FAILED: u32 = hypercall::errno::EIO as u32;
+
 impl Node {
     /// A machine that has just booted.
     #[must_use]
@@ -189,7 +192,8 @@ impl Node {
             id,
             replica,
             guest: Guest::new(settings.exit_after_requests, settings.timer_period_ns, settings.disk_delay_ns.is_some()),
-            disk: Disk::new(settings.disk_delay_ns.unwrap_or_default(), disk_rng),
+            disk: Disk::new(settings.disk_delay_ns.unwrap_or_default(), disk_rng)
+                .used_by_other(settings.shared_disk && id == ReplicaId::ONE),
             awaits_disk: None,
             clock,
             alive: true,
@@ -267,19 +271,20 @@ impl Node {
 
     /// There is something for the guest to do.
     #[must_use]
-    pub fn has_work(&self, local_ns: u64) -> bool {
+    pub fn has_work(&self, local_ns: u64, shared: bool) -> bool {
         !self.inputs.is_empty()
             || self.monotonic_ns(local_ns) >= self.guest.timer_at_ns()
-            || self.tellable().next().is_some()
+            || self.tellable(shared).next().is_some()
             || (self.replica.owes_uncertain() && self.disk.has_parked())
     }
 
-    /// Requests to the disk of which the guest may be told, by the rule of the replica.
-    pub fn tellable(&self) -> impl Iterator<Item = u64> + '_ {
+    /// Requests to the disk of which the guest may be told, by the rule of the replica, and their status.
+    pub fn tellable(&self, shared: bool) -> impl Iterator<Item = (u64, u32)> + '_ {
         let paired = self.replica.mode() == Mode::Paired;
         let peer_done_below = self.replica.peer_disks_done_below();
-        let may = move |&(number, flush): &(u64, bool)| !flush || !paired || number < peer_done_below;
-        self.disk.done().filter(may).map(|(number, _)| number)
+        let may = move |&(number, flush): &(u64, bool)| shared || !flush || !paired || number < peer_done_below;
+        let done = self.disk.done().filter(may).map(|(number, _)| (number, 0));
+        done.chain(self.disk.failed().filter(move |_| !paired).map(|number| (number, FAILED)))
     }
 
     /// When the guest wants to run by itself, by the local clock.

@@ -71,6 +71,8 @@ impl World {
         let (generation, session) = (self.arbiter.generation, self.joining.newcomers);
         self.node(survivor).renew_link(session);
         self.nodes[newcomer.index()] = Node::newcomer(newcomer, &self.settings, generation, session, self.now_ns);
+        // Nothing was promised of its mirror.
+        self.promised[newcomer.index()] = [0; BLOCKS];
         self.node(survivor).disk.hold(false);
         self.node(survivor).disk.watch();
         self.step(survivor, Input::PeerJoins);
@@ -236,6 +238,8 @@ impl World {
             | Event::Record(id, _)
             | Event::LinkArrival(id)
             | Event::DiskDone(id, _)
+            | Event::DiskPatience(id, _)
+            | Event::DiskWatch(id, _)
             | Event::DeviceFlush(id)
             | Event::Resume(id)
             | Event::HubRead(id) => *id != gone,

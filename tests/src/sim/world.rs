@@ -7,6 +7,7 @@ use protocol::replica::{Input, StopReason};
 use protocol::{Epoch, Mode, ReplicaId, Role};
 
 use super::checker::{Checker, Verdict};
+use super::disk::{BLOCKS, SharedDevice};
 use super::faults::{Settings, Trigger};
 use super::guest::{EXIT_OUTPUT, TIMER_OUTPUT};
 use super::hub::{Hub, ToReplica};
@@ -43,6 +44,10 @@ pub enum Event {
     HubRead(ReplicaId),
     /// The disk of the replica does a request.
     DiskDone(ReplicaId, u64),
+    /// The backup has waited long enough for its disk to be ready for an epoch.
+    DiskPatience(ReplicaId, Epoch),
+    /// A request was begun so long ago that it should have ended.
+    DiskWatch(ReplicaId, u64),
     /// The device of the replica lets its queue go.
     DeviceFlush(ReplicaId),
     /// The client sends its next request.
@@ -87,6 +92,12 @@ pub struct World {
     pub(super) healed: bool,
     pub(super) cut: bool,
     pub(super) joining: Joining,
+    /// The device that both replicas reach, if the disk is shared.
+    pub(super) shared: SharedDevice,
+    /// Who has left because of its disk.
+    pub(super) left: [bool; 2],
+    /// What flushes have promised of each replica's mirror.
+    pub(super) promised: [[u64; BLOCKS]; 2],
     pub(super) log: StableLog,
     /// Planned faults that have struck, and how often their moments have been let pass.
     pub(super) struck: Vec<bool>,
@@ -123,6 +134,9 @@ impl World {
             healed: false,
             cut: false,
             joining: Joining::default(),
+            shared: SharedDevice::default(),
+            left: [false; 2],
+            promised: [[0; BLOCKS]; 2],
             log: StableLog::default(),
             struck: vec![false; faults],
             passed: vec![0; faults],
@@ -187,6 +201,8 @@ impl World {
             }
             Event::HubRead(from) => self.hub_reads(from),
             Event::DiskDone(id, number) => self.disk_done(id, number),
+            Event::DiskPatience(id, epoch) => self.disk_patience(id, epoch),
+            Event::DiskWatch(id, number) => self.disk_watch(id, number),
             Event::DeviceFlush(id) => self.device_flush(id),
             Event::ClientSend => self.client_sends(),
             Event::Fault(index) => self.strike(index, None),
@@ -277,6 +293,9 @@ impl World {
         let before = self.arbiter;
         let grant = self.arbiter.compare_and_set(expect_generation, from);
         self.node(from).denied |= !grant.granted;
+        if grant.granted {
+            self.fence(from.peer());
+        }
         self.note(|| format!("arbiter: {from} asks for {expect_generation}+1: {grant:?}"));
         if self.arbiter != before && self.cut {
             let primary_won = from == ReplicaId::ZERO;
@@ -373,7 +392,8 @@ impl World {
     fn served(&self) -> bool {
         let exited = self.answers().any(|id| id == EXIT_OUTPUT);
         let answered = self.answers().filter(|id| *id < EXIT_OUTPUT).count() as u64;
-        exited || (self.requests_sent == self.settings.requests && answered == self.requests_sent)
+        let disk_waits = !self.nodes[self.arbiter.active.index()].disk.is_quiet();
+        exited || (!disk_waits && self.requests_sent == self.settings.requests && answered == self.requests_sent)
     }
 
     /// First words of what the client saw.
@@ -406,6 +426,9 @@ impl World {
         }
         self.judge_order_of_answers()?;
         self.judge_mirrors()?;
+        self.judge_leaving()?;
+        self.judge_power_loss()?;
+        self.judge_shared()?;
         if self.settings.diverges {
             self.judge_divergence()?;
         } else if let Some(node) = self.nodes.iter().find(|node| matches!(node.stopped, Some(StopReason::Diverged(_))))
@@ -432,7 +455,9 @@ impl World {
     fn judge_mirrors(&mut self) -> Verdict {
         let [zero, one] = &self.nodes;
         let at_rest = zero.disk.is_idle() && one.disk.is_idle() && zero.disk.taken() == one.disk.taken();
-        if self.arbiter.mode == Mode::Solo || self.checker.tainted().is_some() || !at_rest {
+        let comparable = self.arbiter.mode == Mode::Paired && !self.settings.shared_disk;
+        let spoilt = [zero, one].iter().any(|node| node.disk.trouble.spoilt != [false; BLOCKS]);
+        if !comparable || self.checker.tainted().is_some() || !at_rest || spoilt {
             return Ok(());
         }
         if zero.disk.blocks() != one.disk.blocks() {

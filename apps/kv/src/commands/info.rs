@@ -102,7 +102,7 @@ fn persistence(server: &mut Server, _now_ms: i64, text: &mut String) -> core::fm
         text,
         "aof_current_size:{}\r\naof_base_size:{}\r\naof_buffer_length:{}\r\naof_rewrites:{}\r\n\
          aof_rewrite_longest_slice_us:{}\r\n\
-         aof_replayed_records:{}\r\naof_replay_torn:{}\r\n",
+         aof_replayed_records:{}\r\naof_replay_torn:{}\r\naof_replay_lost_pieces:{}\r\n",
         status.log_bytes,
         status.base_bytes,
         server.journal.pending_bytes(),
@@ -110,6 +110,7 @@ fn persistence(server: &mut Server, _now_ms: i64, text: &mut String) -> core::fm
         status.longest_slice_ns / 1000,
         status.replayed,
         u8::from(status.torn),
+        status.lost_chunks,
     )
 }
 

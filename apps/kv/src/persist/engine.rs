@@ -30,6 +30,9 @@ pub enum EngineError<E> {
 impl<E: fmt::Debug> fmt::Display for EngineError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Open(error @ OpenError::Corrupt { .. }) => {
+                write!(f, "{error}: start with aof-repair=yes, and what the log says from there on is lost")
+            }
             Self::Open(error) => error.fmt(f),
             Self::Record(number) => {
                 write!(f, "record {number} of the log is not one of this store's: use the disk of this store")
@@ -50,6 +53,8 @@ pub struct Loaded {
     pub bytes: u64,
     /// Whether what had not been stable was found behind them and dropped.
     pub torn: bool,
+    /// Pieces of the log that had been stable and were cut off because of damage.
+    pub lost_chunks: u64,
 }
 
 /// Writes the journal of one server to one device. One task calls [`step`](Self::step), again and again.
@@ -74,6 +79,22 @@ impl<D: BlockDevice> Engine<D> {
     /// # Errors
     /// See [`EngineError`].
     pub async fn start(device: D, server: &mut Server, new_key: u64) -> Result<(Self, Loaded), EngineError<D::Error>> {
+        Self::open(device, server, Options { new_key, cut_damaged: false }).await
+    }
+
+    /// As [`start`](Self::start), of a log that is damaged in the middle: it ends there from now on. What followed is lost.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub async fn start_cut(
+        device: D,
+        server: &mut Server,
+        new_key: u64,
+    ) -> Result<(Self, Loaded), EngineError<D::Error>> {
+        Self::open(device, server, Options { new_key, cut_damaged: true }).await
+    }
+
+    async fn open(device: D, server: &mut Server, options: Options) -> Result<(Self, Loaded), EngineError<D::Error>> {
         let (mut number, mut wrong, mut out_of_memory) = (0, None, false);
         let mut replayer = Replayer::new(server);
         let visit = |record: &[u8]| {
@@ -83,7 +104,7 @@ impl<D: BlockDevice> Engine<D> {
             }
             number += 1;
         };
-        let (store, replayed) = Store::open(device, Options { new_key }, visit).await.map_err(EngineError::Open)?;
+        let (store, replayed) = Store::open(device, options, visit).await.map_err(EngineError::Open)?;
         drop(replayer);
         if out_of_memory {
             return Err(EngineError::Memory);
@@ -95,6 +116,7 @@ impl<D: BlockDevice> Engine<D> {
         server.end_replay();
         server.journal.status.replayed = replayed.records;
         server.journal.status.torn = replayed.torn;
+        server.journal.status.lost_chunks = replayed.lost_chunks;
         let engine = Self {
             store,
             live: Batch::new(),
@@ -105,7 +127,8 @@ impl<D: BlockDevice> Engine<D> {
             growth_at_ms: i64::MIN,
         };
         engine.report(server);
-        Ok((engine, Loaded { records: replayed.records, bytes: replayed.bytes, torn: replayed.torn }))
+        let recordstore::Replayed { records, bytes, torn, lost_chunks, .. } = replayed;
+        Ok((engine, Loaded { records, bytes, torn, lost_chunks }))
     }
 
     /// Whether the next step has more to do than to write what commands leave.

@@ -47,6 +47,8 @@ pub struct Status {
     pub replayed: u64,
     /// Whether the log had a torn tail then.
     pub torn: bool,
+    /// Pieces of the log that had been stable and were cut off then, because that was asked for.
+    pub lost_chunks: u64,
 }
 
 /// How far the journal was when something was done; see [`Journal::ticket`].

@@ -92,7 +92,8 @@ struct Shared {
 /// Arguments (see [`runtime::env`]): `port=6379`, `maxmemory=BYTES`, `maxclients=N`, `rx=BYTES` `tx=BYTES` (the
 /// buffers of a connection) and `debug=yes|no` (DEBUG COMPUTE, CHECKPOINT, RESTORE); sizes may end in `kb`, `mb` or `gb`. With `appendonly=yes`
 /// the data is kept on the disk `data`, or the one that `disk=NAME` names; `appendfsync=always|everysec|no` says when a
-/// write is made stable.
+/// write is made stable. A log that is damaged in the middle is refused, unless `aof-repair=yes` says that what follows the
+/// damage may be lost (as redis-check-aof does): then it is cut off, said on the console and in INFO, and never silently.
 ///
 /// # Errors
 /// When it cannot start; see [`Error`].
@@ -113,7 +114,7 @@ pub async fn main() -> Result<(), Error> {
     let engine = match &settings.disk {
         Some(disk) => {
             let new_key = random::number().map_err(Error::Random)?;
-            let started = persistence::start(&mut server, disk, new_key).await;
+            let started = persistence::start(&mut server, disk, new_key, settings.aof_repair).await;
             Some(started.map_err(|error| Error::Persistence { disk: disk.clone(), error })?)
         }
         None => None,

@@ -67,12 +67,30 @@ impl Shared {
 
 /// Opens the disk of this name and replays what it holds into the server.
 ///
+/// A log that is damaged in the middle is refused, or, with `repairs`, ends there from now on.
+///
 /// Whoever chooses keys and values must not know `new_key`, or could make a value that looks like a part of the log.
-pub(super) async fn start(server: &mut Server, name: &str, new_key: u64) -> Result<Engine<Disk>, EngineError<Errno>> {
+pub(super) async fn start(
+    server: &mut Server,
+    name: &str,
+    new_key: u64,
+    repairs: bool,
+) -> Result<Engine<Disk>, EngineError<Errno>> {
     let open = |error| EngineError::Open(recordstore::OpenError::Device(error));
     let disk = Disk::open(name).map_err(open)?;
     let began = Instant::now();
-    let (engine, loaded) = Engine::start(disk, server, new_key).await?;
+    let (engine, loaded) = if repairs {
+        Engine::start_cut(disk, server, new_key).await?
+    } else {
+        Engine::start(disk, server, new_key).await?
+    };
+    if loaded.lost_chunks > 0 {
+        println!(
+            "kv: the log on disk {name} was damaged; {} pieces of it from there on, which had been stable, are lost as \
+             aof-repair=yes asks",
+            loaded.lost_chunks
+        );
+    }
     println!(
         "kv: replayed {} records ({} bytes) from disk {name} in {} ms: {} keys{}",
         loaded.records,

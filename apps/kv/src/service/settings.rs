@@ -38,6 +38,8 @@ pub struct Settings {
     pub disk: Option<String>,
     /// When writes are made stable on it.
     pub append_fsync: Fsync,
+    /// A log that is damaged in the middle is cut there rather than refused.
+    pub aof_repair: bool,
     /// Heap that is left to the store when all connections are open, in bytes.
     pub store_bytes: usize,
 }
@@ -70,7 +72,7 @@ impl fmt::Display for SettingsError {
                 write!(
                     f,
                     "unknown argument `{word}`: expected port=, maxmemory=, maxclients=, rx=, tx=, debug=, appendonly=, \
-                     appendfsync= or disk="
+                     appendfsync=, aof-repair= or disk="
                 )
             }
             Self::Value { word, expected } => write!(f, "`{word}`: expected {expected}"),
@@ -131,6 +133,7 @@ impl Settings {
             debug: false,
             disk: None,
             append_fsync: Fsync::EverySec,
+            aof_repair: false,
             store_bytes: 0,
         };
         let mut persistence = Persistence { wanted: false, disk: DEFAULT_DISK };
@@ -170,6 +173,7 @@ impl Settings {
             "appendfsync" => {
                 self.append_fsync = Fsync::from_name(value).ok_or_else(wrong("always, everysec or no"))?;
             }
+            "aof-repair" => self.aof_repair = yes_or_no(value).ok_or_else(wrong("yes or no"))?,
             "disk" if value.is_empty() => return Err(wrong("the name of a disk")()),
             "disk" => persistence.disk = value,
             _ => return Err(unknown()),
@@ -246,6 +250,7 @@ mod tests {
         assert_eq!(parse("disk=log appendfsync=always").expect("all good").disk, None);
         let settings = parse("appendonly=yes appendfsync=always").expect("all good");
         assert_eq!((settings.disk.as_deref(), settings.append_fsync), (Some("data"), Fsync::Always));
+        assert!(!settings.aof_repair && parse("appendonly=yes aof-repair=yes").expect("all good").aof_repair);
         assert_eq!(parse("disk=log appendonly=yes").expect("all good").disk.as_deref(), Some("log"));
     }
 

@@ -138,7 +138,8 @@ fn overwriting_for_ever_fits() {
 #[test]
 fn what_is_not_ours_is_refused() {
     let device = ModelDevice::new(BLOCKS);
-    let open = recordstore::Store::open(device.clone(), recordstore::Options { new_key: 1 }, |_| ());
+    let open =
+        recordstore::Store::open(device.clone(), recordstore::Options { new_key: 1, ..Default::default() }, |_| ());
     let (mut store, _) = recordstore::model::run(open, || ()).expect("a blank device");
     let mut batch = recordstore::Batch::new();
     batch.push(b"not an effect");

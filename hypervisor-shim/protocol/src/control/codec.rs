@@ -196,32 +196,6 @@ bodies! {
         more: u8,
         reserved: [u8; 6],
     }
-    LogRecordBody {
-        generation: U64,
-        epoch: U64,
-        prev_digest: U64,
-        monotonic_ns: U64,
-        realtime_ns: U64,
-        released_through: U64,
-        sent_ns: U64,
-    }
-    LogEndBody {
-        epoch: U64,
-        digest: U64,
-    }
-    ReplayEndBody {
-        digest: U64,
-        is_known: u8,
-        reserved: [u8; 7],
-    }
-    ReplayedBody {
-        epoch: U64,
-        digest: U64,
-        instruction_address: U64,
-        frames_out: U64,
-        complete: u8,
-        reserved: [u8; 7],
-    }
 }
 
 /// Gives a message type its two ways to be written.
@@ -309,9 +283,11 @@ impl<'a> ToSupervisor<'a> {
                 let body = DisksChangedBody { prefix: Prefix::of::<DisksChangedBody>(), last, more, reserved: [0; 6] };
                 write(KIND_DISKS_CHANGED, &[body.as_bytes(), changed.ranges])
             }
-            Self::Record(record) => write(KIND_RECORD, &[LogRecordBody::from(record).as_bytes(), record.start.events]),
-            Self::LogEnd(end) => write(KIND_LOG_END, &[LogEndBody::from(end).as_bytes()]),
-            Self::Replayed(replayed) => write(KIND_REPLAYED, &[ReplayedBody::from(replayed).as_bytes()]),
+            Self::Record(record) => {
+                write(KIND_RECORD, &[storage::LogRecordBody::from(record).as_bytes(), record.start.events])
+            }
+            Self::LogEnd(end) => write(KIND_LOG_END, &[storage::LogEndBody::from(end).as_bytes()]),
+            Self::Replayed(replayed) => write(KIND_REPLAYED, &[storage::ReplayedBody::from(replayed).as_bytes()]),
         }
     }
 
@@ -386,8 +362,10 @@ impl<'a> ToShim<'a> {
             Self::DisksCopied => write(KIND_DISKS_COPIED, &[Empty::BODY.as_bytes()]),
             Self::Stored { through } => write(KIND_STORED, &[Number::of(*through).as_bytes()]),
             Self::StoreLog { on } => write(KIND_STORE_LOG, &[Number::of(u64::from(*on)).as_bytes()]),
-            Self::Replay(record) => write(KIND_REPLAY, &[LogRecordBody::from(record).as_bytes(), record.start.events]),
-            Self::ReplayEnd(end) => write(KIND_REPLAY_END, &[ReplayEndBody::from(end).as_bytes()]),
+            Self::Replay(record) => {
+                write(KIND_REPLAY, &[storage::LogRecordBody::from(record).as_bytes(), record.start.events])
+            }
+            Self::ReplayEnd(end) => write(KIND_REPLAY_END, &[storage::ReplayEndBody::from(end).as_bytes()]),
         }
     }
 

@@ -117,7 +117,7 @@ pub enum Part {
     Dhrystone,
     /// The network server.
     Kv,
-    /// Reads and writes of a mirrored disk.
+    /// Reads and writes of a mirrored disk, and of a shared one.
     Disk,
     /// The comparison of very many digests.
     Exactness,
@@ -154,7 +154,7 @@ impl Plan {
             groups.extend(store(quick));
         }
         if wanted(Part::Disk) {
-            groups.extend([Workload::DiskRead, Workload::DiskWrite].into_iter().flat_map(|what| disk(quick, what)));
+            groups.extend(Workload::DISK.into_iter().flat_map(|what| disk(quick, what)));
         }
         Self {
             quick,
@@ -268,7 +268,7 @@ mod tests {
         let plan = Plan::new(true, &[Part::Disk], None, 1);
         assert!(plan.groups.iter().all(|group| group.workload.has_disk()));
         for source in [EpochSource::Cooperative, EpochSource::Exact, EpochSource::Counted] {
-            for workload in [Workload::DiskRead, Workload::DiskWrite] {
+            for workload in Workload::DISK {
                 let measured = |group: &Group| group.workload == workload && group.epoch.source() == source;
                 assert!(plan.groups.iter().any(measured), "{workload}, {source:?}");
             }

@@ -109,7 +109,8 @@ themselves, jumps backwards, and jumps through a register or a table. *solo* has
 time beyond the baseline's, by the number of epochs. Link figures count both directions, heartbeats included. *Waiting* \
 is how long the primary waited for its backup, by its machine's clock, which follows the host's, as a share of the time. \
 *Disk, reads* and *disk, writes* are the paper's: one operation of 8 KiB after the other, each at a random place of a \
-mirrored disk of 8 MiB, which lies in the host's cache; a write makes up its content, a read checks it. \
+mirrored disk of 8 MiB, which lies in the host's cache; a write makes up its content, a read checks it. *Shared disk, \
+reads* and *writes* are the same on a disk that both replicas reach, as the paper's did. \
 *Bare, beside another* is the same as the baseline while a second machine, which has nothing to \
 do with it, does the same work: what exceeds 1 there is what two busy processors of this machine cost each other, and no \
 pair, whose second replica does the same work, can come below it. A dash stands for too few epochs to tell. Pictures leave out what comes out at zero or below.\n\n";
@@ -287,6 +288,14 @@ fn left_out(workload: Workload) -> Option<&'static str> {
         Workload::DiskRead | Workload::DiskWrite => Some(
             "Each operation waits for the disk and for the end of an epoch, which is part of the model's C and not of what \
              was fitted.",
+        ),
+        Workload::SharedRead => Some(
+            "Each read waits for the disk and for the end of an epoch, and what it has read goes over the link, which is part \
+             of the model's C and not of what was fitted.",
+        ),
+        Workload::SharedWrite => Some(
+            "Each write waits for the acknowledgement of its epoch, for the disk and for the end of an epoch, which is part of \
+             the model's C and not of what was fitted.",
         ),
     }
 }

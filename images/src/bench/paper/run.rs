@@ -9,6 +9,7 @@ use super::workload::{Client, DISK_BYTES, Workload};
 use crate::bench::scratch::ScratchDisk;
 use crate::build::Image;
 use crate::ctl::{PairStatus, ReplicaStatus, RoleName};
+use crate::disk::Kind;
 use crate::error::{Error, Result};
 use crate::qemu::Accelerator;
 use crate::running::Running;
@@ -46,7 +47,7 @@ impl Images {
         let images = match workload {
             Workload::Dhrystone { .. } => &self.dhrystone,
             Workload::Store => &self.store,
-            Workload::DiskRead | Workload::DiskWrite => &self.probe,
+            Workload::DiskRead | Workload::DiskWrite | Workload::SharedRead | Workload::SharedWrite => &self.probe,
         };
         if epoch.needs_ticks() { &images.counting } else { &images.plain }
     }
@@ -65,7 +66,7 @@ impl Images {
             memory_mib: workload.memory_mib(),
             accelerator: Accelerator::Tcg,
             arguments: workload.arguments(),
-            ..Spec::new(name, self.of(workload, epoch).clone())?.publishing(workload.port())
+            ..Spec::new(name, self.of(workload, epoch).clone())?.staying_alone().publishing(workload.port())
         })
     }
 }
@@ -135,8 +136,9 @@ pub struct Sample {
 pub fn measure(images: &Images, group: &Group, system: System, round: usize) -> Result<Sample> {
     let configuration = Configuration { workload: group.workload, epoch: group.epoch, system };
     let mut spec = images.spec(configuration)?;
-    // Kept until the pair is down; the files of both mirrors are new each time.
-    let disk = ScratchDisk::new(&std::env::temp_dir(), "paper", DISK_BYTES);
+    // Kept until the pair is down; the files are new each time.
+    let kind = if group.workload.shares_disk() { Kind::Shared } else { Kind::Mirrored };
+    let disk = ScratchDisk::new(&std::env::temp_dir(), "paper", DISK_BYTES).of_kind(kind);
     if group.workload.has_disk() {
         spec.disks = vec![disk.spec()];
     }

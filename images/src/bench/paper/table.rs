@@ -99,7 +99,9 @@ fn rank(configuration: Configuration) -> (u8, u32, u8, u64, u8) {
         Workload::Dhrystone { yield_after } => (0, yield_after),
         Workload::DiskRead => (1, 0),
         Workload::DiskWrite => (2, 0),
-        Workload::Store => (3, 0),
+        Workload::SharedRead => (3, 0),
+        Workload::SharedWrite => (4, 0),
+        Workload::Store => (5, 0),
     };
     let system = match configuration.system {
         System::Bare => 0,

@@ -44,13 +44,20 @@ pub enum Workload {
     DiskRead,
     /// Makes up 8 KiB and writes them to random places, one after the other. Its size is a number of writes.
     DiskWrite,
+    /// The same reads, of a disk that both replicas share.
+    SharedRead,
+    /// The same writes, to a disk that both replicas share.
+    SharedWrite,
 }
 
 impl Workload {
     /// The one that the model is made for: it computes and does nothing else.
     pub const COMPUTES: Self = Self::Dhrystone { yield_after: 0 };
     /// All of them, the one that computes without giving way.
-    pub const ALL: [Self; 4] = [Self::COMPUTES, Self::DiskRead, Self::DiskWrite, Self::Store];
+    pub const ALL: [Self; 6] =
+        [Self::COMPUTES, Self::DiskRead, Self::DiskWrite, Self::SharedRead, Self::SharedWrite, Self::Store];
+    /// Those that use a disk.
+    pub const DISK: [Self; 4] = [Self::DiskRead, Self::DiskWrite, Self::SharedRead, Self::SharedWrite];
 
     /// The part of a file's name that stands for it.
     pub fn slug(self) -> &'static str {
@@ -59,6 +66,8 @@ impl Workload {
             Self::Store => "kv",
             Self::DiskRead => "disk-read",
             Self::DiskWrite => "disk-write",
+            Self::SharedRead => "shared-read",
+            Self::SharedWrite => "shared-write",
         }
     }
 
@@ -67,7 +76,7 @@ impl Workload {
         match self {
             Self::Dhrystone { .. } => DHRYSTONE_PORT,
             Self::Store => STORE_PORT,
-            Self::DiskRead | Self::DiskWrite => PROBE_PORT,
+            Self::DiskRead | Self::DiskWrite | Self::SharedRead | Self::SharedWrite => PROBE_PORT,
         }
     }
 
@@ -75,7 +84,7 @@ impl Workload {
     pub fn arguments(self) -> String {
         match self {
             Self::Dhrystone { yield_after } => format!("serve yield={yield_after}"),
-            Self::Store | Self::DiskRead | Self::DiskWrite => String::new(),
+            _ => String::new(),
         }
     }
 
@@ -86,7 +95,17 @@ impl Workload {
 
     /// Whether its guest has a disk.
     pub fn has_disk(self) -> bool {
-        matches!(self, Self::DiskRead | Self::DiskWrite)
+        Self::DISK.contains(&self)
+    }
+
+    /// Whether that is one that both replicas share.
+    pub fn shares_disk(self) -> bool {
+        matches!(self, Self::SharedRead | Self::SharedWrite)
+    }
+
+    /// Whether it writes to its disk.
+    fn writes(self) -> bool {
+        matches!(self, Self::DiskWrite | Self::SharedWrite)
     }
 
     /// Connects to a guest that runs it. What is to be read is written first.
@@ -97,8 +116,8 @@ impl Workload {
         match self {
             Self::Store => Ok(Client::Store(address)),
             Self::Dhrystone { .. } => Dhrystone::connect(address).map(Client::Dhrystone),
-            Self::DiskRead | Self::DiskWrite => {
-                let mut disk = DiskUser { line: Line::connect(address)?, write: self == Self::DiskWrite };
+            Self::DiskRead | Self::DiskWrite | Self::SharedRead | Self::SharedWrite => {
+                let mut disk = DiskUser { line: Line::connect(address)?, write: self.writes() };
                 disk.fill()?;
                 Ok(Client::Disk(disk))
             }
@@ -113,6 +132,8 @@ impl fmt::Display for Workload {
             Self::Store => f.write_str("kv, redis-benchmark"),
             Self::DiskRead => f.write_str("disk, reads"),
             Self::DiskWrite => f.write_str("disk, writes"),
+            Self::SharedRead => f.write_str("shared disk, reads"),
+            Self::SharedWrite => f.write_str("shared disk, writes"),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Checkpoints in memory, and so at the backup.
 
 use alloc::string::ToString;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::convert::Infallible;
@@ -25,19 +26,59 @@ pub struct Memory {
 
 #[derive(Debug, Default)]
 struct State {
-    entries: Vec<(Entry, Vec<u8>)>,
-    draft: Option<Vec<u8>>,
+    entries: Vec<(Entry, Pieces)>,
+    draft: Option<Pieces>,
+}
+
+/// A checkpoint in the pieces in which it came: nothing is copied when it grows, and no large piece of memory is asked for.
+#[derive(Clone, Debug, Default)]
+struct Pieces {
+    /// Where each begins, and what it is.
+    all: Vec<(u64, Vec<u8>)>,
+    bytes: u64,
+}
+
+impl Pieces {
+    /// Adds a copy of these bytes. Returns whether there was memory.
+    fn add(&mut self, bytes: &[u8]) -> bool {
+        let mut piece = Vec::new();
+        if piece.try_reserve_exact(bytes.len()).is_err() || self.all.try_reserve(1).is_err() {
+            return false;
+        }
+        piece.extend_from_slice(bytes);
+        self.all.push((self.bytes, piece));
+        self.bytes += bytes.len() as u64;
+        true
+    }
+
+    /// Fills `into` from `offset` on. Returns whether there are as many bytes.
+    fn read(&self, offset: u64, into: &mut [u8]) -> bool {
+        let fits = offset.checked_add(into.len() as u64).is_some_and(|end| end <= self.bytes);
+        let first = self.all.partition_point(|(start, _)| *start <= offset).saturating_sub(1);
+        let mut filled = 0;
+        for (start, piece) in self.all.get(first..).filter(|_| fits).unwrap_or_default() {
+            if filled == into.len() {
+                break;
+            }
+            let skipped = (offset + filled as u64 - start) as usize;
+            let rest = piece.get(skipped..).unwrap_or_default();
+            let part = &rest[..rest.len().min(into.len() - filled)];
+            into[filled..filled + part.len()].copy_from_slice(part);
+            filled += part.len();
+        }
+        fits
+    }
 }
 
 impl State {
     fn used_bytes(&self) -> u64 {
-        let draft = self.draft.as_ref().map_or(0, Vec::len) as u64;
+        let draft = self.draft.as_ref().map_or(0, |draft| draft.bytes);
         self.entries.iter().map(|(entry, _)| entry.bytes).sum::<u64>() + draft
     }
 }
 
 impl Memory {
-    /// Room for this many bytes of checkpoints, one being written included.
+    /// Room for this many bytes of checkpoints, one being written included; less if there is less memory.
     pub fn new(limit_bytes: u64) -> Self {
         Self { limit_bytes, state: RefCell::default() }
     }
@@ -50,7 +91,11 @@ impl Memory {
     /// Bytes of an entry as they are stored, to be sent elsewhere.
     pub fn export(&self, sequence: u64) -> Option<Vec<u8>> {
         let state = self.state.borrow();
-        state.entries.iter().find(|(entry, _)| entry.sequence == sequence).map(|(_, bytes)| bytes.clone())
+        state.entries.iter().find(|(entry, _)| entry.sequence == sequence).map(|(_, pieces)| {
+            let mut bytes = vec![0; pieces.bytes as usize];
+            pieces.read(0, &mut bytes);
+            bytes
+        })
     }
 
     /// Adds a checkpoint that came from elsewhere. It is looked at when it is restored.
@@ -65,7 +110,8 @@ impl Memory {
         if state.entries.get(place).is_some_and(|(other, _)| other.sequence == entry.sequence) {
             return Err(Error::Name { name: entry.name });
         }
-        state.entries.insert(place, (entry, bytes));
+        let pieces = Pieces { bytes: entry.bytes, all: vec![(0, bytes)] };
+        state.entries.insert(place, (entry, pieces));
         Ok(())
     }
 
@@ -89,23 +135,23 @@ impl Target for Memory {
         if state.draft.is_some() {
             return Err(Error::Busy);
         }
-        state.draft = Some(Vec::new());
+        state.draft = Some(Pieces::default());
         Ok(())
     }
 
     async fn append(&self, bytes: &[u8]) -> Result<(), Error<Infallible>> {
         let mut state = self.state.borrow_mut();
         self.check_room(&state, bytes.len() as u64)?;
-        state.draft.get_or_insert_default().extend_from_slice(bytes);
-        Ok(())
+        let needed_bytes = bytes.len() as u64;
+        let added = state.draft.get_or_insert_default().add(bytes);
+        if added { Ok(()) } else { Err(Error::Full { needed_bytes, free_bytes: 0 }) }
     }
 
     async fn commit(&self, entry: Entry, replaced: &[u64]) -> Result<(), Error<Infallible>> {
         let mut state = self.state.borrow_mut();
-        let mut bytes = state.draft.take().unwrap_or_default();
-        bytes.shrink_to_fit();
+        let pieces = state.draft.take().unwrap_or_default();
         state.entries.retain(|(old, _)| !replaced.contains(&old.sequence));
-        state.entries.push((entry, bytes));
+        state.entries.push((entry, pieces));
         Ok(())
     }
 
@@ -116,9 +162,8 @@ impl Target for Memory {
     async fn read(&self, sequence: u64, offset: u64, into: &mut [u8]) -> Result<(), Error<Infallible>> {
         let state = self.state.borrow();
         let found = state.entries.iter().find(|(entry, _)| entry.sequence == sequence);
-        let bytes = found.and_then(|(_, bytes)| bytes.get(offset as usize..)?.get(..into.len()));
-        into.copy_from_slice(bytes.ok_or_else(|| Error::NoSuch { asked: sequence.to_string() })?);
-        Ok(())
+        let read = found.is_some_and(|(_, pieces)| pieces.read(offset, into));
+        if read { Ok(()) } else { Err(Error::NoSuch { asked: sequence.to_string() }) }
     }
 
     async fn remove(&self, sequences: &[u64]) -> Result<(), Error<Infallible>> {

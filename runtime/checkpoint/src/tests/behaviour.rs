@@ -171,6 +171,9 @@ fn hooks_enclose_each_other() {
         let calls = Rc::clone(&calls);
         program.checkpoints.hook(move |moment| calls.borrow_mut().push((hook, moment)));
     }
+    // Within a hook there is no other checkpoint.
+    let (within, other) = (program.checkpoints.clone(), Memory::new(1 << 20));
+    program.checkpoints.hook(move |_| assert!(matches!(within.full("within", &other), Err(Error::Busy))));
     // What a hook writes is in the checkpoint.
     let ledger = program.ledger.clone();
     program.checkpoints.hook(move |moment| {
@@ -303,4 +306,58 @@ fn a_part_encodes_itself() {
     *text.borrow_mut() = "else".into();
     run(checkpoints.restore(&memory, "a")).expect("restored");
     assert!(text.borrow().is_empty());
+}
+
+/// Slices of 64 KiB take their turns with a program that changes blocks before, in and behind them.
+#[test]
+fn what_is_changed_between_slices_is_not_in_the_checkpoint() {
+    const REGION_BYTES: usize = 300 * BLOCK_BYTES + 5;
+    for (seed, incremental) in (0..40).map(|seed| (seed, seed % 2 == 1)) {
+        let checkpoints = Checkpoints::new("slices");
+        let region = checkpoints.region("region", vec![0; REGION_BYTES], &[]).expect("registered");
+        let memory = Memory::new(16 << 20);
+        let mixer = RefCell::new(recordstore::model::Mixer(seed));
+        let change = |count: u64| {
+            for _ in 0..count {
+                let mut mixer = mixer.borrow_mut();
+                let at = mixer.below(REGION_BYTES as u64 - 9000) as usize;
+                let length = mixer.below(9000) as usize;
+                region.change(at..at + length, |bytes| bytes.fill(mixer.next() as u8));
+            }
+        };
+        change(200);
+        let mut draft = checkpoints.full("a", &memory).expect("taken");
+        if incremental {
+            run(draft.commit()).expect("committed");
+            change(60);
+            draft = checkpoints.incremental("a", &memory).expect("taken");
+        }
+        let then = region.with(<[u8]>::to_vec);
+        let mut slices = 0;
+        let entry = recordstore::model::run(draft.commit(), || {
+            slices += 1;
+            change(10);
+        });
+        let entry = entry.expect("committed");
+        assert!(slices > 2 && region.with(|bytes| bytes != then), "{slices} slices");
+        // The next one knows all that was changed meanwhile.
+        let now = region.with(<[u8]>::to_vec);
+        run(checkpoints.incremental("a", &memory).expect("taken").commit()).expect("committed");
+        let other = Checkpoints::new("slices");
+        let restored = other.region("region", vec![9; REGION_BYTES], &[]).expect("registered");
+        run(other.restore(&memory, entry.sequence)).expect("restored");
+        assert!(restored.with(|bytes| bytes == then), "seed {seed}");
+        run(other.restore(&memory, "a")).expect("restored");
+        assert!(restored.with(|bytes| bytes == now), "seed {seed}");
+        // Reads of any length, over the borders of pieces.
+        let whole = memory.export(entry.sequence).expect("it is there");
+        for _ in 0..20 {
+            let at = mixer.borrow_mut().below(whole.len() as u64) as usize;
+            let mut part = vec![0; (whole.len() - at).min(mixer.borrow_mut().below(150_000) as usize)];
+            run(memory.read(entry.sequence, at as u64, &mut part)).expect("it lies in it");
+            assert!(part == whole[at..at + part.len()]);
+        }
+        let beyond = run(memory.read(entry.sequence, whole.len() as u64, &mut [0]));
+        assert!(matches!(beyond, Err(Error::NoSuch { .. })));
+    }
 }

@@ -1,10 +1,11 @@
 //! Devices that fail, fill up, lie, and change what they hold.
 
 use super::crashes::BLOCKS;
-use super::harness::{Run, open};
+use super::harness::{OPTIONS, Run, open};
+use crate::batch::Batch;
 use crate::error::{AppendError, OpenError};
-use crate::model::{Crash, Faults, Mixer, ModelDevice, ModelError};
-use crate::store::Sabotage;
+use crate::model::{Crash, Faults, Mixer, ModelDevice, ModelError, run};
+use crate::store::{Options, Sabotage, Store};
 use std::vec::Vec;
 
 fn filled(seed: u64, actions: u64) -> (ModelDevice, Run) {
@@ -101,6 +102,56 @@ fn a_flush_that_was_lost_before_others_that_were_not_is_said() {
     after.set_block(chunk, blank.block(chunk));
     let error = open(&after, Sabotage::None).err();
     assert_eq!(error, Some(OpenError::Corrupt { chunk: 0, block: chunk, stable_chunks: 1 }));
+}
+
+/// What is damaged in the middle is refused, and cut off for good when that is asked for: what was before it is there, what
+/// is appended then is there the next time, and nothing that was cut off comes back.
+#[test]
+fn a_damaged_log_is_cut_only_when_that_is_asked_for() {
+    let cut = Options { cut_damaged: true, ..OPTIONS };
+    let (mut lost_some, mut came_far) = (0, 0);
+    for seed in 0..60 {
+        let device = ModelDevice::new(BLOCKS);
+        let mut run_of = Run::open(&device, Sabotage::None).expect("a blank device");
+        let mut rng = Mixer(seed);
+        for _ in 0..12 {
+            let records: Vec<_> = (0..2).map(|_| super::harness::record(&mut rng)).collect();
+            run_of.append(&records).expect("a good device");
+            run_of.sync().expect("a good device");
+        }
+        let before = run_of.expected.live.clone();
+        let damaged = device.after(Crash::KeepAll);
+        let chunks: Vec<u64> = (16..BLOCKS).filter(|&block| damaged.block(block) != [0; 512]).collect();
+        let victim = chunks[(rng.next() % chunks.len() as u64) as usize];
+        let mut block = damaged.block(victim);
+        block[9] ^= 0x40;
+        damaged.set_block(victim, block);
+        if !matches!(open(&damaged, Sabotage::None), Err(OpenError::Corrupt { .. })) {
+            // Padding, or the last chunk, of which nobody says that it was stable.
+            continue;
+        }
+        let mut found = Vec::new();
+        let opened = run(Store::open(damaged.clone(), cut, |record| found.push(record.to_vec())), || ());
+        let (mut store, replayed) = opened.expect("it was asked for");
+        assert!(replayed.lost_chunks > 0, "seed {seed}");
+        assert_eq!(found, before[..found.len()], "seed {seed}");
+        lost_some += usize::from(found.len() < before.len());
+        for round in 0..8_u8 {
+            let mut batch = Batch::new();
+            let record = std::vec![round; 40];
+            batch.push(&record);
+            run(store.append(&batch), || ()).expect("a good device");
+            run(store.sync(), || ()).expect("a good device");
+            found.push(record);
+        }
+        // Without asking for anything, at this opening and the next.
+        for _ in 0..2 {
+            let (_, replayed, again) = open(&damaged.after(Crash::KeepAll), Sabotage::None).expect("it is whole again");
+            assert_eq!((again == found, replayed.lost_chunks), (true, 0), "seed {seed}");
+        }
+        came_far += 1;
+    }
+    assert!(lost_some > 20 && came_far > 20, "{lost_some}, {came_far}");
 }
 
 /// An operation that fails anywhere leaves what was stable; the log takes no more; a new log heals it.

@@ -2,13 +2,42 @@
 
 use zerocopy::little_endian::U64;
 
-use super::{KIND_REPLAY_END, KIND_REPLAYED, LogEndBody, LogRecordBody, ReplayEndBody, ReplayedBody};
+use super::{KIND_REPLAY_END, KIND_REPLAYED};
 use crate::Clocks;
 use crate::control::{LogEnd, LogRecord, ReplayEnd, Replayed};
 use crate::event::EventReader;
 use crate::frame::MessageError;
-use crate::frame::body::{self, Prefix};
+use crate::frame::body::{self, Prefix, bodies};
 use crate::link::EpochStart;
+
+bodies! {
+    pub(super) LogRecordBody {
+        generation: U64,
+        epoch: U64,
+        prev_digest: U64,
+        monotonic_ns: U64,
+        realtime_ns: U64,
+        released_through: U64,
+        sent_ns: U64,
+    }
+    pub(super) LogEndBody {
+        epoch: U64,
+        digest: U64,
+    }
+    pub(super) ReplayEndBody {
+        digest: U64,
+        is_known: u8,
+        reserved: [u8; 7],
+    }
+    pub(super) ReplayedBody {
+        epoch: U64,
+        digest: U64,
+        instruction_address: U64,
+        frames_out: U64,
+        complete: u8,
+        reserved: [u8; 7],
+    }
+}
 
 impl From<&LogRecord<'_>> for LogRecordBody {
     fn from(record: &LogRecord<'_>) -> Self {
