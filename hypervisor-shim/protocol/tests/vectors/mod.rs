@@ -26,8 +26,11 @@ pub const SESSION: u64 = 0x0123_4567_89ab_cdef;
 /// Judges the bytes of one vector: folder, name, bytes.
 pub type Check<'a> = &'a mut dyn FnMut(&str, &str, &[u8]);
 
+/// Encodes and decodes some of them.
+pub type Visit = fn(Check<'_>);
+
 /// All of them, by name.
-pub const ALL: [(&str, fn(Check<'_>)); 5] = [
+pub const ALL: [(&str, Visit); 5] = [
     ("events", event_streams),
     ("link messages", link_messages),
     ("frames", frames),
