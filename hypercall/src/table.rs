@@ -145,6 +145,7 @@ pub unsafe fn raw_hypercall(number: u64, arguments: [u64; MAX_ARGUMENTS]) -> i64
 }
 
 #[cfg(not(target_arch = "x86_64"))]
+#[cfg_attr(target_arch = "wasm32", link(wasm_import_module = "guest"))]
 unsafe extern "C" {
     /// The platform's way into the shim.
     fn pollux_hypercall(number: u64, first: u64, second: u64, third: u64, fourth: u64) -> i64;

@@ -14,9 +14,19 @@ extern crate std;
 use freestanding as _;
 
 pub mod guest;
+#[cfg(feature = "image")]
+pub mod heap;
+// Imports what only its native half has, so only into an image.
+#[cfg(all(target_arch = "wasm32", feature = "image"))]
+pub mod hppa;
 pub mod machine;
 pub mod pace;
 pub mod vmm;
 // Linked to the addresses of its own script, so only into an image.
 #[cfg(all(target_arch = "x86_64", feature = "image"))]
 pub mod x86_64;
+
+#[cfg(all(target_arch = "wasm32", feature = "image"))]
+pub use hppa as platform;
+#[cfg(all(target_arch = "x86_64", feature = "image"))]
+pub use x86_64 as platform;

@@ -2,13 +2,17 @@
 
 mod cargo;
 mod elf;
+pub mod hppa;
 mod pack;
 pub mod ticks;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use cargo::Package;
 pub use cargo::{DiskNeed, Workspace, app_names};
@@ -21,10 +25,13 @@ pub use pack::{
 
 use self::ticks::Coverage;
 use crate::error::{Error, Result};
+use crate::setup;
 use crate::supervise::spec::EpochSpec;
 
 /// What the file names of an image that counts its ticks have behind the app's name.
 const COUNTED: &str = ".counted";
+/// What the file names of an image for PA-RISC have there.
+const HPPA: &str = ".hppa";
 
 /// Why an image was not built.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +89,17 @@ pub enum BuildError {
         /// What is wrong.
         source: ticks::LinkError,
     },
+    /// A program of the way to PA-RISC has failed.
+    #[error("{program} has failed: {message}")]
+    Native {
+        /// Which.
+        program: String,
+        /// What it said.
+        message: String,
+    },
+    /// The code that was translated to C is not what was expected.
+    #[error(transparent)]
+    Translate(#[from] hppa::TranslateError),
     /// A file could not be read or written.
     #[error("{path}: {source}", path = path.display())]
     File {
@@ -115,6 +133,8 @@ pub struct Image {
     pub coverage: Option<Coverage>,
     /// The disks that the app's manifest names.
     pub disks: Vec<DiskNeed>,
+    /// The machine that it is for.
+    pub target: Target,
 }
 
 /// Builds the image of `app` in the release-like profile `image`. `counts_ticks` says whether the guest shall count its
@@ -152,6 +172,103 @@ pub fn build(workspace: &Workspace, app: &str, counts_ticks: Option<bool>, quiet
         counts_ticks,
         coverage,
         disks,
+        target: Target::X86_64,
+    })
+}
+
+/// The machine that an image is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// x86-64 (microvm, pc, q35).
+    #[default]
+    #[value(name = "x86-64", alias = "x86_64")]
+    X86_64,
+    /// PA-RISC 1.1 (HP 9000 B160L).
+    Hppa,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::X86_64 => "x86-64",
+            Self::Hppa => "PA-RISC",
+        })
+    }
+}
+
+/// Builds the image of a program that runs without a shim ([`Workspace::has_program`]); there are such programs for PA-RISC
+/// only.
+///
+/// # Errors
+/// [`BuildError`], within [`Error::Build`]; what is missing on this machine, as [`Error::Missing`].
+pub fn build_program(workspace: &Workspace, name: &str, quiet: bool) -> Result<Image> {
+    setup::ensure_hppa()?;
+    let executable = hppa::build_program(workspace, name, quiet)?;
+    let bytes = read(&executable)?;
+    let folder = workspace.images_dir();
+    std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
+    let image = folder.join(format!("{name}{HPPA}.img"));
+    replace(&image, &bytes)?;
+    Ok(Image {
+        app: name.to_owned(),
+        image,
+        image_bytes: bytes.len() as u64,
+        image_id: hex(&Sha256::digest(&bytes)),
+        guest_elf: None,
+        shim_elf: Some(executable),
+        epoch: EpochSpec::default(),
+        counts_ticks: false,
+        coverage: None,
+        disks: Vec::new(),
+        target: Target::Hppa,
+    })
+}
+
+/// Builds the image of `app` for `target`, counting its ticks only if its manifest wants epochs that need it.
+///
+/// # Errors
+/// As for [`build`] and [`build_hppa`].
+pub fn build_for(workspace: &Workspace, app: &str, target: Target, quiet: bool) -> Result<Image> {
+    match target {
+        Target::X86_64 => build(workspace, app, None, quiet),
+        Target::Hppa => build_hppa(workspace, app, quiet),
+    }
+}
+
+/// Builds the image of `app` for PA-RISC.
+///
+/// # Errors
+/// [`BuildError`], within [`Error::Build`]; what is missing on this machine, as [`Error::Missing`].
+pub fn build_hppa(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image> {
+    let package = workspace.app(app)?;
+    let (epoch, disks) = (package.epoch()?, package.disks()?);
+    setup::ensure_hppa()?;
+    let halves = hppa::build_halves(workspace, app, quiet)?;
+    let (guest_bytes, shim_bytes) = (read(&halves.guest)?, read(&halves.shim)?);
+    let wrong = |source| BuildError::Pack { app: app.to_owned(), source };
+    let native = hppa::image::NativeImage::parse(&guest_bytes).map_err(wrong)?;
+    hppa::image::check_code(&native).map_err(wrong)?;
+    let packed = pack::pack_hppa(&shim_bytes, &hppa::image::guest(&native, &halves.data)).map_err(wrong)?;
+    let folder = workspace.images_dir();
+    std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
+    let image = folder.join(format!("{app}{HPPA}.img"));
+    let (guest_elf, shim_elf) = (image.with_extension("guest.elf"), image.with_extension("shim.elf"));
+    replace(&guest_elf, &guest_bytes)?;
+    replace(&shim_elf, &shim_bytes)?;
+    replace(&image, &packed.bytes)?;
+    Ok(Image {
+        app: app.to_owned(),
+        image,
+        image_bytes: packed.bytes.len() as u64,
+        image_id: hex(&packed.image_id),
+        guest_elf: Some(guest_elf),
+        shim_elf: Some(shim_elf),
+        epoch,
+        counts_ticks: false,
+        coverage: None,
+        disks,
+        target: Target::Hppa,
     })
 }
 
@@ -202,6 +319,7 @@ pub fn open(path: &Path) -> Result<Image> {
             .map(|stem| stem.display().to_string())
             .unwrap_or_default()
             .trim_end_matches(COUNTED)
+            .trim_end_matches(HPPA)
             .to_owned(),
         image: path.to_owned(),
         image_bytes: bytes.len() as u64,
@@ -213,6 +331,7 @@ pub fn open(path: &Path) -> Result<Image> {
         counts_ticks: info.counts_ticks,
         coverage: None,
         disks: Vec::new(),
+        target: info.target,
     })
 }
 

@@ -95,6 +95,9 @@ struct BuildArgs {
     /// say which of its functions do not. An app whose manifest wants counted epochs is always built so.
     #[arg(long)]
     counted: bool,
+    /// The machine that the image is for.
+    #[arg(long, value_enum, default_value_t)]
+    target: build::Target,
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -211,7 +214,14 @@ fn dispatch(command: Command) -> Result<()> {
 }
 
 fn build_command(args: &BuildArgs) -> Result<()> {
-    let image = build::build(&Workspace::find()?, &args.app, args.counted.then_some(true), args.json)?;
+    let workspace = Workspace::find()?;
+    let image = match args.target {
+        build::Target::X86_64 => build::build(&workspace, &args.app, args.counted.then_some(true), args.json)?,
+        build::Target::Hppa if workspace.has_program(&args.app) => {
+            build::build_program(&workspace, &args.app, args.json)?
+        }
+        build::Target::Hppa => build::build_hppa(&workspace, &args.app, args.json)?,
+    };
     if args.json {
         return print_json(&image);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::build::{self, Workspace};
+use crate::build::{self, Target, Workspace};
 use crate::error::{Error, Result};
 use crate::failover::{self, Failover, Plan};
 use crate::setup::{self, Need};
@@ -37,10 +37,10 @@ pub fn progress_of(steps: usize) -> ProgressBar {
 ///
 /// # Errors
 /// Something is missing, does not build or does not start.
-pub fn run(connections: usize, yes: bool) -> Result<Failover> {
+pub fn run(connections: usize, target: Target, yes: bool) -> Result<Failover> {
     setup::ensure(Need::Run, yes)?;
     eprintln!("pollux: building the image of the key-value store (the first build takes a minute or two)");
-    let image = build::build(&Workspace::find()?, "kv", None, true)?;
+    let image = build::build_for(&Workspace::find()?, "kv", target, true)?;
     let plan = Plan { connections, replies_before: REPLIES, replies_after: REPLIES };
     let bar = progress();
     let spec = Spec::new(format!("demo-{}", std::process::id()), image)?.staying_alone();

@@ -22,8 +22,12 @@ use crate::vcpu::Vcpu;
 
 /// The emulator.
 pub const PROGRAM: &str = "qemu-system-x86_64";
+/// The emulator of PA-RISC.
+pub const HPPA_PROGRAM: &str = "qemu-system-hppa";
 /// Memory that the shim keeps for itself, on top of guest memory: its own 8 MiB and the packed guest's 8 MiB.
 pub const SHIM_MEMORY_MIB: u32 = 16;
+/// The same on PA-RISC (`hypervisor-shim/src/hppa/mod.rs`).
+const HPPA_SHIM_MEMORY_MIB: u32 = 49;
 /// The smallest guest.
 pub const MIN_GUEST_MEMORY_MIB: u32 = 2;
 /// The largest guest: what 32-bit physical memory below the devices' window leaves.
@@ -41,6 +45,25 @@ pub enum Machine {
     Pc,
     /// ICH9 with PCI Express.
     Q35,
+    /// HP 9000 B160L, for images for PA-RISC.
+    B160l,
+}
+
+impl Machine {
+    /// The emulator that has it.
+    pub fn program(self) -> &'static str {
+        if self == Self::B160l { HPPA_PROGRAM } else { PROGRAM }
+    }
+
+    /// Whose registers its guests have ([`checkpoint::state`]).
+    pub fn architecture(self) -> u32 {
+        if self == Self::B160l { checkpoint::state::PA_RISC } else { checkpoint::state::X86_64 }
+    }
+
+    /// Memory that the shim keeps for itself, on top of guest memory.
+    fn shim_memory_mib(self) -> u32 {
+        if self == Self::B160l { HPPA_SHIM_MEMORY_MIB } else { SHIM_MEMORY_MIB }
+    }
 }
 
 /// What executes guest instructions.
@@ -235,7 +258,10 @@ impl VmConfig<'_> {
         self.push_devices(&mut out);
         let debug = self.debug_log.display().to_string().replace(',', ",,");
         push(&mut out, "-chardev", format!("file,id=debug,path={debug}"));
-        push(&mut out, "-device", "isa-debugcon,iobase=0xe9,chardev=debug");
+        match self.machine {
+            Machine::B160l => push(&mut out, "-serial", "chardev:debug"),
+            _ => push(&mut out, "-device", "isa-debugcon,iobase=0xe9,chardev=debug"),
+        }
         push(&mut out, "-kernel", self.image.display());
         push(&mut out, "-append", self.command_line());
         out.extend(self.extra.iter().cloned());
@@ -246,11 +272,15 @@ impl VmConfig<'_> {
     fn command_line(&self) -> String {
         let link = if self.link.is_some() { " link=1" } else { "" };
         let icount = self.icount_shift.map_or_else(String::new, |shift| format!(" icount={shift}"));
-        format!("pollux control=0{link}{icount}")
+        let memory = match self.machine {
+            Machine::B160l => format!(" memory={}", self.guest_memory_mib),
+            _ => String::new(),
+        };
+        format!("pollux control=0{link}{icount}{memory}")
     }
 
     fn push_machine(&self, out: &mut Vec<String>) {
-        let memory_mib = self.guest_memory_mib + SHIM_MEMORY_MIB;
+        let memory_mib = self.guest_memory_mib + self.machine.shim_memory_mib();
         push(out, "-name", format!("{},debug-threads=on", self.name.replace(',', ",,")));
         push(
             out,
@@ -259,6 +289,7 @@ impl VmConfig<'_> {
                 Machine::Microvm => "microvm,acpi=off,pit=off,rtc=off,memory-backend=ram",
                 Machine::Pc => "pc,memory-backend=ram",
                 Machine::Q35 => "q35,memory-backend=ram",
+                Machine::B160l => "hppa,memory-backend=ram",
             },
         );
         push(
@@ -291,7 +322,7 @@ impl VmConfig<'_> {
     fn push_devices(&self, out: &mut Vec<String>) {
         let (serial, nic) = match self.machine {
             Machine::Microvm => ("virtio-serial-device", "virtio-net-device"),
-            Machine::Pc | Machine::Q35 => {
+            Machine::Pc | Machine::Q35 | Machine::B160l => {
                 ("virtio-serial-pci,disable-legacy=on", "virtio-net-pci,romfile=,disable-legacy=on")
             }
         };
@@ -308,7 +339,7 @@ impl VmConfig<'_> {
         push(out, "-device", format!("{nic},netdev=net,mac={mac}"));
         let block = match self.machine {
             Machine::Microvm => "virtio-blk-device",
-            Machine::Pc | Machine::Q35 => "virtio-blk-pci,disable-legacy=on",
+            Machine::Pc | Machine::Q35 | Machine::B160l => "virtio-blk-pci,disable-legacy=on",
         };
         for disk in &self.disks {
             let name = &disk.name;
@@ -335,12 +366,13 @@ impl VmConfig<'_> {
     /// [`Error::Missing`] when QEMU is not installed, [`Error::Io`] for everything else.
     pub fn spawn(self) -> Result<Vm> {
         let log = File::create(&self.qemu_log).context(|| format!("cannot write {}", self.qemu_log.display()))?;
-        let program = self.program.unwrap_or(Path::new(PROGRAM));
+        let default = self.machine.program();
+        let program = self.program.unwrap_or(Path::new(default));
         let mut command = Command::new(program);
         command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = spawn_tied(command, &self.inherited(), self.processors).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound if self.program.is_none() => Error::Missing(format!(
-                "{PROGRAM} is not installed; `cargo pollux doctor` prints the command that installs it"
+                "{default} is not installed; `cargo pollux doctor` prints the command that installs it"
             )),
             _ => Error::Io { what: format!("cannot start {}", program.display()), source: error },
         })?;
@@ -481,7 +513,7 @@ mod tests {
 
     #[test]
     fn devices_come_in_one_order_on_every_machine() {
-        for machine in [Machine::Microvm, Machine::Pc, Machine::Q35] {
+        for machine in [Machine::Microvm, Machine::Pc, Machine::Q35, Machine::B160l] {
             let all = arguments(machine, true).join(" ");
             let at = |what: &str| all.find(what).unwrap_or_else(|| panic!("{what} is missing from {all}"));
             assert!(at("id=control-bus") < at("id=link-bus") && at("id=link-bus") < at("virtio-net"));

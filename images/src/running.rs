@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::build::Image;
+use crate::build::{Image, Target};
 use crate::ctl::{Client, PairStatus, ReplayStatus, Request, Response, RoleName, SignalName, to_line};
 use crate::error::{Context, Error, Result};
 use crate::qemu::{Accelerator, Machine};
@@ -31,6 +31,10 @@ impl Spec {
     /// The image's path cannot be made absolute.
     pub fn new(name: impl Into<String>, image: Image) -> Result<Self> {
         let path = std::path::absolute(&image.image);
+        let (machine, accelerator) = match image.target {
+            Target::X86_64 => (Machine::Microvm, Accelerator::Auto.resolve()?),
+            Target::Hppa => (Machine::B160l, Accelerator::Tcg),
+        };
         Ok(Self {
             name: name.into(),
             app: image.app,
@@ -46,8 +50,8 @@ impl Spec {
             epoch: image.epoch,
             check_determinism: false,
             memory_mib: DEFAULT_MEMORY_MIB,
-            accelerator: Accelerator::Auto.resolve()?,
-            machine: Machine::Microvm,
+            accelerator,
+            machine,
             net: Net::Forward,
             publish: Vec::new(),
             allow_host: false,

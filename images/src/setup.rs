@@ -4,8 +4,10 @@ use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
+use crate::build::hppa;
 use crate::error::{Context, Error, Result};
 use crate::qemu;
+use crate::selftest;
 use crate::state;
 use crate::supervise::passt;
 
@@ -61,6 +63,15 @@ pub fn examine() -> Vec<Finding> {
         // also start a service, which takes the port of the store.
         tool("redis-check-rdb", "--version", "redis-tools", Need::Test),
         tool(passt::PROGRAM, "--version", passt::PACKAGE, Need::Test),
+        tool(qemu::HPPA_PROGRAM, "--version", "qemu-system-misc", Need::Test),
+        tool(hppa::GCC, "--version", "gcc-hppa-linux-gnu", Need::Test),
+        tool(hppa::WASM2C, "--version", "wabt", Need::Test),
+        tool(hppa::CARGO, "--version", "cargo-web", Need::Test),
+        tool(hppa::RUSTC, "--version", "rustc-web", Need::Test),
+        rust_sources(),
+        tool(selftest::BIG_ENDIAN_LINKER, "--version", "gcc-powerpc-linux-gnu", Need::Test),
+        big_endian_library(),
+        tool(selftest::BIG_ENDIAN_EMULATOR, "--version", "qemu-user", Need::Test),
         kvm(),
         disk(),
         descriptors(),
@@ -68,8 +79,10 @@ pub fn examine() -> Vec<Finding> {
 }
 
 fn version_of(program: &str, argument: &str) -> Option<String> {
-    let output = Command::new(program).arg(argument).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned();
+    let output = Command::new(program).arg(argument).stdin(Stdio::null()).output().ok()?;
+    // Some say it where others complain.
+    let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+    let text = String::from_utf8_lossy(&said).lines().next()?.trim().to_owned();
     output.status.success().then_some(text)
 }
 
@@ -122,6 +135,49 @@ fn tool(name: &'static str, argument: &str, package: &'static str, need: Need) -
         package: found.is_none().then_some(package),
         found: found.unwrap_or_else(|| "not installed".to_owned()),
         advice: None,
+    }
+}
+
+/// Names of what only images for PA-RISC need.
+const FOR_HPPA: [&str; 6] = [qemu::HPPA_PROGRAM, hppa::GCC, hppa::WASM2C, hppa::CARGO, hppa::RUSTC, RUST_SOURCES];
+const RUST_SOURCES: &str = "sources of core";
+
+/// A file of the library that unit tests on a big-endian machine are linked with.
+const BIG_ENDIAN_LIBRARY: &str = "/usr/powerpc-linux-gnu/lib/libc.so.6";
+
+fn big_endian_library() -> Finding {
+    file("libc for powerpc", BIG_ENDIAN_LIBRARY, "libc6-dev-powerpc-cross")
+}
+
+fn rust_sources() -> Finding {
+    file(RUST_SOURCES, hppa::SOURCES, "rust-web-src")
+}
+
+/// A file that a package of the tests brings.
+fn file(name: &'static str, path: &'static str, package: &'static str) -> Finding {
+    let ok = std::path::Path::new(path).is_file();
+    Finding {
+        name,
+        ok,
+        need: Need::Test,
+        package: (!ok).then_some(package),
+        found: if ok { path.to_owned() } else { "not installed".to_owned() },
+        advice: None,
+    }
+}
+
+/// Makes sure that images for PA-RISC can be built and run.
+///
+/// # Errors
+/// [`Error::Missing`] with what to run.
+pub fn ensure_hppa() -> Result<()> {
+    let mut findings = examine();
+    findings.retain(|finding| FOR_HPPA.contains(&finding.name));
+    match install_command(&findings, Need::Test).and_then(|mut words| words.pop()) {
+        Some(command) => {
+            Err(Error::Missing(format!("images for PA-RISC need what is missing on this machine; run\n  {command}")))
+        }
+        None => check(&findings, Need::Test),
     }
 }
 

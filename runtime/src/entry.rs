@@ -14,6 +14,8 @@ use crate::{block, executor, heap, net, platform};
 static NOTE: GuestNote = GuestNote::CURRENT;
 
 // The shim enters here in ring 3 with the address of the BootInfo in rdi. A zero frame pointer ends backtraces.
+// Elsewhere the platform's native half calls `pollux_main` (hypervisor-shim/src/hppa/native/guest.c).
+#[cfg(target_arch = "x86_64")]
 core::arch::global_asm!(
     ".section .text.entry, \"ax\", @progbits",
     ".globl _start",

@@ -8,8 +8,10 @@ use hypercall::layout::MAX_REPORT_BYTES;
 use crate::{compute, platform};
 
 /// Most frames of a backtrace.
+#[cfg(target_arch = "x86_64")]
 const MAX_FRAMES: usize = 64;
 
+#[cfg(target_arch = "x86_64")]
 unsafe extern "C" {
     static __text_start: u8;
     static __text_end: u8;
@@ -37,7 +39,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     compute::gate::disarm();
     let mut report = Report { bytes: [0; MAX_REPORT_BYTES], used: 0 };
     // Writing cannot fail: the report cuts what does not fit.
-    let _ = write!(report, "{info}\nbacktrace:\n");
+    let _ = writeln!(report, "{info}");
+    #[cfg(target_arch = "x86_64")]
     backtrace(&mut report);
     if was_armed && compute::is_contained() {
         // The supervisor finds names for the addresses of a last report only.
@@ -51,7 +54,10 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 
 /// Writes the return addresses on the stack, innermost first, by following frame pointers; each pointer is checked
 /// to lie in the stack, above the one before, and each address to lie in code.
+#[cfg(target_arch = "x86_64")]
 fn backtrace(report: &mut Report) {
+    // Frames are followed in assembly's sense; other machines keep no chain of them.
+    let _ = writeln!(report, "backtrace:");
     let Some(boot) = platform::boot() else { return };
     let stack = compute::current_stack().unwrap_or(boot.stack_base..boot.stack_base + boot.stack_bytes);
     let text = &raw const __text_start as u64..&raw const __text_end as u64;

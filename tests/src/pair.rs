@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::status::{Role, Status};
-use crate::workbench::{COUNTED, Permit, Watch, command_line, command_path, image, wait_for_end};
+use crate::workbench::{COUNTED, HPPA, Permit, Watch, command_line, command_path, image, wait_for_end};
 
 /// What takes longer never happens: generous, because the machine may be busy. No test passes sooner or later for it.
 pub const DEADLINE: Duration = Duration::from_secs(40);
@@ -49,7 +49,7 @@ pub struct Options {
 impl Options {
     /// The app with the port that it listens on.
     pub fn new(app: &str) -> Self {
-        let ports = match app.trim_end_matches(COUNTED) {
+        let ports = match app.trim_end_matches(COUNTED).trim_end_matches(HPPA) {
             "kv" => vec![6379],
             "echo" => vec![7],
             "probe" | "dhrystone" | "checkpoints" => vec![7000],

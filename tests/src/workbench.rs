@@ -44,6 +44,8 @@ fn build_command() -> PathBuf {
 
 /// What the name of an app has behind it for the image that counts its ticks.
 pub const COUNTED: &str = ".counted";
+/// What the name of an app has behind it for the image for PA-RISC.
+pub const HPPA: &str = ".hppa";
 
 /// The image of an app: from the folder `POLLUX_IMAGES`, or built once in this process. With [`COUNTED`] behind its name
 /// it is one that counts its ticks.
@@ -59,10 +61,12 @@ pub fn image(app: &str) -> PathBuf {
     if let Some(path) = images.get(app) {
         return path.clone();
     }
-    let (name, counted) = app.strip_suffix(COUNTED).map_or((app, None), |name| (name, Some("--counted")));
+    let kinds: [(&str, &[&str]); 2] = [(COUNTED, &["--counted"]), (HPPA, &["--target", "hppa"])];
+    let kind = kinds.iter().find_map(|(suffix, options)| Some((app.strip_suffix(suffix)?, *options)));
+    let (name, options) = kind.unwrap_or((app, &[]));
     let output = Command::new(command_path())
         .args(["build", name, "--json"])
-        .args(counted)
+        .args(options)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

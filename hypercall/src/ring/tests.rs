@@ -116,7 +116,7 @@ fn padding_is_zero_so_that_no_old_byte_leaks() {
     let (mut producer, _) = area.sides(0);
     assert!(producer.push(KIND_FRAME, &[0xaa; 3]).unwrap());
     let word = area.0[DATA_OFFSET / 8 + 1];
-    assert_eq!(word.to_le_bytes(), [0xaa, 0xaa, 0xaa, 0, 0, 0, 0, 0]);
+    assert_eq!(word.to_ne_bytes(), [0xaa, 0xaa, 0xaa, 0, 0, 0, 0, 0]);
 }
 
 #[test]

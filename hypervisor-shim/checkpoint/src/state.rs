@@ -23,6 +23,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub const VERSION: u32 = 2;
 /// [`GuestState::architecture`] of x86-64.
 pub const X86_64: u32 = 1;
+/// [`GuestState::architecture`] of PA-RISC 1.1.
+pub const PA_RISC: u32 = 2;
 
 /// What a shim keeps for its guest, beside the guest's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,8 +227,9 @@ impl GuestState {
         let zero = |field, got: u64| if got == 0 { Ok(()) } else { Err(StateError::Field { field, got }) };
         zero("reserved", fixed.reserved.into())?;
         zero("reserved_too", fixed.reserved_too.get().into())?;
-        let parked_bytes = fixed.disk_parked.get() as usize * size_of::<u64>();
-        let expected_bytes = expected_bytes + parked_bytes;
+        // Where addresses have 32 bits, what is claimed may be more than there can be.
+        let parked_bytes = (fixed.disk_parked.get() as usize).saturating_mul(size_of::<u64>());
+        let expected_bytes = expected_bytes.saturating_add(parked_bytes);
         let too_short = StateError::Truncated { expected_bytes, got_bytes: bytes.len() };
         let (parked, registers) = rest.split_at_checked(parked_bytes).ok_or(too_short)?;
         let disk_parked: Vec<u64> = parked.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();

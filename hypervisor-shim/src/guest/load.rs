@@ -13,7 +13,7 @@ use hypercall::layout::{
     SharedPage, TickNote,
 };
 use object::LittleEndian;
-use object::elf::{ELFCLASS64, EM_X86_64, ET_EXEC, FileHeader64, PF_W, PF_X, PT_LOAD, PT_NOTE};
+use object::elf::{ELFCLASS64, EM_PARISC, EM_X86_64, ET_EXEC, FileHeader64, PF_W, PF_X, PT_LOAD, PT_NOTE};
 use object::read::elf::{FileHeader as _, NoteIterator, ProgramHeader as _};
 
 use super::GuestMemory;
@@ -23,6 +23,10 @@ const MIN_HEAP_BYTES: u64 = 512 * 1024;
 
 /// The table of disks lies at the end of the page of the boot information.
 const DISK_TABLE_OFFSET: u64 = PAGE_BYTES - (MAX_DISKS * size_of::<DiskInfo>()) as u64;
+
+/// What a guest's ELF says it is for. PA-RISC's is an ELF of this machine's linear memory, made by the build command: of
+/// 64-bit class and little-endian like any other guest's.
+const MACHINE: object::elf::Machine = if cfg!(target_arch = "wasm32") { EM_PARISC } else { EM_X86_64 };
 
 bitflags! {
     /// What a guest may do with a page beside reading it.
@@ -131,7 +135,7 @@ impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotElf => f.write_str("the guest is not an ELF file, or a damaged one"),
-            Self::Kind => f.write_str("the guest is not a static x86-64 executable"),
+            Self::Kind => f.write_str("the guest is not a static executable for this machine"),
             Self::Segment { address, bytes } => write!(
                 f,
                 "the guest's segment at {address:#x} of {bytes} bytes does not lie page-aligned in guest memory from {GUEST_BASE:#x} on, or overlaps another"
@@ -280,7 +284,7 @@ impl Plan {
     fn segments(&mut self, memory: &GuestMemory, elf: &[u8]) -> Result<u64, LoadError> {
         let header = FileHeader64::<LittleEndian>::parse(elf).map_err(|_| LoadError::NotElf)?;
         if header.e_ident.class != ELFCLASS64
-            || header.e_machine(LittleEndian) != EM_X86_64
+            || header.e_machine(LittleEndian) != MACHINE
             || header.e_type(LittleEndian) != ET_EXEC
         {
             return Err(LoadError::Kind);

@@ -14,9 +14,9 @@ use crate::supervise::spec::EpochSpec;
 /// The target that images are built for: the one whose prebuilt core and alloc every stable toolchain has.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Cargo profile of images.
-const PROFILE: &str = "image";
+pub(super) const PROFILE: &str = "image";
 /// Separates flags in `CARGO_ENCODED_RUSTFLAGS`.
-const FLAG_SEPARATOR: &str = "\x1f";
+pub(super) const FLAG_SEPARATOR: &str = "\x1f";
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -113,7 +113,7 @@ impl From<DiskEntry> for DiskNeed {
 }
 
 /// The package of the ring-0 half.
-const SHIM: &str = "hypervisor-shim";
+pub(super) const SHIM: &str = "hypervisor-shim";
 
 /// The cargo workspace that apps are built from.
 #[derive(Debug, Clone)]
@@ -193,13 +193,18 @@ impl Workspace {
         self.target_dir.join("bench")
     }
 
+    /// Where unit tests for a big-endian machine are built.
+    pub fn big_endian_dir(&self) -> PathBuf {
+        self.pollux_target_dir().join("big-endian")
+    }
+
     /// Where fuzz targets are built and keep what they find.
     pub fn fuzz_dir(&self) -> PathBuf {
         self.target_dir.join("fuzz")
     }
 
     /// A target directory of its own: the profile and the flags of images never evict what host builds cached.
-    fn pollux_target_dir(&self) -> PathBuf {
+    pub(super) fn pollux_target_dir(&self) -> PathBuf {
         self.target_dir.join("pollux")
     }
 
@@ -224,6 +229,12 @@ impl Workspace {
             .iter()
             .find(|package| package.name == name && package.is_app(&self.root))
             .ok_or_else(|| BuildError::UnknownApp { name: name.to_owned(), known: self.apps() })
+    }
+
+    /// Whether there is a program of that name that runs without a shim: its manifest says
+    /// `[package.metadata.pollux-program]`.
+    pub fn has_program(&self, name: &str) -> bool {
+        self.packages.iter().any(|package| package.name == name && package.metadata.get("pollux-program").is_some())
     }
 
     /// Builds the ring-3 half.
@@ -328,10 +339,24 @@ impl Workspace {
         let mut script_flag = OsString::from("link-arg=");
         script_flag.push(script);
         flags.extend(["-C".into(), "link-arg=-T".into(), "-C".into(), script_flag]);
-        // Where the sources lie must not change the image: two machines build the same bits.
-        flags.push(remap(&self.root, "/pollux"));
-        flags.extend(cargo_home().map(|home| remap(&home, "/cargo")));
+        flags.extend(self.remapped());
         flags.join(FLAG_SEPARATOR.as_ref())
+    }
+
+    /// Flags by which it does not change the image where the sources lie: two machines build the same bits.
+    pub(super) fn remapped(&self) -> Vec<OsString> {
+        let home = cargo_home().map(|home| remap(&home, "/cargo"));
+        [remap(&self.root, "/pollux")].into_iter().chain(home).collect()
+    }
+
+    /// The toolchain's own linker, which knows WebAssembly.
+    pub(super) fn toolchain_linker_program(&self) -> Result<PathBuf, BuildError> {
+        let libraries = self.toolchain_libraries()?;
+        let linker = libraries.with_file_name("bin").join("rust-lld");
+        if linker.is_file() {
+            return Ok(linker);
+        }
+        Err(BuildError::Workspace(format!("the toolchain has no linker for WebAssembly at {}", linker.display())))
     }
 }
 
@@ -345,7 +370,7 @@ pub(super) struct Compiled {
 }
 
 /// Runs cargo and returns what it wrote to its standard output, if that is not led elsewhere.
-fn run(command: &mut Command, name: &str) -> Result<Vec<u8>, BuildError> {
+pub(super) fn run(command: &mut Command, name: &str) -> Result<Vec<u8>, BuildError> {
     let what = format!("{name} (profile {PROFILE})");
     let output = command
         .output()

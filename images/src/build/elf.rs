@@ -1,7 +1,7 @@
 //! The little of ELF that images need: what is loaded, the notes, and writing both again without the rest.
 
 use object::LittleEndian;
-use object::elf::{EM_X86_64, ET_EXEC, FileHeader64, PF_W, PF_X, PT_INTERP, PT_LOAD, PT_NOTE};
+use object::elf::{EM_PARISC, EM_X86_64, ET_EXEC, FileHeader64, Machine, PF_W, PF_X, PT_INTERP, PT_LOAD, PT_NOTE};
 use object::read::elf::{FileHeader, NoteIterator, ProgramHeader};
 
 use super::ImageError;
@@ -54,9 +54,11 @@ pub(super) struct Note {
     pub description: Vec<u8>,
 }
 
-/// A static x86-64 executable.
+/// A static x86-64 executable, or a guest for PA-RISC in the form in which its shim loads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Executable {
+    /// Which of them.
+    pub machine: Machine,
     /// Where it starts.
     pub entry: u64,
     /// What is loaded, in the order of the program headers. Empty segments are left out.
@@ -74,14 +76,14 @@ impl Executable {
         let header =
             FileHeader64::<LittleEndian>::parse(bytes).map_err(|error| ImageError::NotElf(error.to_string()))?;
         let endian = header.endian().map_err(|error| ImageError::NotElf(error.to_string()))?;
-        if header.e_machine(endian) != EM_X86_64 {
-            return Err(malformed("not for x86-64"));
+        let machine = header.e_machine(endian);
+        if machine != EM_X86_64 && machine != EM_PARISC {
+            return Err(malformed("neither for x86-64 nor a guest for PA-RISC"));
         }
         if header.e_type(endian) != ET_EXEC {
             return Err(malformed("not a static executable (is it position-independent or an object file?)"));
         }
-        let mut executable =
-            Self { entry: header.e_entry(endian), segments: Vec::new(), note_ranges: Vec::new(), notes: Vec::new() };
+        let mut executable = Self::new(machine, header.e_entry(endian));
         let headers =
             header.program_headers(endian, bytes).map_err(|_| ImageError::Truncated("its program headers"))?;
         for program in headers {
@@ -101,6 +103,11 @@ impl Executable {
         }
         executable.check()?;
         Ok(executable)
+    }
+
+    /// One that has nothing to load yet.
+    pub fn new(machine: Machine, entry: u64) -> Self {
+        Self { machine, entry, segments: Vec::new(), note_ranges: Vec::new(), notes: Vec::new() }
     }
 
     fn check(&self) -> Result<(), ImageError> {
@@ -196,7 +203,7 @@ impl Executable {
         // Magic, 64-bit, little-endian, version 1, System V.
         out.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
         out.extend_from_slice(&ET_EXEC.0.to_le_bytes());
-        out.extend_from_slice(&EM_X86_64.0.to_le_bytes());
+        out.extend_from_slice(&self.machine.0.to_le_bytes());
         out.extend_from_slice(&1u32.to_le_bytes());
         out.extend_from_slice(&self.entry.to_le_bytes());
         out.extend_from_slice(&(FILE_HEADER_BYTES as u64).to_le_bytes());

@@ -18,7 +18,9 @@ use hypercall::{ABI_FINGERPRINT, ABI_VERSION};
 use object::elf::PF_R;
 use sha2::{Digest, Sha256};
 
+use super::Target;
 use super::elf::{Executable, Note, Segment};
+use super::hppa::image::{self as hppa, NativeImage};
 
 /// Where the payload is loaded, in physical memory: behind the part of low memory that the shim keeps for itself.
 pub const PAYLOAD_ADDRESS: u64 = 0x0080_0000;
@@ -46,7 +48,7 @@ pub enum ImageError {
     #[error("cannot be read: {0}")]
     Unreadable(#[source] std::io::Error),
     /// Not an executable of the right kind.
-    #[error("not an x86-64 image: {0}; build one with `cargo pollux build APP`")]
+    #[error("not an image: {0}; build one with `cargo pollux build APP`")]
     NotElf(String),
     /// The file ends too early.
     #[error("truncated: the file ends inside {0}; copy or build it again")]
@@ -98,6 +100,9 @@ pub enum ImageError {
     /// A guest segment that is both writable and executable.
     #[error("the guest's segment at {0:#x} is writable and executable; check its linker script")]
     WritableCode(u64),
+    /// A guest for PA-RISC that could tell time by an instruction.
+    #[error("the guest reads the interval timer at {0:#x}: replicas would read different times; use runtime::time")]
+    ReadsTimer(u64),
     /// The guest does not fit.
     #[error("the guest takes {bytes} bytes, at most {PAYLOAD_LIMIT_BYTES} fit")]
     TooLarge {
@@ -124,6 +129,8 @@ pub struct ImageInfo {
     pub guest_bytes: u64,
     /// Whether the guest says that it counts its ticks.
     pub counts_ticks: bool,
+    /// The machine that it is for.
+    pub target: Target,
 }
 
 /// Packs a shim and a guest, both as linked, with or without symbols.
@@ -162,7 +169,7 @@ fn join(mut shim: Executable, guest: &[u8]) -> Result<Packed, ImageError> {
 #[doc(hidden)]
 pub fn repack(image: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Result<Packed, ImageError> {
     let (shim, payload) = take_apart(image)?;
-    let mut guest = guest_within(&payload)?.to_owned();
+    let mut guest = open_payload(&payload, &shim.write())?.1.to_owned();
     change(&mut guest);
     join(shim, &guest)
 }
@@ -176,8 +183,48 @@ fn take_apart(bytes: &[u8]) -> Result<(Executable, Vec<u8>), ImageError> {
     Ok((shim, payload))
 }
 
-/// The header of a payload.
-fn header(payload: &[u8]) -> Result<&[u8], ImageError> {
+/// Packs a native shim and a guest in the form in which it is loaded, for PA-RISC.
+///
+/// # Errors
+/// [`ImageError`] when they do not fit.
+pub(super) fn pack_hppa(shim: &[u8], guest: &Executable) -> Result<Packed, ImageError> {
+    let mut shim = NativeImage::parse(shim)?;
+    check_segments(guest)?;
+    let guest = guest.write();
+    let image_id = image_id(&shim.write(), &guest);
+    let payload = payload(&guest, image_id);
+    if payload.len() as u64 > PAYLOAD_LIMIT_BYTES {
+        return Err(ImageError::TooLarge { bytes: payload.len() as u64 });
+    }
+    shim.segments.push(hppa::payload_segment(payload));
+    Ok(Packed { bytes: shim.write(), image_id })
+}
+
+/// Checks that `bytes` are a whole, undamaged image.
+///
+/// # Errors
+/// [`ImageError`] that says what is wrong.
+pub fn inspect(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
+    if hppa::is_native(bytes) {
+        let mut shim = NativeImage::parse(bytes)?;
+        let payload = hppa::take_payload(&mut shim);
+        let payload = payload.ok_or_else(|| ImageError::Foreign("it holds no Pollux payload".to_owned()))?;
+        let (image_id, guest) = open_payload(&payload, &shim.write())?;
+        check_segments(&Executable::parse(guest)?)?;
+        let guest_bytes = guest.len() as u64;
+        return Ok(ImageInfo { image_id, guest_bytes, counts_ticks: false, target: Target::Hppa });
+    }
+    let (shim, payload) = take_apart(bytes)?;
+    let (image_id, guest_elf) = open_payload(&payload, &shim.write())?;
+    check_shim(&shim)?;
+    let guest = Executable::parse(guest_elf)?;
+    check_guest(&guest)?;
+    let counts_ticks = guest.note(TickNote::OWNER, TickNote::KIND).is_some();
+    Ok(ImageInfo { image_id, guest_bytes: guest_elf.len() as u64, counts_ticks, target: Target::X86_64 })
+}
+
+/// The image's identity and the guest's ELF, of a payload that fits this shim.
+fn open_payload<'a>(payload: &'a [u8], shim: &[u8]) -> Result<([u8; 32], &'a [u8]), ImageError> {
     let (header, _) =
         payload.split_at_checked(PAYLOAD_HEADER_BYTES).ok_or(ImageError::Truncated("the header of its payload"))?;
     if header[..8] != PAYLOAD_MAGIC {
@@ -187,36 +234,18 @@ fn header(payload: &[u8]) -> Result<&[u8], ImageError> {
     if found != IMAGE_VERSION || u32::from_le_bytes(field(header, 12)) as usize != PAYLOAD_HEADER_BYTES {
         return Err(ImageError::Version { expected: IMAGE_VERSION, found });
     }
-    Ok(header)
-}
-
-/// The guest's ELF within a payload.
-fn guest_within(payload: &[u8]) -> Result<&[u8], ImageError> {
-    let header = header(payload)?;
     let guest_offset = u64::from_le_bytes(field(header, 16));
     let guest_bytes = u64::from_le_bytes(field(header, 24));
     let end = guest_offset.checked_add(guest_bytes).and_then(|end| usize::try_from(end).ok());
-    end.and_then(|end| payload.get(guest_offset as usize..end)).ok_or(ImageError::Truncated("the guest within it"))
-}
-
-/// Checks that `bytes` are a whole, undamaged image.
-///
-/// # Errors
-/// [`ImageError`] that says what is wrong.
-pub fn inspect(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
-    let (shim, payload) = take_apart(bytes)?;
-    let guest = guest_within(&payload)?;
-    let guest_bytes = guest.len() as u64;
-    let expected: [u8; 32] = field(header(&payload)?, 32);
-    let found = image_id(&shim.write(), guest);
+    let guest = end
+        .and_then(|end| payload.get(guest_offset as usize..end))
+        .ok_or(ImageError::Truncated("the guest within it"))?;
+    let expected: [u8; 32] = field(header, 32);
+    let found = image_id(shim, guest);
     if found != expected {
         return Err(ImageError::Damaged { expected: hex(&expected), found: hex(&found) });
     }
-    check_shim(&shim)?;
-    let guest = Executable::parse(guest)?;
-    check_guest(&guest)?;
-    let counts_ticks = guest.note(TickNote::OWNER, TickNote::KIND).is_some();
-    Ok(ImageInfo { image_id: found, guest_bytes, counts_ticks })
+    Ok((found, guest))
 }
 
 fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -254,6 +283,10 @@ fn check_shim(shim: &Executable) -> Result<(), ImageError> {
 
 fn check_guest(guest: &Executable) -> Result<(), ImageError> {
     check_note(guest.note(b"Pollux", GuestNote::CURRENT.kind))?;
+    check_segments(guest)
+}
+
+fn check_segments(guest: &Executable) -> Result<(), ImageError> {
     for segment in &guest.segments {
         let (start, end) = (segment.virtual_address, segment.virtual_end().unwrap_or(u64::MAX));
         in_range("the guest", (start, end), (GUEST_BASE, GUEST_LIMIT_ADDRESS))?;

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::{print, print_json};
 use crate::bench::paper::plan::{Part, Plan};
 use crate::bench::paper::run::{Images, ImagesOf};
-use crate::build::{self, Image, Workspace};
+use crate::build::{self, Image, Target, Workspace};
 use crate::error::{Context, Error, Result};
 use crate::setup::{self, Need};
 use crate::supervise::net::Net;
@@ -22,13 +22,16 @@ pub struct DemoArgs {
     /// How many clients write.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=512))]
     connections: u16,
+    /// The machine to show it on.
+    #[arg(long, value_enum, default_value_t)]
+    target: Target,
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn demo(args: &DemoArgs) -> Result<()> {
-    let result = demo::run(usize::from(args.connections), args.yes)?;
+    let result = demo::run(usize::from(args.connections), args.target, args.yes)?;
     if args.json {
         print_json(&result)?
     } else {
@@ -139,6 +142,9 @@ struct MeasureArgs {
     /// Measure this image of the store instead of building one.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// The machine to measure on.
+    #[arg(long, value_enum, default_value_t, conflicts_with = "image")]
+    target: Target,
     /// The uplink, as for `up`: "forward" or "passt".
     #[arg(long, default_value = "forward", value_name = "NET", value_parser = net_with_ports)]
     net: Net,
@@ -159,7 +165,7 @@ impl MeasureArgs {
     fn image(&self) -> Result<Image> {
         match &self.image {
             Some(path) => build::open(path),
-            None => build::build(&Workspace::find()?, "kv", Some(false), true),
+            None => build::build_for(&Workspace::find()?, "kv", self.target, true),
         }
     }
 }
@@ -294,13 +300,17 @@ pub struct TestArgs {
     /// Leave out the fuzz targets.
     #[arg(long)]
     no_fuzz: bool,
+    /// Leave out the unit tests on an emulated big-endian machine.
+    #[arg(long)]
+    no_big_endian: bool,
     /// Arguments for `cargo test`.
     #[arg(last = true)]
     cargo: Vec<String>,
 }
 
 pub(super) fn test(args: &TestArgs) -> Result<()> {
-    selftest::run(args.yes, selftest::Skip { fuzz: args.no_fuzz }, &args.cargo)
+    let skip = selftest::Skip { fuzz: args.no_fuzz, big_endian: args.no_big_endian };
+    selftest::run(args.yes, skip, &args.cargo)
 }
 
 /// What `doctor` accepts.

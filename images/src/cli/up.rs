@@ -7,7 +7,7 @@ use clap::Args;
 use hypercall::disk::MAX_DISKS;
 
 use super::{print, print_json};
-use crate::build::{self, DiskNeed, Image, Workspace};
+use crate::build::{self, DiskNeed, Image, Target, Workspace};
 use crate::ctl::{PairStatus, RoleName, StorageStatus};
 use crate::disk::{DiskFault, DiskSpec};
 use crate::error::{Context, Error, Result};
@@ -78,6 +78,9 @@ pub struct UpArgs {
     /// The emulated machine.
     #[arg(long, value_enum, default_value = "microvm")]
     machine: Machine,
+    /// The machine to build for: "hppa" runs on a PA-RISC workstation that QEMU emulates. An --image says itself.
+    #[arg(long, value_enum, default_value_t, conflicts_with = "image")]
+    target: Target,
     /// Where the guest's network leads: "forward" (published ports; needs no privilege), "passt" (the same, by the
     /// program of that name), or "tap,bridge=BR[,address=A.B.C.D/P[,gateway=G]][,mac=M]": a port of a bridge of this
     /// host, where the guest has an address of its own, by DHCP unless it is given. A tap needs CAP_NET_ADMIN.
@@ -193,14 +196,56 @@ impl UpArgs {
     }
 
     /// Only the translator counts instructions.
-    fn accelerator(&self, epoch: EpochSpec) -> Result<Accelerator> {
+    fn accelerator(&self, epoch: EpochSpec, machine: Machine) -> Result<Accelerator> {
         match (epoch, self.accel) {
+            (_, Accelerator::Kvm) if machine == Machine::B160l => {
+                Err(Error::Usage("PA-RISC is emulated: leave --accel kvm out".to_owned()))
+            }
+            _ if machine == Machine::B160l => Ok(Accelerator::Tcg),
             (EpochSpec::Cooperative | EpochSpec::Counted(_), accel) => accel.resolve(),
             (EpochSpec::Exact(_), Accelerator::Kvm) => Err(Error::Usage(format!(
                 "epochs by {epoch} need --accel tcg: KVM cannot stop a guest after an exact number of instructions"
             ))),
             (EpochSpec::Exact(_), _) => Ok(Accelerator::Tcg),
         }
+    }
+
+    /// Both replicas are of one architecture: registers and machine code of one mean nothing to the other.
+    fn check_twin(&self, image: &Image) -> Result<()> {
+        let Some(twin) = &self.backup_image else { return Ok(()) };
+        match build::open(twin) {
+            Ok(twin) if twin.target != image.target => Err(Error::Usage(format!(
+                "a pair needs two machines of one architecture, but {} is for {} and {} for {}",
+                image.image.display(),
+                image.target,
+                twin.image.display(),
+                twin.target
+            ))),
+            // Whatever else is wrong with it, the replicas find out.
+            _ => Ok(()),
+        }
+    }
+
+    /// The machine that an image is for, and what it cannot do.
+    fn machine_of(&self, image: &Image, epoch: EpochSpec) -> Result<Machine> {
+        if image.target == Target::X86_64 {
+            return match self.machine {
+                Machine::B160l => Err(Error::Usage(format!(
+                    "{} is for x86-64; build one with --target hppa for --machine b160l",
+                    image.image.display()
+                ))),
+                machine => Ok(machine),
+            };
+        }
+        if epoch != EpochSpec::Cooperative {
+            return Err(Error::Usage(format!(
+                "epochs by {epoch} are not there yet on PA-RISC; use --epoch cooperative"
+            )));
+        }
+        if !self.disk.is_empty() {
+            return Err(Error::Usage("disks are not there yet on PA-RISC; leave --disk out".to_owned()));
+        }
+        Ok(Machine::B160l)
     }
 
     /// A guest counts its ticks only if it was built to.
@@ -219,6 +264,8 @@ impl UpArgs {
         let absolute = |path: &PathBuf| std::path::absolute(path).context(|| format!("cannot use {}", path.display()));
         let epoch = self.epoch.unwrap_or(image.epoch);
         Self::check_ticks(&image, epoch)?;
+        let machine = self.machine_of(&image, epoch)?;
+        self.check_twin(&image)?;
         Ok(Spec {
             run: self.run_name(),
             rejoin: self.rejoin,
@@ -227,8 +274,8 @@ impl UpArgs {
             epoch,
             check_determinism: self.check_determinism,
             memory_mib: self.memory_mib,
-            accelerator: self.accelerator(epoch)?,
-            machine: self.machine,
+            accelerator: self.accelerator(epoch, machine)?,
+            machine,
             net: self.net.clone(),
             publish: self.publish.clone(),
             allow_host: self.allow_host,
@@ -275,6 +322,7 @@ pub(super) fn up(args: &UpArgs) -> Result<()> {
     args.storage()?;
     let image = match (&args.image, &args.app) {
         (Some(path), _) => build::open(path)?,
+        (None, Some(app)) if args.target == Target::Hppa => build::build_hppa(&Workspace::find()?, app, true)?,
         (None, Some(app)) => build::build(&Workspace::find()?, app, args.epoch.map(EpochSpec::needs_ticks), true)?,
         (None, None) => return Err(Error::Usage("name an app or an --image".to_owned())),
     };

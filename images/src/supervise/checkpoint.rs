@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 
 use checkpoint::file::{self, Decoder, Encoder, FileError, Header, Identity, Kind, Section, Totals};
 use checkpoint::pages::{self, PAGE_BYTES, PageRecord};
-use checkpoint::state::{GuestState, X86_64};
+use checkpoint::state::GuestState;
 use protocol::control::{Ready, ToShim};
 use protocol::link::{JoinState, Pages};
 use protocol::{Epoch, ReplicaId};
@@ -23,6 +23,7 @@ use super::resync::Purpose;
 use super::spec::{RunName, Spec};
 use crate::ctl::{CheckpointStatus, CopyStatus, TakenStatus};
 use crate::error::{Error, Result};
+use crate::qemu::Machine;
 
 mod disks;
 mod inspect;
@@ -197,7 +198,7 @@ impl Restoring {
     /// One of them cannot be read, is none, is damaged, or is not the one that another builds upon.
     pub fn open(path: &Path) -> Result<Self> {
         let loaded = Loaded::open(path)?.all_pages(path)?;
-        let state = GuestState::decode(&loaded.state, X86_64)
+        let state = GuestState::decode(&loaded.state, loaded.header.identity.architecture)
             .map_err(|error| Error::Checkpoint(format!("{}: {error}", path.display())))?;
         let slices = slices(&loaded.pages);
         let (header, encoded_state, disks) = (loaded.header, loaded.state, loaded.settings.disks);
@@ -230,12 +231,12 @@ impl Restoring {
         Ok(())
     }
 
-    /// Whether a replica that says this of itself can go on from here.
+    /// Whether a replica on `machine` that says this of itself can go on from here.
     ///
     /// # Errors
     /// The first difference.
-    pub fn check(&self, ready: &Ready) -> std::result::Result<(), FileError> {
-        self.header.identity.check(&identity(ready))
+    pub fn check(&self, ready: &Ready, machine: Machine) -> std::result::Result<(), FileError> {
+        self.header.identity.check(&identity(ready, machine))
     }
 }
 
@@ -267,10 +268,10 @@ fn slices(pages: &BTreeMap<u32, Option<Box<[u8]>>>) -> Vec<Vec<u8>> {
     slices
 }
 
-/// What a checkpoint of the guest of this replica is of.
-pub fn identity(ready: &Ready) -> Identity {
+/// What a checkpoint of the guest of this replica, which runs on `machine`, is of.
+pub fn identity(ready: &Ready, machine: Machine) -> Identity {
     Identity {
-        architecture: X86_64,
+        architecture: machine.architecture(),
         abi_version: ready.abi_version,
         image: ready.image,
         cpu: ready.cpu,
@@ -368,7 +369,7 @@ impl Supervisor {
         }
         let header = Header {
             kind: capture.base.as_ref().map_or(Kind::Full, |base| Kind::Incremental { parent: base.checksum }),
-            identity: identity(&ready),
+            identity: identity(&ready, self.spec.machine),
             epoch: state.epoch,
             generation: self.arbiter.record().generation,
             digest: state.digest,

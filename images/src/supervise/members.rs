@@ -140,7 +140,7 @@ impl Supervisor {
             return self.happened(format!("replica {id} said twice that it is ready: ignored"));
         }
         self.happened(format!("replica {id} booted in {:.1} ms", ready.boot_ns as f64 / 1e6));
-        if let Some(Err(error)) = self.restoring.as_ref().map(|restoring| restoring.check(&ready)) {
+        if let Some(Err(error)) = self.restoring.as_ref().map(|restoring| restoring.check(&ready, self.spec.machine)) {
             return self.refusal = Some(format!("the checkpoint cannot be restored here: {error}"));
         }
         let arguments = self.spec.arguments.clone();

@@ -216,7 +216,7 @@ impl Supervisor {
         if self.spec.replay.is_some() {
             return;
         }
-        if let Err(error) = storage.start_writer(checkpoint::identity(ready)) {
+        if let Err(error) = storage.start_writer(checkpoint::identity(ready, self.spec.machine)) {
             self.refusal = Some(format!("the log cannot be written: {error}"));
         }
     }

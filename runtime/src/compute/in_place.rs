@@ -11,6 +11,12 @@ impl SaveArea {
     pub(super) const fn new() -> Self {
         Self
     }
+
+    /// Nothing is ever interrupted.
+    #[cfg(feature = "image")]
+    pub(super) fn stack(&self) -> u64 {
+        0
+    }
 }
 
 /// There are no upcalls.
@@ -28,4 +34,11 @@ pub(super) unsafe fn switch(_from: *mut u64, _to: u64) -> bool {
 /// None is needed.
 pub(super) unsafe fn prepare(_top: *mut u8, _entry: extern "C" fn() -> !) -> u64 {
     0
+}
+
+/// # Safety
+/// Never to be called.
+#[cfg(feature = "image")]
+pub(super) unsafe fn resume(_area: *const SaveArea) -> bool {
+    unreachable!("computations are run in place")
 }

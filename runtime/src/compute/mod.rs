@@ -463,7 +463,7 @@ impl Computation {
 }
 
 /// The stack of the computation that runs, if one does.
-#[cfg(feature = "image")]
+#[cfg(all(feature = "image", target_arch = "x86_64"))]
 pub(crate) fn current_stack() -> Option<core::ops::Range<u64>> {
     let current = COMPUTATIONS.with(|all| all.current.get());
     // SAFETY: the executor has set it to the computation that runs, or to null.
