@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pollux_tests::client::{Client, Reply};
-use pollux_tests::guests::{
-    ask, computed, debug_computed, epoch_of, epochs_alike, found_out_in_the_first_full_epoch, send, still_paired,
-};
+use pollux_tests::guests::{ask, computed, debug_computed, epoch_of, epochs_alike, send, still_paired};
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
@@ -59,11 +57,6 @@ fn both_replicas_are_cut_at_the_same_tick_whatever_comes_in() {
     let mut pair = Pair::up(&counted("probe", "counted:1000").alone());
     epochs_alike(&mut pair, seed, EPOCHS, disturb);
     pair.down();
-}
-
-#[test]
-fn a_replica_cut_one_tick_late_is_found_out_in_that_epoch() {
-    found_out_in_the_first_full_epoch(&counted("probe", "counted:500000"), 3_000_000);
 }
 
 /// Keeps a guest hearing something at moments that no two runs share.
