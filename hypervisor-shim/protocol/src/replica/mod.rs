@@ -31,6 +31,7 @@ use crate::{Discipline, Epoch, Generation, Mode, Role};
 mod active;
 mod api;
 mod backup;
+mod config;
 mod disks;
 mod failover;
 mod handover;
@@ -44,9 +45,10 @@ mod timers;
 mod tests;
 
 pub use api::{
-    Blocked, Command, CommandList, Commands, Config, ConfigError, Gate, Input, JoinPhase, LinkFault, Outgoing, Phase,
-    Promotion, ProtocolFault, Record, Status, StopReason,
+    Blocked, Command, CommandList, Commands, Gate, Input, JoinPhase, LinkFault, Outgoing, Phase, Promotion,
+    ProtocolFault, Record, Status, StopReason,
 };
+pub use config::{Config, ConfigError};
 pub use storage::{MAX_STORED_EVENTS_BYTES, ReplayFault, STORED_RECORD_BYTES};
 pub use timers::PAUSE_HEARTBEATS;
 
