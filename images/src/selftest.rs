@@ -24,9 +24,9 @@ const FUZZ_SECONDS: u32 = 5;
 
 /// The big-endian machine of the unit tests, its linker and its emulator.
 const BIG_ENDIAN_TARGET: &str = "powerpc-unknown-linux-gnu";
-/// See [`BIG_ENDIAN_TARGET`].
+/// What links for it.
 pub const BIG_ENDIAN_LINKER: &str = "powerpc-linux-gnu-gcc";
-/// See [`BIG_ENDIAN_TARGET`].
+/// What runs it.
 pub const BIG_ENDIAN_EMULATOR: &str = "qemu-ppc";
 
 /// What to leave out.

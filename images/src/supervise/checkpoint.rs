@@ -209,7 +209,7 @@ impl Restoring {
     /// Makes the first replica's mirrors anew, where there are none.
     ///
     /// # Errors
-    /// The pair is to have other disks than the checkpoint; or what [`disks::restore`] says.
+    /// The pair is to have other disks than the checkpoint; or a copy cannot be put there.
     pub fn restore_disks(&self, spec: &Spec) -> Result<()> {
         let names = |disk: &SavedDisk| disk.name.clone();
         let saved: Vec<_> = self.disks.iter().map(names).collect();

@@ -32,7 +32,10 @@ fn in_memory(bytes: &[u8]) {
     }
     if let Err(error) = run(checkpoints.restore(&memory, sequence), || ()) {
         assert!(!matches!(error, Error::HalfRestored { .. }), "{error}");
-        assert!(region.with(|bytes| bytes.iter().all(|&byte| byte == 1)) && value.with(|value| *value == 77), "{error}");
+        assert!(
+            region.with(|bytes| bytes.iter().all(|&byte| byte == 1)) && value.with(|value| *value == 77),
+            "{error}"
+        );
     }
     let again = run(checkpoints.full("again", &memory).expect("nothing else is taken").commit(), || ());
     assert!(again.is_ok(), "{again:?}");

@@ -34,17 +34,17 @@ pub struct Config {
     /// ([`super::Replica::max_epoch_events_bytes`]).
     pub max_epoch_events_bytes: u32,
     /// Whether the caller reports with [`super::Replica::confirm_released`] when released outputs have left its
-    /// devices' queues. If `false`, a [`Command::Release`] counts as done at once, and an output that dies in a queue
+    /// devices' queues. If `false`, a [`super::Command::Release`] counts as done at once, and an output that dies in a queue
     /// of a killed machine is not sent again at promotion.
     pub confirms_releases: bool,
     /// Whether an epoch is done only when the backup has compared its digest. Until then its outputs stay and the next
     /// epoch does not begin: when digests differ, both guests still stand at the end of the epoch in which they came
     /// apart. Costs a round trip an epoch.
     pub compares_first: bool,
-    /// A backup that is to be taken in by a solo primary ([`Input::PeerJoins`] there): it holds nothing until the state of
-    /// the primary's guest has come, and is a full member of the pair when it is told [`Message::Joined`].
+    /// A backup that is to be taken in by a solo primary ([`super::Input::PeerJoins`] there): it holds nothing until the state of
+    /// the primary's guest has come, and is a full member of the pair when it is told [`crate::link::Message::Joined`].
     pub joins: bool,
-    /// Whether the log is stored where it outlives both replicas ([`Command::Store`]): outputs wait for that, too. Both
+    /// Whether the log is stored where it outlives both replicas ([`super::Command::Store`]): outputs wait for that, too. Both
     /// replicas must be told the same.
     pub stores_log: bool,
     /// The active replica begins no epoch while so many bytes of records are on their way to storage
