@@ -15,6 +15,25 @@ const MIN_MULTIPLIER: u64 = (1 << SHIFT) / 64;
 /// how fast its ticks come now.
 const ALONE_NS: u64 = 60_000_000;
 
+/// Readings of which the tightest counts.
+const READINGS: usize = 8;
+
+/// Reads two clocks at one moment, the first of them before and after the other: whoever reads may be interrupted for many
+/// milliseconds in between, which would set a clock that is made of them wrong by a factor. So the closest of some readings
+/// counts. Returns the first clock's in the middle, and the other's.
+pub fn read_together(mut first: impl FnMut() -> u64, mut other: impl FnMut() -> u32) -> (u64, u32) {
+    let (mut closest, mut reading) = (u64::MAX, (0, 0));
+    for _ in 0..READINGS {
+        let before = first();
+        let value = other();
+        let distance = first().saturating_sub(before);
+        if distance < closest {
+            (closest, reading) = (distance, (before + distance / 2, value));
+        }
+    }
+    reading
+}
+
 /// Nanoseconds by ticks.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
@@ -74,7 +93,30 @@ fn multiplier(ticks: u64, wanted_ns: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use core::cell::Cell;
+
     use super::*;
+
+    #[test]
+    fn a_reading_that_was_interrupted_does_not_count() {
+        for calm in 0..READINGS {
+            let (now, turn) = (Cell::new(0_u64), Cell::new(0));
+            let first = || {
+                now.set(now.get() + 10);
+                now.get()
+            };
+            let other = || {
+                // All readings but one are interrupted for 20 ms, before or behind the other clock's.
+                let pause = if turn.replace(turn.get() + 1) == calm { 0 } else { 20_000_000 };
+                now.set(now.get() + pause * (turn.get() as u64 % 2));
+                let value = now.get() as u32;
+                now.set(now.get() + pause * (1 - turn.get() as u64 % 2));
+                value
+            };
+            let (ticks, value) = read_together(first, other);
+            assert!(ticks.abs_diff(u64::from(value)) <= 10, "{ticks} and {value} with reading {calm} alone in peace");
+        }
+    }
 
     const TOLD_EVERY_NS: u64 = 20_000_000;
 

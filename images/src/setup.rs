@@ -140,13 +140,13 @@ fn tool(name: &'static str, argument: &str, package: &'static str, need: Need) -
 
 /// Names of what only images for PA-RISC need.
 const FOR_HPPA: [&str; 6] = [qemu::HPPA_PROGRAM, hppa::GCC, hppa::WASM2C, hppa::CARGO, hppa::RUSTC, RUST_SOURCES];
-const RUST_SOURCES: &str = "sources of core";
+const RUST_SOURCES: &str = "rust-sources";
 
 /// A file of the library that unit tests on a big-endian machine are linked with.
 const BIG_ENDIAN_LIBRARY: &str = "/usr/powerpc-linux-gnu/lib/libc.so.6";
 
 fn big_endian_library() -> Finding {
-    file("libc for powerpc", BIG_ENDIAN_LIBRARY, "libc6-dev-powerpc-cross")
+    file("libc-powerpc", BIG_ENDIAN_LIBRARY, "libc6-dev-powerpc-cross")
 }
 
 fn rust_sources() -> Finding {

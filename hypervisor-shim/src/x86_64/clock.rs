@@ -1,7 +1,7 @@
 //! The monotonic clock: the time stamp counter, calibrated against the local APIC's timer.
 
 use super::apic;
-use crate::pace::Pace;
+use crate::pace::{Pace, read_together};
 
 /// How long to calibrate. The error is about a microsecond of scheduling noise in this.
 const CALIBRATION_NS: u32 = 2_000_000;
@@ -23,13 +23,11 @@ impl Clock {
     /// Measures how fast the time stamp counter runs. The local APIC must be on.
     pub fn calibrate() -> Self {
         apic::arm_timer(u32::MAX);
-        let (first_left, first) = (apic::timer_left(), time_stamp());
-        let (mut left, mut stamp) = (first_left, first);
-        while first_left - left < CALIBRATION_NS {
+        let (first, first_left) = read_together(time_stamp, apic::timer_left);
+        while first_left - apic::timer_left() < CALIBRATION_NS {
             core::hint::spin_loop();
-            left = apic::timer_left();
-            stamp = time_stamp();
         }
+        let (stamp, left) = read_together(time_stamp, apic::timer_left);
         Self { pace: Pace::new(first, stamp - first, u64::from(first_left - left)) }
     }
 

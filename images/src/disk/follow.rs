@@ -373,7 +373,9 @@ mod tests {
         follower.given_up.store(true, Ordering::Relaxed);
         follower.push(Job::Whole);
         assert_eq!(wait(&follower), Err("given up".to_owned()));
-        assert!(follower.take_done().is_err(), "nothing is done after that");
+        follower.push(Job::Whole);
+        assert_eq!(follower.done.recv(), Err(mpsc::RecvError), "the thread ends, and does nothing more");
+        assert!(follower.take_done().is_err());
         follower.give_up().join().expect("it has ended");
     }
 
