@@ -104,6 +104,8 @@ fn a_mirror_that_somebody_cuts_short_is_found_out_when_it_is_read() {
         let mut pair = files.up(",size=1M");
         let mut client = connect(&mut pair);
         assert_eq!(ask(&mut client, "disk data write 0 64 1 1"), "done");
+        // Then the backup has written it, too.
+        assert_eq!(ask(&mut client, "disk data flush"), "done");
         File::options().write(true).open(mirror(&files, replica)).expect("it is there").set_len(4096).expect("cut");
         // QEMU reads zeros beyond a file's end, and says nothing. The replicas have read different things; nobody can tell
         // by that which one is right, so the primary's word counts.
