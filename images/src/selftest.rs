@@ -137,6 +137,8 @@ fn big_endian_test(workspace: &Workspace) -> Result<bool> {
         )
         .env_remove("RUSTFLAGS")
         .env_remove("RUSTUP_TOOLCHAIN")
+        // Hundreds of lives of a store, which are about order and not about bytes: minutes under emulation.
+        .args(["--", "--skip", "crashes::"])
         .stdin(Stdio::null())
         .status()
         .context(|| format!("cannot run {}", hppa::CARGO))?;

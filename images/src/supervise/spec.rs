@@ -75,10 +75,10 @@ pub enum RejoinName {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum PlacementName {
-    /// Busy ones are held on processors of their own choice, each on another than its twin's.
-    #[default]
+    /// Busy ones are held where the host is idlest, each on another processor than its twin's.
     Hold,
     /// Wherever the system puts them.
+    #[default]
     Free,
 }
 
