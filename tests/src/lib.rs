@@ -6,6 +6,7 @@
 //! | [`model`] | a model checker's view of promotion: every order of events within small bounds |
 //! | [`pair`] | a real pair, started by the real command, for the end-to-end tests (`tests/e2e_*.rs`) |
 //! | [`client`], [`load`] | a RESP client, and many of them that check every answer while replicas die |
+//! | [`counts`] | counters in a store that clients increment until their machines die |
 //! | [`guests`], [`disks`] | what guests are asked line by line and must answer; a probe with a disk |
 //! | [`blocks`] | clients that write to disks, and a checker that reads what lies there |
 //! | [`status`], [`workbench`] | the promised form of `status --json`; the built command and images, permits, seeds |
@@ -14,6 +15,7 @@
 
 pub mod client;
 pub mod contend;
+pub mod counts;
 pub mod disks;
 pub mod guests;
 pub mod linear;

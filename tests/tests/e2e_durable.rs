@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use pollux_tests::client::{Client, Reply};
+use pollux_tests::counts::{Count, count_on};
 use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
@@ -65,26 +66,6 @@ fn restore(pair: &Pair, from: &Path, arguments: &[&str]) -> Status {
     let from = from.to_str().expect("UTF-8");
     let restore = [&["restore", from, "--publish", "0:6379", "--json"], arguments].concat();
     serde_json::from_str(&pair.must(&restore)).expect("a status")
-}
-
-/// What one connection has asked for and was told.
-#[derive(Debug, Default)]
-struct Count {
-    asked: AtomicU64,
-    told: AtomicU64,
-}
-
-/// Counts until the connection breaks.
-fn count_on(address: SocketAddr, key: &str, count: &Count, all: &AtomicU64) {
-    let Ok(mut client) = Client::connect(address) else { return };
-    loop {
-        count.asked.fetch_add(1, Ordering::SeqCst);
-        match client.ask(&[b"INCR", key.as_bytes()]) {
-            Ok(Reply::Integer(told)) => count.told.store(told as u64, Ordering::SeqCst),
-            _ => return,
-        }
-        all.fetch_add(1, Ordering::SeqCst);
-    }
 }
 
 /// What the store holds lies between what was told and what was asked for.

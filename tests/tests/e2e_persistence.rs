@@ -4,11 +4,11 @@
 //! number below the first is a lost write, one above the second an invented one.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pollux_tests::client::{Client, Reply};
+use pollux_tests::counts::{Count, count_on};
 use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
@@ -46,26 +46,6 @@ impl Drop for Disks {
     fn drop(&mut self) {
         // Nothing is lost if it stays.
         let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// What one connection has asked for and was told.
-#[derive(Debug, Default)]
-struct Count {
-    asked: AtomicU64,
-    told: AtomicU64,
-}
-
-/// Counts until the connection breaks.
-fn count_on(address: SocketAddr, key: &str, count: &Count, all: &AtomicU64) {
-    let Ok(mut client) = Client::connect(address) else { return };
-    loop {
-        count.asked.fetch_add(1, Ordering::SeqCst);
-        match client.ask(&[b"INCR", key.as_bytes()]) {
-            Ok(Reply::Integer(told)) => count.told.store(told as u64, Ordering::SeqCst),
-            _ => return,
-        }
-        all.fetch_add(1, Ordering::SeqCst);
     }
 }
 
