@@ -476,8 +476,8 @@ impl Supervisor {
 
     /// Somebody wants all that happens to the guest from now on to be recorded.
     pub(super) fn begin_recording(&mut self, path: &Path) -> std::result::Result<(), String> {
-        if self.spec.run == RunName::Bare || !self.spec.disks.is_empty() {
-            return Err("neither a bare machine nor a guest with disks can be recorded".to_owned());
+        if self.spec.run == RunName::Bare {
+            return Err("a bare machine has no epochs that could be recorded".to_owned());
         }
         if self.closing.is_some() {
             return Err("the recording before is being completed".to_owned());
@@ -489,6 +489,11 @@ impl Supervisor {
                     format!("the pair writes a log already, which can be replayed: {}", storage.folder().display())
                 }
             });
+        }
+        if !self.spec.disks.is_empty() {
+            return Err("a guest with disks is recorded from its start or not at all: the log of `up --checkpoint-dir DIR --log \
+                        durable` is a recording, which `replay DIR` runs again without the disks"
+                .to_owned());
         }
         let active = self.arbiter.record().active;
         let ready = self.replicas[active.index()].as_ref().and_then(|replica| replica.ready);
