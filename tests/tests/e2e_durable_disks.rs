@@ -15,6 +15,7 @@ use std::thread;
 use pollux_tests::client::{Client, Reply};
 use pollux_tests::counts::{Count, count_on};
 use pollux_tests::disks::DISK_CODE;
+use pollux_tests::guests::ask;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::{Role, Status};
@@ -216,6 +217,49 @@ fn memory_and_mirrors_come_back_at_the_same_epoch() {
 #[test]
 fn memory_and_a_shared_disk_come_back_at_the_same_epoch() {
     lives("both machines and a shared disk", ",shared", moments(4));
+}
+
+/// A recording of a pair without a durable log: the guest goes on with its disks as ever, and the recording has what it read.
+fn recorded(kind: &str) {
+    let folder = Folder::new(&format!("recorded{}", kind.len()));
+    let disk = folder.disk(&format!("{kind},size=16M"));
+    let mut pair = Pair::up(&Options::new("probe").with(&PATIENT).with(&["--disk", &disk]));
+    let mut client = Client::connect(pair.address(7000)).expect("a published port takes connections");
+    assert_eq!(ask(&mut client, "disk data write 100 64 5 1"), "done");
+    let path = folder.log();
+    let record = pair.command(&["record", "e2e"]).arg(&path).output().expect("it runs");
+    assert!(record.status.success(), "{}", String::from_utf8_lossy(&record.stderr));
+    // What it reads was written before; what it reads next, by itself; and what it reads last, at another replica.
+    assert_eq!(ask(&mut client, "disk data verify 100 64 5 1"), "same");
+    assert_eq!(ask(&mut client, "disk data overlap 1000 100"), "in order 200 of 200");
+    assert_eq!(ask(&mut client, "disk data write 100 64 5 2"), "done");
+    pair.kill(Role::Primary, "KILL");
+    pair.wait_for_survivor(2);
+    pair.must(&["rejoin"]);
+    assert_eq!(ask(&mut client, "disk data verify 100 64 5 2"), "same");
+    assert_eq!(ask(&mut client, "disk data overlap 3000 100"), "in order 200 of 200");
+    let stop = pair.command(&["record", "e2e", "--stop"]).output().expect("it runs");
+    assert!(stop.status.success(), "{}", String::from_utf8_lossy(&stop.stderr));
+    assert_eq!(ask(&mut client, "disk data write 100 64 5 3"), "done");
+    pair.must(&["down"]);
+    let before = folder.disk_files();
+    let whole = replay(&pair, &path);
+    println!("{whole}");
+    assert_eq!(whole["digest"], whole["recorded_digest"], "the end is as recorded");
+    assert_eq!(whole["epoch"], whole["recorded_through"]);
+    assert!(before == folder.disk_files(), "a replay has changed a disk");
+    let (code, text) = refused(&pair, &path, &[]);
+    assert!(code == NOT_A_CHECKPOINT && text.contains("a recording can be replayed"), "{code}: {text}");
+}
+
+#[test]
+fn a_recording_of_a_guest_with_mirrors_ends_in_the_same_digest() {
+    recorded("");
+}
+
+#[test]
+fn a_recording_of_a_guest_with_a_shared_disk_ends_in_the_same_digest() {
+    recorded(",shared");
 }
 
 fn number(address: SocketAddr) -> i64 {

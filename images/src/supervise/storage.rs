@@ -490,11 +490,6 @@ impl Supervisor {
                 }
             });
         }
-        if !self.spec.disks.is_empty() {
-            return Err("a guest with disks is recorded from its start or not at all: the log of `up --checkpoint-dir DIR --log \
-                        durable` is a recording, which `replay DIR` runs again without the disks"
-                .to_owned());
-        }
         let active = self.arbiter.record().active;
         let ready = self.replicas[active.index()].as_ref().and_then(|replica| replica.ready);
         let ready = ready.filter(|_| self.phase == Phase::Serving).ok_or("the pair does not serve")?;
