@@ -295,10 +295,11 @@ impl Disks {
             while let Some((job, done)) = device.take_done() {
                 // Also one that has failed may have changed something.
                 self.note_change(disk, &job);
-                if self.shared.has(disk) && done {
-                    self.schedules[disk].finish_unsettled(job.number);
-                } else {
-                    self.schedules[disk].finish(job.number);
+                match (self.shared.has(disk), done) {
+                    (true, true) => self.schedules[disk].finish_unsettled(job.number),
+                    // The guest of a pair is told of it, too.
+                    (true, false) | (false, true) => self.schedules[disk].finish(job.number),
+                    (false, false) => self.schedules[disk].fail(job.number),
                 }
                 self.note_end(job, done);
             }
@@ -327,6 +328,14 @@ impl Disks {
     pub fn has_ended(&self, number: u64) -> bool {
         let ended = |outstanding: &Outstanding| outstanding.end.is_some() || self.shared.leaves_out(outstanding.disk);
         self.find(number).is_none_or(|index| ended(&self.outstanding[index]))
+    }
+
+    /// Whether a mirrored disk has failed to carry out this request, and it is not completed.
+    pub fn has_failed(&self, number: u64) -> bool {
+        let failed = |outstanding: &Outstanding| {
+            matches!(outstanding.end, Some(End::Failed)) && !self.shared.has(outstanding.disk)
+        };
+        self.find(number).is_some_and(|index| failed(&self.outstanding[index]))
     }
 
     /// The name of the disk that an outstanding request is for; empty when there is no such request.
@@ -413,6 +422,9 @@ impl Disks {
     ) -> Result<Option<Range<usize>>, DeliverError> {
         let index = self.find(completion.number).ok_or(DeliverError::Malformed)?;
         let outstanding = self.outstanding.remove(index).ok_or(DeliverError::Malformed)?;
+        if let Some(schedule) = self.schedules.get_mut(outstanding.disk) {
+            schedule.tell(outstanding.number);
+        }
         if self.shared.leaves_out(outstanding.disk) && outstanding.end.is_none() {
             return self.complete_brought(outstanding, completion, memory, digest);
         }

@@ -94,11 +94,10 @@ impl<M: Machine> Vmm<M> {
     fn judge_failure(&mut self) {
         let Some(replica) = &self.replica else { return };
         let Some(failure) = self.guest.disks().failure() else { return };
-        let leaves = match (replica.mode(), replica.role()) {
-            (Mode::Solo, _) => false,
-            (Mode::Paired, Role::Primary) => failure.number < replica.peer_disks_done_below(),
+        let leaves = match replica.role() {
+            Role::Primary => replica.gives_way(failure.number),
             // One that may have to take over keeps its fault for the guest.
-            (Mode::Paired, Role::Backup) => replica.follows_peer(),
+            Role::Backup => replica.follows_peer(),
         };
         if leaves {
             let text = self.describe_failure();
@@ -121,7 +120,14 @@ impl<M: Machine> Vmm<M> {
             return now_ns;
         }
         let until_ns = now_ns + PATIENCE_NS;
-        while let Some(number) = self.unfinished(epoch) {
+        loop {
+            // What the old primary told its guest was let out: a replica that cannot tell its own the same cannot go on, not
+            // even as the last one. What waits for what has failed would wait for ever.
+            if self.contradicts(epoch) {
+                let text = self.describe_failure();
+                self.stop(StoppedReason::DiskFailed, &text);
+            }
+            let Some(number) = self.unfinished(epoch) else { return now_ns };
             let follows = self.replica.as_ref().is_some_and(|replica| replica.follows_peer());
             if now_ns >= until_ns && follows {
                 let text = format!(
@@ -136,13 +142,6 @@ impl<M: Machine> Vmm<M> {
             now_ns = self.now_ns();
             now_ns = self.round(now_ns);
         }
-        // What the old primary told its guest was let out: a replica that cannot tell its own the same cannot go on, not even
-        // as the last one.
-        if self.contradicts(epoch) {
-            let text = self.describe_failure();
-            self.stop(StoppedReason::DiskFailed, &text);
-        }
-        now_ns
     }
 
     /// The completions of an epoch's record.
@@ -161,8 +160,9 @@ impl<M: Machine> Vmm<M> {
 
     /// Whether the record says that something was done which has failed here.
     fn contradicts(&self, epoch: u64) -> bool {
-        let Some(failure) = self.guest.disks().failure() else { return false };
-        self.recorded(epoch).any(|completion| completion.status == 0 && completion.number == failure.number)
+        let disks = self.guest.disks();
+        disks.failure().is_some()
+            && self.recorded(epoch).any(|completion| completion.status == 0 && disks.has_failed(completion.number))
     }
 
     /// Whether a shutdown may go on to its end: nothing is under way at any disk of the pair. Mirrors are equal then.

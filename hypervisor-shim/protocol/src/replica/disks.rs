@@ -11,8 +11,9 @@
 //! that although nothing else may happen to it ([`Replica::owes_uncertain`]).
 
 use super::failover::Failover;
+use super::join::Join;
 use super::{Guest, Replica};
-use crate::{Epoch, Role};
+use crate::{Epoch, Mode, Role};
 
 impl Replica {
     /// This replica's disks have done all requests with numbers below this; a number never goes back. `at_once`: there is a
@@ -45,6 +46,22 @@ impl Replica {
 
     /// Whether this is a backup whose primary goes on: one that fails now is not missed.
     pub fn follows_peer(&self) -> bool {
-        self.role == Role::Backup && self.peer.link_open && !self.peer.dead && self.failover == Failover::None
+        self.role == Role::Backup && self.peer_seems_well()
+    }
+
+    /// Whether this is a primary that may leave the pair because its own disk cannot do request `number`: the backup's disk
+    /// has done it, and the backup can take over. A newcomer cannot before the arbiter's record is paired with it, although
+    /// its disk does what the primary's does; nor is one counted upon that is being replaced as lost. Who must not leave tells
+    /// its guest of the fault when it is alone.
+    pub fn gives_way(&self, number: u64) -> bool {
+        self.role == Role::Primary
+            && self.mode == Mode::Paired
+            && self.join == Join::None
+            && self.peer_seems_well()
+            && number < self.active.disks_done_below
+    }
+
+    fn peer_seems_well(&self) -> bool {
+        self.peer.link_open && !self.peer.dead && self.failover == Failover::None
     }
 }
