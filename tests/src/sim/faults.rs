@@ -261,8 +261,8 @@ impl Settings {
             compares_first: rng.chance(15),
             hand_over_at_ns: (!diverges && rng.chance(20)).then(|| rng.between(500, 30_000) * MICROSECOND_NS),
             // A guest that was tampered with, or that a block may have deceived, is judged between the first two replicas
-            // only. Nor are shared disks given to newcomers.
-            rejoins: if diverges || spoils || shared_disk { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },
+            // only.
+            rejoins: if diverges || spoils { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },
             rejoin_delay_ns: microseconds(rng.pick(&[(50, 300), (200, 4000)])),
             copy_slices: rng.pick(&[0, 3, 30]),
             disk_delay_ns,

@@ -147,6 +147,8 @@ marks! {
     PowerLost;
     /// A replica took over with requests to a shared disk outstanding.
     SharedUncertain;
+    /// A newcomer took over a shared disk.
+    NewcomerTookShared;
     /// A flush of a shared disk was told.
     SharedFlushTold;
     /// A process that was paused with something under way at a shared disk was killed before the other one went on.
