@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use hypercall::disk::BLOCK_BYTES;
 
+use crate::build::Target;
 use crate::disk::{DiskFault, HEADER_BYTES};
 use crate::error::{Context, Error, Result};
 use crate::vcpu::Vcpu;
@@ -55,9 +56,21 @@ impl Machine {
         if self == Self::B160l { HPPA_PROGRAM } else { PROGRAM }
     }
 
+    /// What images for it are built for.
+    pub fn target(self) -> Target {
+        if self == Self::B160l { Target::Hppa } else { Target::X86_64 }
+    }
+
     /// Whose registers its guests have ([`checkpoint::state`]).
     pub fn architecture(self) -> u32 {
         if self == Self::B160l { checkpoint::state::PA_RISC } else { checkpoint::state::X86_64 }
+    }
+
+    /// Nanoseconds of machine time that an instruction takes where instructions are counted, as a power of two. With 8 ns the
+    /// machine's clock runs ahead of everybody's while it works. PA-RISC's timer makes a step every 4 ns, and each must be an
+    /// instruction.
+    pub fn icount_shift(self) -> u8 {
+        if self == Self::B160l { 2 } else { 3 }
     }
 
     /// Memory that the shim keeps for itself, on top of guest memory.

@@ -311,10 +311,11 @@ impl Disks {
             while let Some((job, done)) = device.take_done() {
                 // Also one that has failed may have changed something.
                 self.note_change(disk, &job);
-                if self.is_gated(disk) && done {
-                    self.schedules[disk].finish_unsettled(job.number);
-                } else {
-                    self.schedules[disk].finish(job.number);
+                match (self.is_gated(disk), done) {
+                    (true, true) => self.schedules[disk].finish_unsettled(job.number),
+                    // The guest of a pair is not told of a mirror's failure.
+                    (_, false) if !self.shared.has(disk) => self.schedules[disk].fail(job.number),
+                    _ => self.schedules[disk].finish(job.number),
                 }
                 self.note_end(job, done);
             }
@@ -433,6 +434,9 @@ impl Disks {
     ) -> Result<Option<Range<usize>>, DeliverError> {
         let index = self.find(completion.number).ok_or(DeliverError::Malformed)?;
         let outstanding = self.outstanding.remove(index).ok_or(DeliverError::Malformed)?;
+        if let Some(schedule) = self.schedules.get_mut(outstanding.disk) {
+            schedule.tell(outstanding.number);
+        }
         if self.leaves_out(outstanding.disk, outstanding.operation) && outstanding.end.is_none() {
             return self.complete_brought(outstanding, completion, memory, digest);
         }

@@ -118,13 +118,12 @@ impl<M: Machine> Vmm<M> {
     fn judge_failure(&mut self) {
         let Some(replica) = &self.replica else { return };
         let Some(failure) = self.guest.disks().failure() else { return };
-        let leaves = match (replica.mode(), replica.role()) {
-            (Mode::Solo, _) => false,
+        let leaves = match replica.role() {
             // The other one's disk has not been asked yet: it will be when the other one has taken over.
-            (Mode::Paired, Role::Primary) if self.guest.disks().are_logged() => true,
-            (Mode::Paired, Role::Primary) => failure.number < replica.peer_disks_done_below(),
+            Role::Primary if self.guest.disks().are_logged() => replica.may_leave(),
+            Role::Primary => replica.gives_way(failure.number),
             // One that may have to take over keeps its fault for the guest.
-            (Mode::Paired, Role::Backup) => replica.follows_peer(),
+            Role::Backup => replica.follows_peer(),
         };
         if leaves {
             let text = self.describe_failure();
@@ -148,7 +147,14 @@ impl<M: Machine> Vmm<M> {
         }
         self.release_recorded(epoch);
         let until_ns = now_ns + PATIENCE_NS;
-        while let Some(number) = self.unfinished(epoch) {
+        loop {
+            // What the old primary told its guest was let out: a replica that cannot tell its own the same cannot go on, not
+            // even as the last one. What waits for what has failed would wait for ever.
+            if self.contradicted(epoch).is_some() {
+                let text = self.describe_failure();
+                self.stop(StoppedReason::DiskFailed, &text);
+            }
+            let Some(number) = self.unfinished(epoch) else { return now_ns };
             let follows = self.replica.as_ref().is_some_and(|replica| replica.follows_peer());
             if now_ns >= until_ns && follows {
                 let text = format!(
@@ -163,13 +169,6 @@ impl<M: Machine> Vmm<M> {
             now_ns = self.now_ns();
             now_ns = self.round(now_ns);
         }
-        // What the old primary told its guest was let out: a replica that cannot tell its own the same cannot go on, not even
-        // as the last one.
-        if self.contradicted(epoch).is_some() {
-            let text = self.describe_failure();
-            self.stop(StoppedReason::DiskFailed, &text);
-        }
-        now_ns
     }
 
     /// Lets a replica that follows the log do what the record of this epoch says is done.
@@ -191,7 +190,17 @@ impl<M: Machine> Vmm<M> {
             return;
         }
         self.release_recorded(epoch);
-        while self.unfinished(epoch).is_some() {
+        loop {
+            if let Some(number) = self.contradicted(epoch) {
+                let name = String::from(self.guest.disks().name_of(number));
+                let text = format!(
+                    "disk {name} cannot be brought to epoch {epoch}: request {number}, which was done then, fails"
+                );
+                self.stop(StoppedReason::Failed, &text);
+            }
+            if self.unfinished(epoch).is_none() {
+                return;
+            }
             self.set_disk_interrupts(true);
             if !self.disks_have_done() {
                 let now_ns = self.now_ns();
@@ -202,12 +211,6 @@ impl<M: Machine> Vmm<M> {
             self.machine.acknowledge_interrupts();
             self.hear_supervisor();
             self.serve_disks();
-        }
-        if let Some(number) = self.contradicted(epoch) {
-            let name = String::from(self.guest.disks().name_of(number));
-            let text =
-                format!("disk {name} cannot be brought to epoch {epoch}: request {number}, which was done then, fails");
-            self.stop(StoppedReason::Failed, &text);
         }
     }
 

@@ -159,6 +159,15 @@ fn settings(from: &Path, image: Option<&PathBuf>) -> Result<Spec> {
     if image.image_id == spec.image_id {
         return Ok(spec);
     }
+    if image.target != spec.machine.target() {
+        return Err(Error::Checkpoint(format!(
+            "{} is of a guest on {}, {} is for {}: registers and machine code of one mean nothing to the other",
+            from.display(),
+            spec.machine.target(),
+            spec.image.display(),
+            image.target
+        )));
+    }
     Err(Error::Checkpoint(format!(
         "{} is of image {}, {} is another ({}); name the right one with --image",
         from.display(),

@@ -237,9 +237,10 @@ impl UpArgs {
                 machine => Ok(machine),
             };
         }
-        if epoch != EpochSpec::Cooperative {
+        if epoch.needs_ticks() {
             return Err(Error::Usage(format!(
-                "epochs by {epoch} are not there yet on PA-RISC; use --epoch cooperative"
+                "epochs by {epoch} cannot be had on PA-RISC, whose programs do not count ticks; use exact epochs or --epoch \
+                 cooperative"
             )));
         }
         if !self.disk.is_empty() {

@@ -386,7 +386,7 @@ impl Supervisor {
 
     /// Whether the machines count instructions.
     fn counts(&self) -> bool {
-        self.spec.epoch.icount_shift().is_some()
+        self.spec.epoch.needs_icount()
     }
 
     /// The wall clock may be adjusted while the pair runs. It rides on whatever wakes the loop: an idle pair does not

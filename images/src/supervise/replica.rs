@@ -79,7 +79,7 @@ impl Replica {
             image,
             machine: spec.machine,
             accelerator: spec.accelerator,
-            icount_shift: spec.epoch.icount_shift(),
+            icount_shift: spec.epoch.needs_icount().then(|| spec.machine.icount_shift()),
             guest_memory_mib: memory_mib,
             mac: [0x52, 0x54, 0, 0, 1, id.get()],
             control: control_qemu,

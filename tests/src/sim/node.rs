@@ -239,6 +239,7 @@ impl Node {
         node.replica = Replica::new(config, local_ns).expect("the configuration is right");
         node.guest_clock = (0, local_ns);
         node.is_newcomer = true;
+        node.disk.by_other = settings.shared_disk;
         node.renew_link(session);
         node
     }

@@ -15,9 +15,10 @@
 //! log does not know, and the log alone can bring a disk from a checkpoint on to where the guest believes it to be.
 
 use super::failover::Failover;
+use super::join::Join;
 use super::{Guest, Replica};
 use crate::event::Uncertain;
-use crate::{Epoch, Role};
+use crate::{Epoch, Mode, Role};
 
 impl Replica {
     /// This replica's disks have done all requests with numbers below this; a number never goes back. `at_once`: there is a
@@ -63,6 +64,22 @@ impl Replica {
 
     /// Whether this is a backup whose primary goes on: one that fails now is not missed.
     pub fn follows_peer(&self) -> bool {
-        self.role == Role::Backup && self.peer.link_open && !self.peer.dead && self.failover == Failover::None
+        self.role == Role::Backup && self.peer_seems_well()
+    }
+
+    /// Whether this is a primary that may leave the pair because its own disk cannot do request `number`: it may leave, and
+    /// the backup's disk has done it. Who must not leave tells its guest of the fault when it is alone.
+    pub fn gives_way(&self, number: u64) -> bool {
+        self.may_leave() && number < self.active.disks_done_below
+    }
+
+    /// Whether this is a primary whose backup can take over. A newcomer cannot before the arbiter's record is paired with
+    /// it, although its disk does what the primary's does; nor is one counted upon that is being replaced as lost.
+    pub fn may_leave(&self) -> bool {
+        self.role == Role::Primary && self.mode == Mode::Paired && self.join == Join::None && self.peer_seems_well()
+    }
+
+    fn peer_seems_well(&self) -> bool {
+        self.peer.link_open && !self.peer.dead && self.failover == Failover::None
     }
 }

@@ -179,6 +179,9 @@ impl Disks {
             }
             let Some(outstanding) = self.outstanding.remove(index) else { break };
             completions.push(Completion { number: outstanding.number, status: UNCERTAIN, reserved: 0 });
+            if let Some(schedule) = self.schedules.get_mut(outstanding.disk) {
+                schedule.tell(outstanding.number);
+            }
             self.put_back(outstanding.brought);
             if let Some(job) = outstanding.withheld {
                 self.put_back(job.buffer);

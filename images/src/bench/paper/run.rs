@@ -27,8 +27,8 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 pub struct ImagesOf {
     /// As it is.
     pub plain: Image,
-    /// Made to count its ticks.
-    pub counting: Image,
+    /// Made to count its ticks, where there is such an image.
+    pub counting: Option<Image>,
 }
 
 /// The images that are measured.
@@ -43,13 +43,17 @@ pub struct Images {
 }
 
 impl Images {
-    fn of(&self, workload: Workload, epoch: EpochSpec) -> &Image {
+    fn of(&self, workload: Workload, epoch: EpochSpec) -> Result<&Image> {
         let images = match workload {
             Workload::Dhrystone { .. } => &self.dhrystone,
             Workload::Store => &self.store,
             Workload::DiskRead | Workload::DiskWrite | Workload::SharedRead | Workload::SharedWrite => &self.probe,
         };
-        if epoch.needs_ticks() { &images.counting } else { &images.plain }
+        if !epoch.needs_ticks() {
+            return Ok(&images.plain);
+        }
+        let missing = || Error::Usage(format!("there is no image of {workload} that counts its ticks"));
+        images.counting.as_ref().ok_or_else(missing)
     }
 
     /// How a configuration is started. Always translated: only then can all of them be compared.
@@ -66,7 +70,7 @@ impl Images {
             memory_mib: workload.memory_mib(),
             accelerator: Accelerator::Tcg,
             arguments: workload.arguments(),
-            ..Spec::new(name, self.of(workload, epoch).clone())?.staying_alone().publishing(workload.port())
+            ..Spec::new(name, self.of(workload, epoch)?.clone())?.staying_alone().publishing(workload.port())
         })
     }
 }

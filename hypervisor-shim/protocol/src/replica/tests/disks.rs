@@ -149,4 +149,16 @@ fn what_a_copy_has_left_outstanding_is_given_up_by_the_next_record_and_by_no_oth
     pair.primary.end();
     pair.primary.begin(b"");
     assert_eq!(uncertain_of(&pair.primary), None);
+
+#[test]
+fn a_primary_gives_way_only_to_a_backup_that_is_well_and_has_done_the_same() {
+    let mut pair = Pair::revised();
+    pair.primary.take(&[ack(7)]);
+    assert!(pair.primary.replica.gives_way(6));
+    assert!(!pair.primary.replica.gives_way(7), "the backup may fail in the same way");
+    assert!(!pair.backup.replica.gives_way(0), "a backup is no primary");
+    pair.primary.peer_dead();
+    assert!(!pair.primary.replica.gives_way(6), "the arbiter is asked: it may be the only one");
+    pair.primary.answer(&mut pair.arbiter, PRIMARY);
+    assert!(!pair.primary.replica.gives_way(6));
 }
