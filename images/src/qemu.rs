@@ -145,6 +145,8 @@ pub struct Drive {
     pub name: String,
     /// The file.
     pub path: PathBuf,
+    /// There is no file: a disk of so many bytes that is only there.
+    pub blank_bytes: Option<u64>,
     /// Another QEMU has it open, too.
     pub shared: bool,
     /// What goes wrong with it.
@@ -164,6 +166,9 @@ impl Drive {
     /// Writes are system calls of this process's threads (not of the kernel's, as io_uring's may be): none is left when the
     /// process is gone, on which the fence of shared disks rests.
     fn backend(&self) -> String {
+        if let Some(bytes) = self.blank_bytes {
+            return format!("driver=null-co,node-name=disk-{},size={bytes},read-zeroes=on", self.name);
+        }
         let path = self.path.display().to_string().replace(',', ",,");
         let locking = if self.shared { "off" } else { "on" };
         let path = path.as_str();
@@ -515,7 +520,13 @@ mod tests {
             net: NetBackend::Hub(net.0),
             debug_log: "a,b.log".into(),
             qemu_log: "q.log".into(),
-            disks: vec![Drive { name: "data".to_owned(), path: "x,y.0".into(), shared: false, faults: vec![] }],
+            disks: vec![Drive {
+                name: "data".to_owned(),
+                path: "x,y.0".into(),
+                blank_bytes: None,
+                shared: false,
+                faults: vec![],
+            }],
             locks: vec![],
             extra: &[],
             program: None,

@@ -76,7 +76,12 @@ impl<M: Machine> Vmm<M> {
 
     /// Whether the mirrors of a copy that comes to its end are equal, or there are none.
     pub(super) fn disks_are_equal(&self) -> bool {
-        !self.guest.disks().has_mirrors() || self.disk_copy == DiskCopy::Equal
+        !self.guest.disks().has_mirrors() || self.disk_copy == DiskCopy::Equal || self.leaves_disks_to_log()
+    }
+
+    /// Whether the copy that is made, a checkpoint, needs none of the mirrors: the log behind it says what they hold.
+    pub(super) fn leaves_disks_to_log(&self) -> bool {
+        self.guest.disks().are_logged() && self.disk_copy == DiskCopy::None
     }
 
     /// The copy has ended, well or not: the disks go on.

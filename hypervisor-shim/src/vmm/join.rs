@@ -129,7 +129,8 @@ impl<M: Machine> Vmm<M> {
 
     /// The supervisor wants a checkpoint. It begins at the next boundary.
     pub(super) fn capture_wanted(&mut self, since_epoch: Epoch) {
-        let mirrors_lack = self.guest.disks().has_mirrors() && self.disk_copy != DiskCopy::Watching;
+        let mirrors_lack =
+            self.guest.disks().has_mirrors() && self.disk_copy != DiskCopy::Watching && !self.leaves_disks_to_log();
         let joins = self.join_phase() != JoinPhase::None;
         let busy = self.copier.is_some() || joins || mirrors_lack || !self.can_be_captured();
         let known = since_epoch == 0 || self.base.as_ref().is_some_and(|base| base.epoch == since_epoch);
@@ -231,6 +232,13 @@ impl<M: Machine> Vmm<M> {
         let epoch = replica.epoch();
         if let Some(copier) = self.copier.take() {
             tell(&mut self.control, &ToSupervisor::Copied(copier.figures(epoch, now_ns)));
+        }
+        if self.leaves_disks_to_log() && self.guest.disks().uncertain_count(true) > 0 {
+            // The log goes on from the state, which has the numbers of requests and not what they would write.
+            self.guest.disks_mut().park();
+            if let Some(replica) = &mut self.replica {
+                replica.give_up_outstanding();
+            }
         }
         self.end_disk_copy();
         // From here on it is noted what the next one would have to hold.

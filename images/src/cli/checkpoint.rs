@@ -266,7 +266,10 @@ pub(super) fn restore(args: &RestoreArgs) -> Result<()> {
         _ => None,
     };
     spec.restore = Some(from);
-    spec.disks = up::absolute_disks(&args.disk)?;
+    // Of a log the disks are where they were, unless they are said to be elsewhere.
+    if !args.disk.is_empty() || spec.storage.is_none() {
+        spec.disks = up::absolute_disks(&args.disk)?;
+    }
     if !args.publish.is_empty() {
         spec.publish.clone_from(&args.publish);
     }

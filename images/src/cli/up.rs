@@ -190,7 +190,7 @@ impl UpArgs {
 
     fn storage(&self) -> Result<Option<StorageSpec>> {
         let Some(folder) = &self.checkpoint_dir else { return Ok(None) };
-        storage::check(self.run_name(), !self.disk.is_empty())?;
+        storage::check(self.run_name(), !self.disk.is_empty(), self.log)?;
         let folder = std::path::absolute(folder).context(|| format!("cannot use {}", folder.display()))?;
         Ok(Some(StorageSpec { folder, every: self.checkpoint_every, log: self.log }))
     }

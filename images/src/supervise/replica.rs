@@ -155,6 +155,8 @@ fn drives(spec: &Spec, id: ReplicaId) -> Vec<Drive> {
     let drive = |disk: &DiskSpec| Drive {
         name: disk.name.clone(),
         path: disk.path(id),
+        // The log that is run says what the disk did.
+        blank_bytes: disk.size_bytes.filter(|_| spec.replay.is_some()),
         shared: disk.kind == Kind::Shared,
         faults: faults(&disk.name),
     };

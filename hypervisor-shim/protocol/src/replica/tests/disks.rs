@@ -106,3 +106,16 @@ fn a_promoted_replica_owes_the_guest_an_uncertain_event_until_its_first_epoch() 
     pair.backup.begin(b"");
     assert!(!pair.backup.replica.owes_uncertain());
 }
+
+#[test]
+fn a_primary_gives_way_only_to_a_backup_that_is_well_and_has_done_the_same() {
+    let mut pair = Pair::revised();
+    pair.primary.take(&[ack(7)]);
+    assert!(pair.primary.replica.gives_way(6));
+    assert!(!pair.primary.replica.gives_way(7), "the backup may fail in the same way");
+    assert!(!pair.backup.replica.gives_way(0), "a backup is no primary");
+    pair.primary.peer_dead();
+    assert!(!pair.primary.replica.gives_way(6), "the arbiter is asked: it may be the only one");
+    pair.primary.answer(&mut pair.arbiter, PRIMARY);
+    assert!(!pair.primary.replica.gives_way(6));
+}
