@@ -14,7 +14,7 @@ use pollux_tests::workbench::{epochs, image, moments, seed, wait_for_end};
 /// Clients under load: enough that every epoch has several requests in flight.
 const CLIENTS: usize = 8;
 /// Exact epochs of full length that are compared unless told otherwise.
-const EPOCHS: u64 = 3_000;
+const EPOCHS: u64 = 10_000;
 /// Exit code of a guest that a fault ended.
 const FAULT_CODE: i64 = 139;
 

@@ -311,7 +311,7 @@ fn measure_paper(args: &PaperArgs, workspace: &Workspace) -> Result<bench::paper
         None => build::build(workspace, app, Some(counts), true),
     };
     let both = |app| Ok::<_, Error>(ImagesOf { plain: image(app, false)?, counting: Some(image(app, true)?) });
-    let images = Images { dhrystone: both("dhrystone")?, store: both("kv")?, probe: both("probe")? };
+    let images = Images { dhrystone: both("dhrystone")?, store: Some(both("kv")?), probe: Some(both("probe")?) };
     let plan = Plan::new(args.quick, &args.only, args.rounds.map(usize::from), args.seed);
     let bar = demo::progress_of(plan.steps());
     let report = bench::paper::run(&images, &plan, |progress| {
@@ -324,14 +324,13 @@ fn measure_paper(args: &PaperArgs, workspace: &Workspace) -> Result<bench::paper
 
 fn measure_paper_on_hppa(args: &PaperArgs, workspace: &Workspace) -> Result<pa_risc::PaRiscReport> {
     setup::ensure(Need::Test, args.yes)?;
-    let of = |target| {
-        let plain = |app| {
-            let image = build::build_for(workspace, app, target, true)?;
-            Ok::<_, Error>(ImagesOf { plain: image, counting: None })
-        };
-        Ok::<_, Error>(Images { dhrystone: plain("dhrystone")?, store: plain("kv")?, probe: plain("probe")? })
+    let plain = |app, target| {
+        let image = build::build_for(workspace, app, target, true)?;
+        Ok::<_, Error>(ImagesOf { plain: image, counting: None })
     };
-    let (images, other) = (of(Target::Hppa)?, of(Target::X86_64)?);
+    let store = Some(plain("kv", Target::Hppa)?);
+    let images = Images { dhrystone: plain("dhrystone", Target::Hppa)?, store, probe: None };
+    let other = Images { dhrystone: plain("dhrystone", Target::X86_64)?, store: None, probe: None };
     let plan = pa_risc::plan(args.quick, args.rounds.map(usize::from), args.seed);
     let bar = demo::progress_of(plan.steps() + plan.rounds);
     let report = pa_risc::measure(&images, &other, &plan, |progress| {

@@ -31,29 +31,31 @@ pub struct ImagesOf {
     pub counting: Option<Image>,
 }
 
-/// The images that are measured.
+/// The images that are measured. Those of workloads that are not can be left out.
 #[derive(Debug, Clone)]
 pub struct Images {
     /// Of the benchmark that computes.
     pub dhrystone: ImagesOf,
     /// Of the store.
-    pub store: ImagesOf,
+    pub store: Option<ImagesOf>,
     /// Of the probe, which uses a disk.
-    pub probe: ImagesOf,
+    pub probe: Option<ImagesOf>,
 }
 
 impl Images {
-    fn of(&self, workload: Workload, epoch: EpochSpec) -> Result<&Image> {
+    fn of<'a>(&'a self, workload: Workload, epoch: EpochSpec) -> Result<&'a Image> {
         let images = match workload {
-            Workload::Dhrystone { .. } => &self.dhrystone,
-            Workload::Store => &self.store,
-            Workload::DiskRead | Workload::DiskWrite | Workload::SharedRead | Workload::SharedWrite => &self.probe,
+            Workload::Dhrystone { .. } => Some(&self.dhrystone),
+            Workload::Store => self.store.as_ref(),
+            Workload::DiskRead | Workload::DiskWrite | Workload::SharedRead | Workload::SharedWrite => {
+                self.probe.as_ref()
+            }
         };
-        if !epoch.needs_ticks() {
-            return Ok(&images.plain);
-        }
-        let missing = || Error::Usage(format!("there is no image of {workload} that counts its ticks"));
-        images.counting.as_ref().ok_or_else(missing)
+        let counts = if epoch.needs_ticks() { " that counts its ticks" } else { "" };
+        let image = |images: &'a ImagesOf| {
+            if epoch.needs_ticks() { images.counting.as_ref() } else { Some(&images.plain) }
+        };
+        images.and_then(image).ok_or_else(|| Error::Usage(format!("there is no image of {workload}{counts}")))
     }
 
     /// How a configuration is started. Always translated: only then can all of them be compared.
