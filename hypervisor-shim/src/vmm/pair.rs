@@ -426,9 +426,11 @@ impl<M: Machine> Vmm<M> {
         tell(&mut self.control, &ToSupervisor::Promoted(promoted));
         self.control.flush(self.machine.control());
         self.ask_for_frames_in_flight(promotion.generation);
-        let uncertain = self.guest.disks().uncertain_count(self.guest.disks().are_logged());
+        let are_logged = self.guest.disks().are_logged();
+        let uncertain = self.guest.disks().uncertain_count(are_logged);
         if uncertain > 0 {
-            self.log(Level::Info, format_args!("{uncertain} requests to disks are uncertain"));
+            let which = if are_logged { "disks" } else { "shared disks" };
+            self.log(Level::Info, format_args!("{uncertain} requests to {which} are uncertain"));
         }
         let held = self.outputs.bytes() as u64;
         self.counters.add(Counter::OutputsResent, held);

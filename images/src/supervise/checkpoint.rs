@@ -13,7 +13,6 @@ use std::thread::JoinHandle;
 
 use checkpoint::file::{self, Decoder, Encoder, FileError, Header, Identity, Kind, Section, Totals};
 use checkpoint::pages::{self, PAGE_BYTES, PageRecord};
-use checkpoint::state::GuestState;
 use protocol::control::{Ready, ToShim};
 use protocol::link::{JoinState, Pages};
 use protocol::{Epoch, ReplicaId};
@@ -22,21 +21,20 @@ use super::Supervisor;
 use super::resync::Purpose;
 use super::spec::{RunName, Spec};
 use crate::ctl::{CheckpointStatus, CopyStatus, TakenStatus};
-use crate::disk::DiskSpec;
 use crate::error::{Error, Result};
 use crate::qemu::Machine;
 
 mod disks;
 mod inspect;
+mod restoring;
 
 pub use disks::{DiskCopy, SavedDisk};
 pub use inspect::{Inspection, inspect};
+pub use restoring::Restoring;
 
 /// Messages with pages on their way to a replica that is restored: half a megabyte keeps it busy, and the channel to it
 /// counts as stuck beyond one.
 const WINDOW: u64 = 16;
-/// Pages in one of them.
-const SLICE_PAGES: usize = 7;
 /// How the text begins that says that a file cannot be written.
 pub const CANNOT_WRITE: &str = "cannot write";
 /// What is wrong with a checkpoint of somebody else's making.
@@ -90,26 +88,6 @@ pub struct Checkpoints {
     base: Option<Base>,
     /// How the newest one's guest was copied.
     pub copy: Option<CopyStatus>,
-}
-
-/// A checkpoint that a replica is brought to.
-#[derive(Debug)]
-pub struct Restoring {
-    /// What it is of.
-    pub header: Header,
-    /// The guest's frames and console bytes go on from here.
-    pub state: GuestState,
-    encoded_state: Vec<u8>,
-    /// Messages with pages that are to be sent.
-    slices: Vec<Vec<u8>>,
-    sent: u64,
-    held: u64,
-    done: bool,
-    /// Disks that the checkpoint holds, and the folder that they lie in.
-    disks: Vec<SavedDisk>,
-    /// The names of the guest's disks.
-    disk_names: Vec<String>,
-    folder: PathBuf,
 }
 
 /// How a checkpoint's guest was run, and which file it builds upon.
@@ -187,12 +165,6 @@ impl Loaded {
     }
 }
 
-fn sorted_names(disks: &[DiskSpec]) -> Vec<String> {
-    let mut names: Vec<_> = disks.iter().map(|disk| disk.name.clone()).collect();
-    names.sort_unstable();
-    names
-}
-
 fn add_pages(pages: &mut BTreeMap<u32, Option<Box<[u8]>>>, records: &[u8], memory_bytes: u64) {
     for record in pages::records(records, memory_bytes).flatten() {
         match record {
@@ -200,109 +172,6 @@ fn add_pages(pages: &mut BTreeMap<u32, Option<Box<[u8]>>>, records: &[u8], memor
             PageRecord::Zero { first, count } => pages.extend((first..first + count).map(|page| (page, None))),
         }
     }
-}
-
-impl Restoring {
-    /// Reads a checkpoint and those that it builds upon, and judges all of them.
-    ///
-    /// # Errors
-    /// One of them cannot be read, is none, is damaged, or is not the one that another builds upon.
-    pub fn open(path: &Path) -> Result<Self> {
-        let loaded = Loaded::open(path)?.all_pages(path)?;
-        let state = GuestState::decode(&loaded.state, loaded.header.identity.architecture)
-            .map_err(|error| Error::Checkpoint(format!("{}: {error}", path.display())))?;
-        let slices = slices(&loaded.pages);
-        let disk_names = sorted_names(&loaded.settings.spec.disks);
-        let (header, encoded_state, disks) = (loaded.header, loaded.state, loaded.settings.disks);
-        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        Ok(Self { header, state, encoded_state, slices, sent: 0, held: 0, done: false, disks, disk_names, folder })
-    }
-
-    /// Whether what the guest's disks hold is left to the log that the checkpoint belongs to.
-    pub fn leaves_disks_to_log(&self) -> bool {
-        self.disks.is_empty() && !self.disk_names.is_empty()
-    }
-
-    /// Whether the guest is given the disks that it had.
-    ///
-    /// # Errors
-    /// It is not.
-    pub fn check_disks(&self, spec: &Spec) -> Result<()> {
-        let given = sorted_names(&spec.disks);
-        if given == self.disk_names {
-            return Ok(());
-        }
-        Err(Error::Usage(format!(
-            "the guest has the disks {:?}, and {given:?} are given: leave --disk out, or say where each of them is",
-            self.disk_names
-        )))
-    }
-
-    /// Makes the first replica's mirrors anew, where there are none.
-    ///
-    /// # Errors
-    /// The pair is to have other disks than the checkpoint; or a copy cannot be put there.
-    pub fn restore_disks(&self, spec: &Spec) -> Result<()> {
-        if self.leaves_disks_to_log() {
-            return Err(Error::Checkpoint(
-                "the checkpoint holds nothing of its guest's disks, which have gone on since: only the log that it belongs to can \
-                 bring both to the same epoch. Restore the folder that it lies in, if that is one of `up --checkpoint-dir --log \
-                 durable`; a recording can be replayed"
-                    .to_owned(),
-            ));
-        }
-        let mut saved: Vec<_> = self.disks.iter().map(|disk| disk.name.clone()).collect();
-        saved.sort_unstable();
-        let wanted = sorted_names(&spec.disks);
-        if saved != wanted {
-            return Err(Error::Usage(format!(
-                "the checkpoint holds the disks {saved:?}, and places are given for {wanted:?}: say where each is to be put, \
-                 by --disk NAME=FILE"
-            )));
-        }
-        for disk in &self.disks {
-            if let Some(place) = spec.disks.iter().find(|place| place.name == disk.name) {
-                disks::restore(disk, &self.folder, place, &spec.name)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a replica on `machine` that says this of itself can go on from here.
-    ///
-    /// # Errors
-    /// The first difference.
-    pub fn check(&self, ready: &Ready, machine: Machine) -> std::result::Result<(), FileError> {
-        self.header.identity.check(&identity(ready, machine))
-    }
-}
-
-/// Pages as messages.
-fn slices(pages: &BTreeMap<u32, Option<Box<[u8]>>>) -> Vec<Vec<u8>> {
-    let mut slices = vec![Vec::new()];
-    let mut zeros: Option<(u32, u32)> = None;
-    for (&page, content) in pages {
-        if slices.last().is_none_or(|slice| slice.len() >= SLICE_PAGES * pages::CONTENT_BYTES) {
-            slices.push(Vec::new());
-        }
-        let Some(slice) = slices.last_mut() else { continue };
-        match (content, zeros) {
-            (None, Some((first, count))) if first + count == page => zeros = Some((first, count + 1)),
-            (None, other) => {
-                other.into_iter().for_each(|(first, count)| pages::push_zero(slice, first, count));
-                zeros = Some((page, 1));
-            }
-            (Some(bytes), other) => {
-                other.into_iter().for_each(|(first, count)| pages::push_zero(slice, first, count));
-                zeros = None;
-                pages::push_content(slice, page, |out| out.extend_from_slice(bytes));
-            }
-        }
-    }
-    if let (Some(slice), Some((first, count))) = (slices.last_mut(), zeros) {
-        pages::push_zero(slice, first, count);
-    }
-    slices
 }
 
 /// What a checkpoint of the guest of this replica, which runs on `machine`, is of.
