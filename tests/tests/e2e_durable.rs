@@ -299,8 +299,8 @@ fn a_folder_belongs_to_one_pair() {
 fn what_cannot_be_stored_is_refused() {
     let folder = Folder::new("refused");
     let disk = format!("data={},size=1M", folder.0.with_extension("disk").display());
-    let with_disk = Pair::refused(&folder.store("1s", "durable").with(&["--disk", &disk]));
-    assert!(with_disk.code == 2 && with_disk.text.contains("disk"), "{}", with_disk.text);
+    let with_disk = Pair::refused(&folder.store("1s", "none").with(&["--disk", &disk]));
+    assert!(with_disk.code == 2 && with_disk.text.contains("--log durable"), "{}", with_disk.text);
     let bare = Pair::refused(&folder.store("1s", "durable").with(&["--bare"]));
     assert!(bare.code == 2 && bare.text.contains("bare"), "{}", bare.text);
     let alone = Pair::refused(&Options::new("kv").with(&["--log", "durable"]));

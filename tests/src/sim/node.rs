@@ -327,6 +327,7 @@ fn config(id: ReplicaId, settings: &Settings) -> Config {
         confirms_releases: settings.confirms_releases,
         compares_first: settings.compares_first,
         joins: false,
+        logs_disks: false,
         stores_log: settings.store_delay_ns.is_some(),
         max_unstored_bytes: settings.max_unstored_bytes,
     }

@@ -387,4 +387,5 @@ fn digests_cover_what_is_asked_for_written_and_read() {
 }
 
 mod copied;
+mod logged;
 mod shared;
