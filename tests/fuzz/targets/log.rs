@@ -4,7 +4,8 @@
 
 use checkpoint::file::Identity;
 use checkpoint::log::{
-    EntryKind, History, LogError, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentWriter, record,
+    EntryKind, History, LogError, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentWriter,
+    record,
 };
 use libfuzzer_sys::fuzz_target;
 use protocol::control::{LogEnd, LogRecord};
@@ -93,8 +94,14 @@ fn write(source: &mut Source<'_>, sequence: u64) -> (Vec<u8>, usize) {
         } else {
             let events = source.bytes();
             let clocks = Clocks { monotonic_ns: source.number(), realtime_ns: 0 };
-            let start =
-                EpochStart { epoch, prev_digest: source.number(), clocks, released_through: 0, sent_ns: 0, events: &events };
+            let start = EpochStart {
+                epoch,
+                prev_digest: source.number(),
+                clocks,
+                released_through: 0,
+                sent_ns: 0,
+                events: &events,
+            };
             writer.record(&LogRecord { generation: header.generation, start }, synced_bytes, &mut out);
             epoch = epoch.wrapping_add(1);
         }
@@ -138,7 +145,8 @@ fn replay(history: &History, files: &[(u64, Vec<u8>)]) {
     assert!(history.place(last.wrapping_add(1)).is_none() || last == u64::MAX);
     for epoch in first..=last {
         let place = history.place(epoch).expect("within the history");
-        let (_, bytes) = files.iter().find(|(sequence, _)| *sequence == place.sequence).expect("of one of the segments");
+        let (_, bytes) =
+            files.iter().find(|(sequence, _)| *sequence == place.sequence).expect("of one of the segments");
         let at = place.at_byte as usize;
         // Events that are none are refused then.
         if let Some(read) = record(&bytes[at..at + place.bytes as usize]) {

@@ -259,7 +259,9 @@ impl Settings {
             faults,
             diverges,
             compares_first: rng.chance(15),
-            hand_over_at_ns: (!diverges && rng.chance(20)).then(|| rng.between(500, 30_000) * MICROSECOND_NS),
+            // Who hands over has closed the link before it can hear that the two differ.
+            hand_over_at_ns: (!(diverges || spoils) && rng.chance(20))
+                .then(|| rng.between(500, 30_000) * MICROSECOND_NS),
             // A guest that was tampered with, or that a block may have deceived, is judged between the first two replicas
             // only.
             rejoins: if diverges || spoils { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },

@@ -41,8 +41,8 @@ impl History {
         let header = &segment.header;
         let sequence = header.sequence;
         if let Some((last, lineage, identity)) = &self.last {
-            if sequence != last + 1 {
-                return Err(LogError::Missing { sequence: last + 1 });
+            if last.checked_add(1) != Some(sequence) {
+                return Err(LogError::Missing { sequence: last.saturating_add(1) });
             }
             if header.lineage != *lineage {
                 return Err(LogError::Lineage { sequence });
@@ -66,7 +66,7 @@ impl History {
     /// Passes over a segment in which nothing was ever stored.
     pub fn skip(&mut self, sequence: u64) {
         if let Some((last, ..)) = &mut self.last
-            && sequence == *last + 1
+            && last.checked_add(1) == Some(sequence)
         {
             *last = sequence;
         }

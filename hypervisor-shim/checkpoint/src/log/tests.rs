@@ -18,14 +18,14 @@ fn header(sequence: u64, first_epoch: Epoch) -> SegmentHeader {
 /// Events of an epoch in one of several histories.
 fn events(epoch: Epoch, history: u64) -> Vec<u8> {
     let mut out = Vec::new();
-    let length = (epoch * 7 + history) as usize % 40;
+    let length = (epoch % 1_000 * 7 + history) as usize % 40;
     Event::Frame(&vec![epoch as u8 ^ history as u8; length + 14]).append_to(&mut out).expect("short");
     out
 }
 
 fn log_record(epoch: Epoch, history: u64, events: &[u8]) -> LogRecord<'_> {
-    let clocks = Clocks { monotonic_ns: epoch * 1_000 + history, realtime_ns: 5 };
-    let prev_digest = epoch * 31;
+    let clocks = Clocks { monotonic_ns: (epoch % 1_000) * 1_000 + history, realtime_ns: 5 };
+    let prev_digest = epoch.wrapping_mul(31);
     LogRecord {
         generation: 1,
         start: EpochStart { epoch, prev_digest, clocks, released_through: 0, sent_ns: 0, events },
@@ -42,7 +42,7 @@ fn segment(header: &SegmentHeader, history: u64, groups: &[u64]) -> Vec<u8> {
         for _ in 0..*records {
             let events = events(epoch, history);
             writer.record(&log_record(epoch, history, &events), synced_bytes, &mut out);
-            epoch += 1;
+            epoch = epoch.wrapping_add(1);
         }
     }
     out
@@ -153,6 +153,17 @@ fn segments_make_one_history() {
     assert_eq!(missing, Err(LogError::Missing { sequence: 2 }));
     let foreign = SegmentHeader { lineage: 78, ..header(2, 7) };
     assert_eq!(history(&[old, segment(&foreign, 0, &[1])]), Err(LogError::Lineage { sequence: 2 }));
+}
+
+/// Found by the fuzz target: whoever writes a file chooses its numbers.
+#[test]
+fn numbers_at_the_end_of_the_number_line_do_not_wrap() {
+    let far = segment(&header(u64::MAX, u64::MAX), 0, &[1]);
+    let known = history(&[far.clone()]).expect("one log");
+    assert_eq!((known.first_epoch(), known.last_epoch()), (Some(u64::MAX), Some(u64::MAX)));
+    assert_eq!((known.digest(u64::MAX), known.place(0)), (None, None));
+    let error = LogError::Missing { sequence: u64::MAX };
+    assert_eq!(history(&[far, segment(&header(0, 1), 0, &[1])]), Err(error));
 }
 
 #[test]
