@@ -30,7 +30,7 @@ pub struct UpArgs {
     #[command(flatten)]
     program: super::program::ProgramArgs,
     /// Run this image instead of building one.
-    #[arg(long, value_name = "FILE", conflicts_with = "app")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["app", "manifest_path"])]
     image: Option<PathBuf>,
     /// Name of the pair; several run side by side under different names.
     #[arg(long, default_value = DEFAULT_NAME)]

@@ -29,6 +29,7 @@ fn publish(variables: &[*const c_char]) {
 }
 
 /// Sets up an empty environment.
+#[cfg(feature = "image")]
 pub(crate) fn install() {
     publish(&VARIABLES.0.borrow());
 }

@@ -80,8 +80,9 @@ c_functions! {
                 return malloc(bytes);
             }
             let Header { bytes: old, align_bytes } = header(piece);
-            let Some(whole) = bytes.checked_add(align_bytes) else { return ptr::null_mut() };
             let base = piece.byte_sub(align_bytes).cast();
+            // What is too much for a number is too much for memory.
+            let whole = bytes.saturating_add(align_bytes);
             let base = sys::sys_realloc(base, old + align_bytes, align_bytes, whole);
             if base.is_null() {
                 fail::<i32>(libc::ENOMEM);
