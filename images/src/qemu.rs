@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use hypercall::disk::BLOCK_BYTES;
 
+use crate::build::Target;
 use crate::disk::{DiskFault, HEADER_BYTES};
 use crate::error::{Context, Error, Result};
 use crate::vcpu::Vcpu;
@@ -55,9 +56,21 @@ impl Machine {
         if self == Self::B160l { HPPA_PROGRAM } else { PROGRAM }
     }
 
+    /// What images for it are built for.
+    pub fn target(self) -> Target {
+        if self == Self::B160l { Target::Hppa } else { Target::X86_64 }
+    }
+
     /// Whose registers its guests have ([`checkpoint::state`]).
     pub fn architecture(self) -> u32 {
         if self == Self::B160l { checkpoint::state::PA_RISC } else { checkpoint::state::X86_64 }
+    }
+
+    /// Nanoseconds of machine time that an instruction takes where instructions are counted, as a power of two. With 8 ns the
+    /// machine's clock runs ahead of everybody's while it works. PA-RISC's timer makes a step every 4 ns, and each must be an
+    /// instruction.
+    pub fn icount_shift(self) -> u8 {
+        if self == Self::B160l { 2 } else { 3 }
     }
 
     /// Memory that the shim keeps for itself, on top of guest memory.
@@ -132,6 +145,8 @@ pub struct Drive {
     pub name: String,
     /// The file.
     pub path: PathBuf,
+    /// There is no file: a disk of so many bytes that is only there.
+    pub blank_bytes: Option<u64>,
     /// Another QEMU has it open, too.
     pub shared: bool,
     /// What goes wrong with it.
@@ -151,6 +166,9 @@ impl Drive {
     /// Writes are system calls of this process's threads (not of the kernel's, as io_uring's may be): none is left when the
     /// process is gone, on which the fence of shared disks rests.
     fn backend(&self) -> String {
+        if let Some(bytes) = self.blank_bytes {
+            return format!("driver=null-co,node-name=disk-{},size={bytes},read-zeroes=on", self.name);
+        }
         let path = self.path.display().to_string().replace(',', ",,");
         let locking = if self.shared { "off" } else { "on" };
         let path = path.as_str();
@@ -502,7 +520,13 @@ mod tests {
             net: NetBackend::Hub(net.0),
             debug_log: "a,b.log".into(),
             qemu_log: "q.log".into(),
-            disks: vec![Drive { name: "data".to_owned(), path: "x,y.0".into(), shared: false, faults: vec![] }],
+            disks: vec![Drive {
+                name: "data".to_owned(),
+                path: "x,y.0".into(),
+                blank_bytes: None,
+                shared: false,
+                faults: vec![],
+            }],
             locks: vec![],
             extra: &[],
             program: None,

@@ -43,6 +43,7 @@ use std::io::{self, Read};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -234,11 +235,8 @@ impl Supervisor {
         let [session, pair_id, seed, lineage] = random_words()?;
         let (storage, restoring, replaying) = replaying::open(&spec, lineage, &waker)?;
         let published = bind(&spec)?;
-        if let Some(restoring) = &restoring {
-            restoring.restore_disks(&spec)?;
-        }
-        // The second replica of a restored pair is a newcomer, and gets its mirrors as one.
-        let disks = Disks::claim(&spec, if restoring.is_some() { 1 } else { spec.run.replicas() })?;
+        let mut storage = storage;
+        let disks = claim_disks(&spec, restoring.as_ref(), storage.as_mut())?;
         let device = uplink::open_device(&spec)?;
         let started = Instant::now();
         let registry = || poll.registry().try_clone().context(|| "cannot make an event loop");
@@ -475,6 +473,28 @@ impl Supervisor {
             self.happenings.pop_front();
         }
         self.happenings.push_back(EventStatus { at_ms, text });
+    }
+}
+
+/// The guest's disks: as they are, or as the checkpoint that it goes on from wants them.
+fn claim_disks(spec: &Spec, restoring: Option<&Restoring>, storage: Option<&mut Storage>) -> Result<Disks> {
+    if spec.replay.is_some() {
+        // A log that is run for itself needs none, and must not touch any.
+        return Ok(Disks::default());
+    }
+    let Some(restoring) = restoring else { return Disks::claim(spec, spec.run.replicas()) };
+    // The second replica of a restored pair is a newcomer, and gets its mirrors as one.
+    match storage.filter(|_| restoring.leaves_disks_to_log() && spec.restore.as_deref().is_some_and(Path::is_dir)) {
+        Some(storage) => {
+            restoring.check_disks(spec)?;
+            let disks = Disks::claim_for_log(spec, &storage.stretch_from(restoring.header.epoch))?;
+            storage.goes_on_with_disks();
+            Ok(disks)
+        }
+        None => {
+            restoring.restore_disks(spec)?;
+            Disks::claim(spec, 1)
+        }
     }
 }
 

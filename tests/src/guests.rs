@@ -1,13 +1,15 @@
 //! What the guests of end-to-end tests are asked line by line, and what they must answer.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::client::{Client, Reply};
-use crate::pair::{Options, Pair};
+use crate::pair::{DEADLINE, Options, Pair};
 use crate::sim::Rng;
-use crate::status::{Role, Status};
+use crate::status::{GuestStopped, Role, Status};
+use crate::workbench::wait_for_end;
 
 /// Sends a command.
 ///
@@ -64,6 +66,28 @@ pub fn still_paired(pair: &mut Pair) {
     assert!(status.event("diverge").is_none(), "{:#?}", status.events);
 }
 
+/// Keeps a probe hearing something at moments that no two runs share.
+///
+/// # Panics
+/// When a connection breaks or an answer is wrong.
+pub fn say_hello(address: SocketAddr, rng: &mut Rng, over: &AtomicBool) {
+    let mut client = Client::connect(address).expect("a published port takes connections");
+    while !over.load(Ordering::Relaxed) {
+        let questions = rng.between(1, 20);
+        for _ in 0..questions {
+            client.send(b"hello\n").expect("the connection stands");
+        }
+        // Some connections are left with their answers on the way.
+        if rng.between(0, 3) == 0 {
+            client = Client::connect(address).expect("a published port takes connections");
+        } else {
+            for _ in 0..questions {
+                assert_eq!(client.line().expect("an answer"), "hello");
+            }
+        }
+    }
+}
+
 /// Lets a probe compute until both replicas have run so many epochs to their full length, and those alike, while `disturb` keeps it hearing something on
 /// other connections and text is typed at its console. What epochs end at is in their digests.
 ///
@@ -112,4 +136,39 @@ pub fn found_out_in_the_first_full_epoch(options: &Options, rounds: u64) {
     assert!(status.event(&format!("epoch {first} differs")).is_some(), "{answer}: {:#?}", status.events);
     assert_eq!(ask(&mut client, "hello"), "hello");
     pair.down();
+}
+
+/// Starts a probe, gives it a command that ends it, and returns the end that both replicas have reported.
+///
+/// # Panics
+/// When they do not report the same end, or the command is answered.
+pub fn end_of(options: &Options, command: &str) -> GuestStopped {
+    let mut pair = Pair::up(options);
+    let mut client = Client::connect(pair.address(7000)).expect("a published port takes connections");
+    assert_eq!(ask(&mut client, "hello"), "hello");
+    let pids: Vec<_> = pair.status().replicas.iter().map(|replica| replica.pid).collect();
+    send(&mut client, command);
+    let status = pair.wait_until(&format!("the end of both after {command:?}"), |status| {
+        (status.ended.len() == 2).then(|| status.clone())
+    });
+    for pid in pids {
+        assert!(wait_for_end(pid, DEADLINE), "both stop");
+    }
+    let stopped = status.guest_stopped.clone().unwrap_or_else(|| panic!("{command:?}: no report: {status:#?}"));
+    let mut replicas = stopped.replicas.clone();
+    replicas.sort_unstable();
+    assert_eq!(replicas, [0, 1], "both report the same end of {command:?}: {:#?}", status.events);
+    assert_eq!(status.count("ANOTHER end"), 0, "{:#?}", status.events);
+    assert!(!status.serving, "{command:?}");
+    for ended in &status.ended {
+        assert!(ended.reason.contains("guest"), "{command:?}: {}", ended.reason);
+    }
+    // What the guest said last comes through, and then the reset that says that nobody is there any more.
+    match client.line() {
+        Ok(line) => panic!("{command:?} was let through: {line}"),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{command:?}: {error}"),
+    }
+    assert!(pair.console().contains(&stopped.report.lines().next().unwrap_or_default().to_owned()));
+    pair.down();
+    stopped
 }

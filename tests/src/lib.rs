@@ -9,6 +9,7 @@
 //! | [`counts`] | counters in a store that clients increment until their machines die |
 //! | [`guests`], [`disks`] | what guests are asked line by line and must answer; a probe with a disk |
 //! | [`blocks`] | clients that write to disks, and a checker that reads what lies there |
+//! | [`small`] | a small file system, which can be full |
 //! | [`status`], [`workbench`] | the promised form of `status --json`; the built command and images, permits, seeds |
 //!
 //! The first two run the replica of the `protocol` crate as it is, without a line of it changed for them.
@@ -23,6 +24,7 @@ pub mod load;
 pub mod model;
 pub mod pair;
 pub mod sim;
+pub mod small;
 pub mod status;
 pub mod workbench;
 pub mod writelog;

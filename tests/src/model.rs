@@ -180,6 +180,7 @@ fn config(id: ReplicaId, discipline: Discipline) -> Config {
         compares_first: false,
         joins: false,
         stores_log: false,
+        logs_disks: false,
         max_unstored_bytes: 1,
     }
 }

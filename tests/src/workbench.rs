@@ -185,6 +185,11 @@ pub fn moments(default: u64) -> u64 {
     number("POLLUX_E2E_MOMENTS").unwrap_or(default)
 }
 
+/// How many epochs are compared: `POLLUX_E2E_EPOCHS`, or `default`.
+pub fn epochs(default: u64) -> u64 {
+    number("POLLUX_E2E_EPOCHS").unwrap_or(default)
+}
+
 /// Notices when something is written to a file or created in a folder.
 #[derive(Debug)]
 pub struct Watch {

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -11,11 +12,14 @@ use pollux_tests::client::{Client, Reply};
 use pollux_tests::disks::Files;
 use pollux_tests::load::Load;
 use pollux_tests::pair::{Options, Pair};
+use pollux_tests::small::Small;
 use pollux_tests::status::{Role, Status};
 use pollux_tests::workbench::{image, seed};
 
 /// The exit code for what is no checkpoint, or not one that fits.
 const NOT_A_CHECKPOINT: i32 = 16;
+/// The exit code for a name that a pair has already.
+const NAME_IN_USE: i32 = 8;
 
 fn connect(pair: &mut Pair) -> Client {
     Client::connect(pair.address(6379)).expect("a published port takes connections")
@@ -190,6 +194,36 @@ fn what_cannot_be_written_leaves_nothing_behind() {
     pair.down();
 }
 
+/// The older checkpoint of that name is as good as before, and the pair is none the worse.
+#[test]
+fn a_full_disk_costs_the_new_checkpoint_and_nothing_else() {
+    let mut pair = Pair::up(&Options::new("kv"));
+    let folder = file(&pair, "small");
+    let small = Small::mount(&folder, "8m");
+    let path = folder.join("one.ckpt");
+    let mut client = connect(&mut pair);
+    assert!(client.must("SET answer 41").is_ok());
+    pair.must(&["checkpoint", text(&path)]);
+    let good = fs::read(&path).expect("written");
+    let filler = small.fill();
+    assert_eq!(client.must("INCR answer"), Reply::Integer(42));
+    let output = pair.run(&["checkpoint", text(&path)]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("No space left"), "{output:?}");
+    assert!(fs::read(&path).expect("it is there") == good, "the older one was touched");
+    let mut left: Vec<_> = fs::read_dir(&folder).expect("there").flatten().map(|entry| entry.file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["filler", "one.ckpt"]);
+    assert_eq!(client.must("INCR answer"), Reply::Integer(43), "the pair goes on");
+    assert_eq!(pair.status().mode, "paired");
+    fs::remove_file(filler).expect("removed");
+    pair.must(&["checkpoint", text(&path)]);
+    restore(&mut pair, &path, &["--solo"]);
+    assert_eq!(connect(&mut pair).must("GET answer"), Reply::bulk("43"));
+    pair.must(&["down"]);
+    drop(small);
+}
+
 #[test]
 fn two_checkpoints_are_compared() {
     let mut pair = Pair::up(&Options::new("kv"));
@@ -327,12 +361,36 @@ fn command(command: &str, stem: &Path) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
+/// Both are asked for at the same time: one pair comes of it, whole, and the other command says why it has failed.
+#[test]
+fn of_two_restores_at_once_one_is_done() {
+    let mut pair = Pair::up(&Options::new("kv"));
+    assert!(connect(&mut pair).must("SET answer 41").is_ok());
+    let path = file(&pair, "one.ckpt");
+    pair.must(&["checkpoint", text(&path)]);
+    for round in 0..3 {
+        pair.must(&["down"]);
+        let restores = [0, 1].map(|_| {
+            let mut restore = pair.command(&["restore", text(&path), "--publish", "0:6379", "--name", "e2e"]);
+            restore.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+        });
+        let ended = restores.map(|restore| restore.wait_with_output().expect("it ends"));
+        let codes = ended.each_ref().map(|output| output.status.code());
+        assert!(codes == [Some(0), Some(NAME_IN_USE)] || codes == [Some(NAME_IN_USE), Some(0)], "{round}: {ended:?}");
+        wait_for_pair(&mut pair);
+        let mut client = connect(&mut pair);
+        assert_eq!(client.must("GET answer"), Reply::bulk("41"));
+        assert_eq!(client.must("INCR answer"), Reply::Integer(42));
+    }
+    pair.down();
+}
+
 #[test]
 fn a_name_in_use_is_not_restored_to() {
     let mut pair = Pair::up(&Options::new("echo"));
     let path = file(&pair, "one.ckpt");
     pair.must(&["checkpoint", text(&path)]);
-    assert_eq!(pair.run(&["restore", text(&path)]).status.code(), Some(8));
+    assert_eq!(pair.run(&["restore", text(&path)]).status.code(), Some(NAME_IN_USE));
     assert!(pair.status().serving);
     pair.down();
 }

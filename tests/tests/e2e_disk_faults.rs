@@ -97,6 +97,45 @@ fn a_disk_that_is_full_at_one_replica_is_no_concern_of_the_guest() {
     }
 }
 
+/// Both disks fail at once, each at a block of its own. Either one replica is left, which tells its guest of the one fault that
+/// it has, or both have left, and each says why. What was acknowledged before lies on both mirrors.
+#[test]
+fn two_disks_that_fail_at_once_lose_nothing_and_say_so() {
+    let mut ends = [0, 0];
+    for round in 0..moments(4) {
+        let files = Files::new(&format!("apart-{round}"));
+        let faults = ["--disk-fault", "0:data:write:100", "--disk-fault", "1:data:write:200"];
+        let mut pair = Pair::up(&files.options(",size=1M", &faults));
+        let mut clients = [connect(&mut pair), connect(&mut pair)];
+        assert_eq!(ask(&mut clients[0], "disk data write 0 64 1 1"), "done");
+        assert_eq!(ask(&mut clients[0], "disk data flush"), "done");
+        let writes = ["disk data write 96 8 1 2", "disk data write 196 8 1 2"];
+        for index in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
+            send(&mut clients[index], writes[index]);
+        }
+        let reasons = pair.wait_until("the end of one replica at least", |status| {
+            let reasons: Vec<_> = status.ended.iter().map(|ended| ended.reason.clone()).collect();
+            let settled = status.mode == "solo" && ["running", "waiting"].contains(&status.replicas[0].state.as_str());
+            (!reasons.is_empty() && (settled || status.replicas.is_empty())).then_some(reasons)
+        });
+        assert!(reasons.iter().all(|reason| reason.starts_with("disk-failed: disk data ")), "{reasons:?}");
+        ends[reasons.len() - 1] += 1;
+        let status = pair.status();
+        if let Some(left) = status.replicas.first() {
+            let faulty = usize::from(left.replica);
+            assert_eq!(clients[faulty].line().expect("the connection stands"), "EIO");
+            assert_eq!(clients[1 - faulty].line().expect("the connection stands"), "done");
+            assert_eq!(ask(&mut clients[0], "disk data verify 0 64 1 1"), "same");
+        }
+        pair.down();
+        for replica in 0..2 {
+            let mirror = Mirror::open(&files.stem(), replica).expect("it is there");
+            (0..64).for_each(|block| assert_eq!(mirror.version(1, block), Ok(1), "replica {replica}"));
+        }
+    }
+    println!("one has left {} times, both {} times", ends[0], ends[1]);
+}
+
 #[test]
 fn a_mirror_that_somebody_cuts_short_is_found_out_when_it_is_read() {
     for replica in [0, 1] {

@@ -8,7 +8,6 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
@@ -17,6 +16,7 @@ use pollux_tests::counts::{Count, count_on};
 use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
+use pollux_tests::small::Small;
 use pollux_tests::status::{Role, Status};
 use pollux_tests::workbench::{moments, seed, send_signal, wait_for_end};
 use rustix::process::Signal;
@@ -299,8 +299,8 @@ fn a_folder_belongs_to_one_pair() {
 fn what_cannot_be_stored_is_refused() {
     let folder = Folder::new("refused");
     let disk = format!("data={},size=1M", folder.0.with_extension("disk").display());
-    let with_disk = Pair::refused(&folder.store("1s", "durable").with(&["--disk", &disk]));
-    assert!(with_disk.code == 2 && with_disk.text.contains("disk"), "{}", with_disk.text);
+    let with_disk = Pair::refused(&folder.store("1s", "none").with(&["--disk", &disk]));
+    assert!(with_disk.code == 2 && with_disk.text.contains("--log durable"), "{}", with_disk.text);
     let bare = Pair::refused(&folder.store("1s", "durable").with(&["--bare"]));
     assert!(bare.code == 2 && bare.text.contains("bare"), "{}", bare.text);
     let alone = Pair::refused(&Options::new("kv").with(&["--log", "durable"]));
@@ -308,25 +308,6 @@ fn what_cannot_be_stored_is_refused() {
     let often = Pair::refused(&folder.store("0s", "durable"));
     assert!(often.code == 2 && often.text.contains("10s"), "{}", often.text);
     assert!(!folder.0.exists(), "nothing was begun");
-}
-
-/// A small file system of its own.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(path: &Path, size: &str) -> Self {
-        fs::create_dir_all(path).expect("made");
-        let options = format!("size={size}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(path).status();
-        assert!(mounted.is_ok_and(|status| status.success()), "a tmpfs can be mounted: run this test as root");
-        Self(path.to_owned())
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
 }
 
 /// Outputs wait while the disk is full, and leave when it is not: nothing is acknowledged that is not stored.
@@ -338,10 +319,7 @@ fn a_full_disk_stops_the_outputs_and_not_the_guest() {
     let mut pair = Pair::up(&inner.store("60s", "durable").with(&["--solo"]));
     let mut client = Client::connect(pair.address(6379)).expect("a published port takes connections");
     assert_eq!(client.must("INCR n"), Reply::Integer(1));
-    let filler = folder.0.join("filler");
-    // What is left of the file system, to the last block.
-    let full = Command::new("dd").args(["if=/dev/zero", "bs=4096"]).arg(format!("of={}", filler.display())).output();
-    assert!(full.is_ok_and(|output| !output.status.success()), "the file system is full");
+    let filler = small.fill();
     let value = vec![b'x'; 8192];
     client.send_command(&[b"SET", b"big", &value]).expect("sent");
     pair.wait_until("the failure", |status| status.storage.as_ref().and_then(|storage| storage.failure.clone()));

@@ -1,10 +1,7 @@
 //! Epochs that the machine ends after an exact number of instructions, whatever the guest does.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use pollux_tests::client::Client;
-use pollux_tests::guests::{epoch_of, epochs_alike, found_out_in_the_first_full_epoch};
+use pollux_tests::guests::{epoch_of, epochs_alike, found_out_in_the_first_full_epoch, say_hello};
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
@@ -15,32 +12,13 @@ const LENGTH: &str = "exact:10000";
 /// Epochs of full length that both replicas must have run alike.
 const EPOCHS: u64 = 10_000;
 
-/// Keeps a guest hearing something at moments that no two runs share.
-fn disturb(address: SocketAddr, rng: &mut Rng, over: &AtomicBool) {
-    let mut client = Client::connect(address).expect("a published port takes connections");
-    while !over.load(Ordering::Relaxed) {
-        let questions = rng.between(1, 20);
-        for _ in 0..questions {
-            client.send(b"hello\n").expect("the connection stands");
-        }
-        // Some connections are left with their answers on the way.
-        if rng.between(0, 3) == 0 {
-            client = Client::connect(address).expect("a published port takes connections");
-        } else {
-            for _ in 0..questions {
-                assert_eq!(client.line().expect("an answer"), "hello");
-            }
-        }
-    }
-}
-
 /// The digest of an epoch covers registers, flags, vector registers and the count of instructions, so a replica that
 /// was cut one instruction earlier or later than its peer is found out in that epoch.
 #[test]
 fn both_replicas_are_cut_at_the_same_instruction_whatever_comes_in() {
     let seed = seed("random traffic at exact epochs");
     let mut pair = Pair::up(&Options::new("probe").alone().with(&["--epoch", LENGTH]));
-    epochs_alike(&mut pair, seed, EPOCHS, disturb);
+    epochs_alike(&mut pair, seed, EPOCHS, say_hello);
     pair.down();
 }
 

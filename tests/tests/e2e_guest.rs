@@ -1,12 +1,10 @@
 //! A guest that misbehaves is stopped with a report that both replicas agree on; one that works hard is left alone.
 
-use std::io::ErrorKind;
-
 use pollux_tests::client::Client;
-use pollux_tests::guests::{ask, send};
-use pollux_tests::pair::{DEADLINE, Options, Pair};
+use pollux_tests::guests::{ask, end_of, send};
+use pollux_tests::pair::{Options, Pair};
 use pollux_tests::status::{GuestStopped, Role};
-use pollux_tests::workbench::{Signal, send_signal, wait_for_end};
+use pollux_tests::workbench::{Signal, send_signal};
 
 /// Exit code of the command when a request is refused.
 const REFUSED: i32 = 12;
@@ -21,35 +19,9 @@ fn probe() -> (Pair, Client) {
     (pair, client)
 }
 
-/// Gives a pair a command that ends its guest, and returns the end that both replicas have reported.
+/// As [`end_of`], of a probe on the usual machine.
 fn end_of_guest(command: &str) -> GuestStopped {
-    let (mut pair, mut client) = probe();
-    assert_eq!(ask(&mut client, "hello"), "hello");
-    let pids: Vec<_> = pair.status().replicas.iter().map(|replica| replica.pid).collect();
-    send(&mut client, command);
-    let status = pair.wait_until(&format!("the end of both after {command:?}"), |status| {
-        (status.ended.len() == 2).then(|| status.clone())
-    });
-    for pid in pids {
-        assert!(wait_for_end(pid, DEADLINE), "both stop");
-    }
-    let stopped = status.guest_stopped.clone().unwrap_or_else(|| panic!("{command:?}: no report: {status:#?}"));
-    let mut replicas = stopped.replicas.clone();
-    replicas.sort_unstable();
-    assert_eq!(replicas, [0, 1], "both report the same end of {command:?}: {:#?}", status.events);
-    assert_eq!(status.count("ANOTHER end"), 0, "{:#?}", status.events);
-    assert!(!status.serving, "{command:?}");
-    for ended in &status.ended {
-        assert!(ended.reason.contains("guest"), "{command:?}: {}", ended.reason);
-    }
-    // What the guest said last comes through, and then the reset that says that nobody is there any more.
-    match client.line() {
-        Ok(line) => panic!("{command:?} was let through: {line}"),
-        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{command:?}: {error}"),
-    }
-    assert!(pair.console().contains(&stopped.report.lines().next().unwrap_or_default().to_owned()));
-    pair.down();
-    stopped
+    end_of(&Options::new("probe"), command)
 }
 
 #[test]

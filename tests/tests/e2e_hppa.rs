@@ -1,23 +1,32 @@
 //! The same pair on PA-RISC: the same apps, the same protocol, another machine.
 //!
 //! Run with `cargo test -p pollux-tests --test e2e_hppa`. `POLLUX_E2E_MOMENTS=10` kills that many primaries under load,
-//! `POLLUX_SEED` repeats a run.
+//! `POLLUX_E2E_EPOCHS=10000` compares that many exact epochs, `POLLUX_SEED` repeats a run.
 
 use pollux_tests::client::{Client, Reply};
+use pollux_tests::guests::{end_of, epoch_of, epochs_alike, found_out_in_the_first_full_epoch, say_hello};
 use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
-use pollux_tests::workbench::{image, moments, seed, wait_for_end};
+use pollux_tests::workbench::{epochs, image, moments, seed, wait_for_end};
 
 /// Clients under load: enough that every epoch has several requests in flight.
 const CLIENTS: usize = 8;
+/// Exact epochs of full length that are compared unless told otherwise.
+const EPOCHS: u64 = 10_000;
+/// Exit code of a guest that a fault ended.
+const FAULT_CODE: i64 = 139;
 
 /// A store whose replicas bear silence for longer than on x86-64: this machine is emulated several times as slowly, and a
 /// replica that the host does not run for a while must not be taken for a dead one. A process that dies is noticed at once
 /// all the same.
 fn store() -> Options {
-    Options::new("kv.hppa").with(&["--failure-timeout-ms", "2000"])
+    patient("kv.hppa")
+}
+
+fn patient(app: &str) -> Options {
+    Options::new(app).with(&["--failure-timeout-ms", "2000"])
 }
 
 fn connect(pair: &mut Pair, port: u16) -> Client {
@@ -76,4 +85,89 @@ fn two_architectures_are_no_pair() {
     let twin = twin.to_str().expect("a path of this machine");
     let failure = Pair::refused(&Options::new("echo.hppa").with(&["--backup-image", twin]));
     assert!(failure.text.contains("is for PA-RISC") && failure.text.contains("for x86-64"), "{}", failure.text);
+}
+
+#[test]
+fn a_checkpoint_is_of_one_architecture() {
+    let pair = Pair::up(&patient("echo.hppa").with(&["--solo"]));
+    let (file, recording) = (pair.root().join("echo.ckpt"), pair.root().join("recording"));
+    let path = |path: &std::path::Path| path.to_str().expect("a path of this machine").to_owned();
+    pair.must(&["checkpoint", &path(&file)]);
+    let recorded = pair.command(&["record", "e2e", &path(&recording)]).output().expect("the pollux command starts");
+    assert!(recorded.status.success(), "{}", String::from_utf8_lossy(&recorded.stderr));
+    pair.must(&["down"]);
+    let other = path(&image("echo"));
+    for arguments in [["restore", &path(&file), "--image", &other], ["replay", &path(&recording), "--image", &other]] {
+        let output = pair.command(&arguments).output().expect("the pollux command starts");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains("is of a guest on PA-RISC") && text.contains("is for x86-64"), "{arguments:?}: {text}");
+        assert!(!output.status.success(), "{arguments:?}");
+    }
+}
+
+/// Registers, status, floating-point registers and the count of instructions are in the digest of each epoch.
+#[test]
+fn exact_epochs_end_at_the_same_instruction_whatever_comes_in() {
+    let seed = seed("random traffic at exact epochs on PA-RISC");
+    let mut pair = Pair::up(&patient("probe.hppa").alone().with(&["--epoch", "exact:50000"]));
+    epochs_alike(&mut pair, seed, epochs(EPOCHS), say_hello);
+    pair.down();
+}
+
+#[test]
+fn a_replica_cut_one_instruction_late_is_found_out_in_that_epoch() {
+    found_out_in_the_first_full_epoch(&patient("probe.hppa").with(&["--epoch", "exact:5000000"]), 300_000);
+}
+
+/// The counter's own numbers are measured on each machine; one whose instructions take another time is found out.
+#[test]
+fn a_machine_that_counts_otherwise_is_refused() {
+    let other = ["--backup-qemu-arg=-icount", "--backup-qemu-arg=shift=4,sleep=on"];
+    let mut pair = Pair::up(&patient("probe.hppa").with(&["--epoch", "exact:50000"]).with(&other));
+    let status = pair.wait_until("the end of the backup", |status| (status.ended.len() == 1).then(|| status.clone()));
+    assert!(status.ended[0].reason.contains("exact epochs cannot be had"), "{}", status.ended[0].reason);
+    pair.down();
+}
+
+#[test]
+fn ticks_are_refused_with_the_reason() {
+    let failure = Pair::refused(&Options::new("echo.hppa").with(&["--epoch", "counted:1000"]));
+    assert!(failure.text.contains("count") && failure.text.contains("exact"), "{}", failure.text);
+}
+
+/// A guest reaches its own memory and nothing else; whatever it tries ends it with the same report at both replicas, and the
+/// shims live to tell.
+#[test]
+fn wild_accesses_and_instructions_are_reported() {
+    let cases = [
+        ("null", "page fault", "at address 0x3"),
+        ("read-shim", "page fault", "at address 0xffefffff"),
+        ("read-device", "page fault", "at address 0x7ffff"),
+        ("write-device", "page fault", "at address 0x7ffff"),
+        ("stack", "page fault", "at address"),
+        ("invalid", "break instruction", ""),
+    ];
+    for (index, (kind, name, detail)) in cases.into_iter().enumerate() {
+        // Some of them where instructions are counted, others where they are not.
+        let epoch = if index % 2 == 0 { "exact:50000" } else { "cooperative" };
+        let stopped = end_of(&patient("probe.hppa").with(&["--epoch", epoch]), &format!("fault {kind}"));
+        assert_eq!((stopped.kind.as_str(), stopped.code), ("fault", FAULT_CODE), "{kind}: {}", stopped.report);
+        assert!(stopped.report.starts_with(name) && stopped.report.contains(detail), "{kind}: {}", stopped.report);
+    }
+}
+
+/// A computation that never gives way has no moment of its own at which a backup could take over.
+#[test]
+fn a_computation_that_never_waits_survives_its_primary() {
+    let mut rng = Rng::new(seed("a kill within a computation on PA-RISC"));
+    let mut pair = Pair::up(&patient("dhrystone.hppa").with(&["--epoch", "exact:50000", "--args", "serve"]));
+    let mut client = Client::connect(pair.address(7000)).expect("a published port takes connections");
+    let before = epoch_of(&pair.status(), Role::Backup);
+    client.send(b"run 200000\n").expect("the connection stands");
+    let moment = before + rng.between(1, 1_000);
+    pair.wait_until("the chosen epoch", |status| (epoch_of(status, Role::Backup) >= moment).then_some(()));
+    pair.kill(Role::Primary, "KILL");
+    assert_eq!(client.line().expect("the connection lives on"), "dhrystone: runs=200000 ok");
+    pair.wait_for_solo(2);
+    pair.down();
 }

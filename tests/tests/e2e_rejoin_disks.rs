@@ -6,7 +6,7 @@
 use std::process::Child;
 
 use pollux_tests::blocks::{Ledger, Mirror, Promise, Writers};
-use pollux_tests::disks::{BLOCKS, DISK_CODE, Files, WRITERS, check_through_guest, connect};
+use pollux_tests::disks::{BLOCKS, DISK_CODE, Files, WRITERS, check_through_guest, connect, reason_of_end};
 use pollux_tests::guests::ask;
 use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
@@ -301,6 +301,50 @@ fn a_newcomer_whose_disk_cannot_be_written_is_not_brought_in() {
     std::fs::remove_dir(&path).expect("removed");
     pair.must(&["rejoin"]);
     pair.wait_for_pair(3);
+    pair.down();
+    assert_equal(&files);
+}
+
+/// The disk of the only replica fails; its guest hears of that. A newcomer takes the guest over the next time.
+#[test]
+fn a_survivor_whose_disk_fails_leaves_the_guest_to_the_new_replica() {
+    let files = Files::new("survivor-fails");
+    let mut pair = Pair::up(&files.options(",size=1M", &["--disk-fault", "1:data:write:100"]));
+    let mut client = connect(&mut pair);
+    assert_eq!(ask(&mut client, "disk data write 0 64 1 1"), "done");
+    assert_eq!(ask(&mut client, "disk data flush"), "done");
+    pair.kill(Role::Primary, "KILL");
+    pair.wait_for_survivor(2);
+    assert_eq!(ask(&mut client, "disk data write 96 8 1 2"), "EIO", "there is nobody else");
+    pair.must(&["rejoin"]);
+    pair.wait_for_pair(3);
+    assert_eq!(ask(&mut client, "disk data write 96 8 1 3"), "done", "the other one's disk is well");
+    pair.wait_for_survivor(4);
+    let reason = reason_of_end(&mut pair, 1);
+    assert!(reason.starts_with("disk-failed: disk data failed: Write at block 96"), "{reason}");
+    assert_eq!(ask(&mut client, "disk data verify 96 8 1 3"), "same");
+    assert_eq!(ask(&mut client, "disk data verify 0 64 1 1"), "same");
+    pair.down();
+    let mirror = Mirror::open(&files.stem(), 0).expect("it is there");
+    assert_eq!([0, 63, 96, 103].map(|block| mirror.version(1, block)), [Ok(1), Ok(1), Ok(3), Ok(3)]);
+}
+
+/// The newcomer's disk fails at work: it leaves again, and nobody notices.
+#[test]
+fn a_new_replica_whose_disk_fails_leaves_again() {
+    let files = Files::new("newcomer-fails");
+    let mut pair = Pair::up(&files.options(",size=1M", &["--disk-fault", "0:data:write:100"]));
+    let mut client = connect(&mut pair);
+    for round in 1..=2 {
+        assert_eq!(ask(&mut client, &format!("disk data write 96 8 1 {round}")), "done");
+        assert_eq!(ask(&mut client, &format!("disk data verify 96 8 1 {round}")), "same");
+        pair.wait_for_survivor(2 * round);
+        let reason = reason_of_end(&mut pair, 0);
+        assert!(reason.starts_with("disk-failed: disk data failed: Write at block 96"), "{reason}");
+        pair.must(&["rejoin"]);
+        pair.wait_for_pair(2 * round + 1);
+    }
+    assert_eq!(ask(&mut client, "disk data verify 96 8 1 2"), "same");
     pair.down();
     assert_equal(&files);
 }

@@ -4,12 +4,11 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::arch::asm;
 use core::hint::black_box;
 
 use runtime::compute::spawn;
 
-use crate::{loops, measure};
+use crate::{loops, measure, processor};
 
 /// Stack of a computation, in bytes.
 const STACK_BYTES: usize = 64 * 1024;
@@ -27,7 +26,7 @@ pub async fn run(what: &str) -> String {
         return format!("floats {:x}", spawn(STACK_BYTES, move || measure::floats(rounds)).await);
     }
     match what {
-        "registers" => format!("kept {}", spawn(STACK_BYTES, || registers_are_kept(20_000_000)).await),
+        "registers" => format!("kept {}", spawn(STACK_BYTES, || processor::registers_are_kept(20_000_000)).await),
         "allocate" => format!("allocated {}", spawn(STACK_BYTES, || churn(500_000)).await),
         "panic" => spawn(STACK_BYTES, || crate::outer_caller(1)).await,
         "spawn" => {
@@ -37,90 +36,6 @@ pub async fn run(what: &str) -> String {
         "overflow" => format!("descended {}", spawn(0, || descend(100)).await),
         _ => format!("unknown computation {what:?}"),
     }
-}
-
-/// Fills every register, the flags and the red zone, counts, and looks whether all of it is still there. The loop is
-/// written by hand: it counts no ticks.
-#[inline(never)]
-fn registers_are_kept(rounds: u64) -> bool {
-    let kept: u64;
-    // SAFETY: everything that is changed is restored or said to be changed; the words below the stack pointer belong to the
-    // function that runs.
-    unsafe {
-        asm!(
-            "push rbx",
-            "push rbp",
-            "mov [rsp - 8], rcx",
-            ".irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
-            "mov rcx, \\number + 100",
-            "movq xmm\\number, rcx",
-            "pshufd xmm\\number, xmm\\number, 0x44",
-            ".endr",
-            ".irp number, 8, 9, 10, 11, 12, 13, 14, 15",
-            "mov r\\number, \\number",
-            ".endr",
-            "mov eax, 1",
-            "mov ebx, 2",
-            "mov edx, 3",
-            "mov esi, 4",
-            "mov edi, 5",
-            "mov ebp, 6",
-            "mov rcx, [rsp - 8]",
-            "mov [rsp - 128], r15",
-            "std",
-            "stc",
-            "2: dec rcx",
-            "jnz 2b",
-            // The count leaves the carry alone.
-            "jnc 3f",
-            "pushfq",
-            "pop rcx",
-            "cld",
-            "test ecx, 0x400",
-            "jz 3f",
-            "cmp qword ptr [rsp - 128], 15",
-            "jne 3f",
-            "cmp rax, 1",
-            "jne 3f",
-            "cmp rbx, 2",
-            "jne 3f",
-            "cmp rdx, 3",
-            "jne 3f",
-            "cmp rsi, 4",
-            "jne 3f",
-            "cmp rdi, 5",
-            "jne 3f",
-            "cmp rbp, 6",
-            "jne 3f",
-            ".irp number, 8, 9, 10, 11, 12, 13, 14, 15",
-            "cmp r\\number, \\number",
-            "jne 3f",
-            ".endr",
-            ".irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
-            "movq rcx, xmm\\number",
-            "cmp rcx, \\number + 100",
-            "jne 3f",
-            "psrldq xmm\\number, 8",
-            "movq rcx, xmm\\number",
-            "cmp rcx, \\number + 100",
-            "jne 3f",
-            ".endr",
-            "mov eax, 1",
-            "jmp 4f",
-            "3: xor eax, eax",
-            "cld",
-            "4: pop rbp",
-            "pop rbx",
-            inlateout("rcx") rounds => _,
-            out("rax") kept,
-            out("rdx") _, out("rsi") _, out("rdi") _,
-            out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("r13") _, out("r14") _, out("r15") _,
-            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _, out("xmm6") _,
-            out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _, out("xmm12") _, out("xmm13") _,
-            out("xmm14") _, out("xmm15") _,
-        );
-    }
-    kept == 1
 }
 
 /// Takes memory and gives it back, over and over, and looks whether it is its own alone. Returns how many pieces it had.

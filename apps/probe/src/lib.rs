@@ -48,6 +48,7 @@ mod faults;
 mod loops;
 mod measure;
 mod peers;
+mod processor;
 pub mod rings;
 mod typed;
 

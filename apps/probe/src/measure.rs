@@ -3,18 +3,19 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::arch::asm;
 use core::fmt::Write;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use runtime::time::epoch;
 
+use crate::processor;
+
 /// Reads the time stamp `count` times; answers whether it only ever grew, and its last value.
 pub fn time_stamps(count: u64) -> String {
     let mut last = 0;
     for _ in 0..count {
-        let now = time_stamp();
+        let Some(now) = processor::time_stamp() else { return NOT_HERE.into() };
         if now <= last {
             return format!("went from {last} to {now}");
         }
@@ -23,19 +24,12 @@ pub fn time_stamps(count: u64) -> String {
     format!("grew to {last}")
 }
 
-fn time_stamp() -> u64 {
-    let (low, high): (u64, u64);
-    // SAFETY: reads a counter; the shim carries the instruction out.
-    unsafe { asm!("rdtsc", out("rax") low, out("rdx") high, options(nomem, nostack)) };
-    high << 32 | low
-}
+/// What is answered where the processor has no such thing.
+const NOT_HERE: &str = "this processor cannot do that";
 
 /// A number of the processor's own random generator: different in two replicas.
 pub fn processor_random() -> String {
-    let number: u64;
-    // SAFETY: has no effect but on the register; a processor without the instruction faults.
-    unsafe { asm!("rdrand {}", out(reg) number, options(nomem, nostack)) };
-    format!("{number:016x}")
+    processor::random().map_or_else(|| NOT_HERE.into(), |number| format!("{number:016x}"))
 }
 
 /// Differs in two replicas once [`plant`] or [`plant_processor`] was called.
@@ -47,37 +41,23 @@ pub fn plant(mib: usize) -> String {
     if mib > 0 {
         allocate(mib);
     }
-    between_epochs(|| {
-        // SAFETY: writes the eight bytes of a static that can be written to at any time; a processor without the
-        // instruction faults.
-        unsafe {
-            asm!("rdrand {number}", "mov [{place}], {number}", "xor {number:e}, {number:e}",
-                number = out(reg) _, place = in(reg) PLANTED.as_ptr(), options(nostack));
-        }
-    })
+    // SAFETY: the static's eight bytes can be written to at any time.
+    between_epochs(|| unsafe { processor::store_random(PLANTED.as_ptr()) })
 }
-
-/// The first leaf of the processor's name, in sixteen letters.
-const NAME_LEAF: u32 = 0x8000_0002;
 
 /// As [`plant`], with four letters of the processor's name: what replicas do not compare before they pair, because no
 /// program can depend on it by accident.
 pub fn plant_processor() -> String {
-    between_epochs(|| {
-        // SAFETY: as above; the instruction changes four registers. One of them is the compiler's own: it is put back.
-        unsafe {
-            asm!("mov {kept}, rbx", "cpuid", "mov [{place}], eax", "mov rbx, {kept}",
-                "xor eax, eax", "xor ecx, ecx", "xor edx, edx",
-                kept = out(reg) _, place = in(reg) PLANTED.as_ptr(),
-                inout("eax") NAME_LEAF => _, out("ecx") _, out("edx") _, options(nostack));
-        }
-    })
+    // SAFETY: as above.
+    between_epochs(|| unsafe { processor::store_name(PLANTED.as_ptr()) })
 }
 
 /// Does something and answers between which epochs: the same one, unless it is cut right there.
-fn between_epochs(act: impl FnOnce()) -> String {
+fn between_epochs(act: impl FnOnce() -> bool) -> String {
     let first = epoch();
-    act();
+    if !act() {
+        return NOT_HERE.into();
+    }
     format!("planted in {first} to {}", epoch())
 }
 

@@ -170,7 +170,7 @@ impl Identity {
             bytes.copy_from_slice(&digest[..8]);
             u64::from_be_bytes(bytes)
         };
-        same("architecture", wanted.architecture.into(), self.architecture.into())?;
+        same(error::ARCHITECTURE, wanted.architecture.into(), self.architecture.into())?;
         same("ABI version", wanted.abi_version.into(), self.abi_version.into())?;
         if wanted.image != self.image {
             return Err(FileError::Identity { field: "image", expected: head(&wanted.image), got: head(&self.image) });

@@ -369,7 +369,7 @@ impl Segment {
             .map(|entry| entry.synced_bytes)
             .max();
         if synced_bytes.is_some_and(|synced_bytes| synced_bytes > at as u64) {
-            let epoch = entries.last().map_or(header.first_epoch, |entry: &Entry| entry.epoch + 1);
+            let epoch = entries.last().map_or(header.first_epoch, |entry: &Entry| entry.epoch.saturating_add(1));
             return Err(LogError::Damaged { at_byte: at as u64, epoch });
         }
         Ok(Some(Self { header, entries, whole_bytes: at as u64 }))

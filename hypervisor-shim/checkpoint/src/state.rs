@@ -26,6 +26,15 @@ pub const X86_64: u32 = 1;
 /// [`GuestState::architecture`] of PA-RISC 1.1.
 pub const PA_RISC: u32 = 2;
 
+/// What people call it.
+pub fn architecture_name(architecture: u32) -> &'static str {
+    match architecture {
+        X86_64 => "x86-64",
+        PA_RISC => "PA-RISC",
+        _ => "an unknown machine",
+    }
+}
+
 /// What a shim keeps for its guest, beside the guest's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestState {
@@ -155,7 +164,8 @@ impl fmt::Display for StateError {
                 size_of::<Fixed>()
             ),
             Self::Architecture { expected, got } => {
-                write!(f, "the registers are of architecture {got}, this machine is {expected}")
+                let [expected, got] = [*expected, *got].map(architecture_name);
+                write!(f, "the state is of a guest on {got}, this machine is {expected}")
             }
             Self::Field { field, got } => write!(f, "the state has the impossible value {got:#x} for {field}"),
             Self::Registers { expected_bytes, got_bytes } => {

@@ -217,13 +217,24 @@ fn header_for(kind: u16, payload_bytes: usize) -> [u8; RECORD_HEADER_BYTES] {
 pub struct Uncertain {
     /// The device's number in the guest's device table.
     pub device: u32,
-    /// The operation's number as the guest gave it, or [`Uncertain::EVERY_OPERATION`].
+    /// The operation's number as the guest gave it, or [`Uncertain::EVERY_OPERATION`] or
+    /// [`Uncertain::EVERYTHING`].
     pub operation: u64,
 }
 
 impl Uncertain {
     /// Stands for every operation of the device that is outstanding.
+    ///
+    /// Of a disk that is mirrored only requests that were given up for a copy of the guest count: this replica has its own
+    /// disk, and goes on with the others.
     pub const EVERY_OPERATION: u64 = u64::MAX;
+    /// Stands for every operation that is outstanding, whatever its device and whoever was to carry it out.
+    pub const EVERYTHING: u64 = u64::MAX - 1;
+
+    /// Reads the payload of an event; `None` if it is none of this version.
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        Self::from_wire(payload)
+    }
 
     fn to_wire(self) -> UncertainWire {
         UncertainWire {
@@ -350,7 +361,7 @@ impl<'a> Event<'a> {
             KIND_FRAME => Ok(Self::Frame(payload)),
             KIND_CONSOLE_INPUT => Ok(Self::ConsoleInput(payload)),
             KIND_RESEED => payload.try_into().map(Self::Reseed).map_err(|_| bad),
-            KIND_UNCERTAIN => Uncertain::from_wire(payload).map(Self::Uncertain).ok_or(bad),
+            KIND_UNCERTAIN => Uncertain::decode(payload).map(Self::Uncertain).ok_or(bad),
             KIND_DISK_DONE => Completion::decode(payload).map(Self::DiskDone).ok_or(bad),
             KIND_DISK_DATA => DiskData::decode(payload).map(Self::DiskData).ok_or(bad),
             got => Err(RecordError::UnknownKind { offset_bytes, got }),

@@ -32,4 +32,4 @@ pub mod replica;
 pub mod resync;
 mod types;
 
-pub use types::{Clocks, Discipline, Epoch, EpochSource, Generation, Mode, ReplicaId, Role, RunMode};
+pub use types::{Clocks, Discipline, DiskConduct, Epoch, EpochSource, Generation, Mode, ReplicaId, Role, RunMode};

@@ -135,6 +135,20 @@ impl EpochSource {
 }
 
 wire_enum! {
+    /// How a replica carries out what the guest asks of its disks.
+    DiskConduct {
+        /// It goes to the disks as soon as it is asked for, or for shared disks, as soon as that is committed.
+        Own = 0, "own";
+        /// The log is to be enough to make the disks what the guest believes: what was read is in the records, the active
+        /// replica changes nothing before the log holds the record that it follows from, and a backup only what a record says
+        /// is done.
+        Logged = 1, "logged";
+        /// There are no disks, though the guest believes in some: a log is run again, and says what came of each request.
+        Absent = 2, "absent";
+    }
+}
+
+wire_enum! {
     /// How a shim runs its guest.
     RunMode {
         /// No epochs, no log, no digest: the baseline of every ratio.

@@ -6,7 +6,8 @@
 //! A *mirrored* disk is carried out by each replica on its own. A *shared* one is carried out by the active replica alone; at
 //! the other a request is outstanding until the record says how it ended, with what it has read ([`shared`]).
 //!
-//! While the guest is copied to another machine nothing new is begun for a moment ([`copied`]).
+//! While the guest is copied to another machine nothing new is begun for a moment ([`copied`]). Where a stored log is to be
+//! enough to restore the disks, both kinds obey the log ([`logged`]).
 //!
 //! Copies: what a write writes is copied once, from guest memory to the buffer that the device reads, when the request is
 //! taken; what a read reads is copied once, from the device's buffer to guest memory, when its completion is delivered.
@@ -23,6 +24,7 @@ use hypercall::disk::{
 use hypercall::errno::{EFAULT, EINVAL, EIO, ENOENT, ENXIO};
 use hypercall::record::KIND_DISK_REQUEST;
 use hypercall::ring::{Consumer, RingError};
+use protocol::DiskConduct;
 use protocol::digest::Digest64;
 use protocol::resync::Changes;
 
@@ -61,6 +63,8 @@ struct Outstanding {
     brought: Vec<u8>,
     /// It was never begun and will not be: the guest hears that it is uncertain and asks again.
     parked: bool,
+    /// What the disk of a replica that follows the log is to do when a record says that it is done.
+    withheld: Option<DiskJob>,
 }
 
 /// What must have happened elsewhere before a guest may be told of a completion.
@@ -126,6 +130,10 @@ pub struct Disks {
     held: bool,
     /// What was changed on mirrored disks, while that is noted: one for each disk.
     changes: Option<Vec<Changes>>,
+    /// What the disks have to do with the log.
+    conduct: DiskConduct,
+    /// What is asked for is carried out when a record says that it is done; what was read comes from the record.
+    follows: bool,
 }
 
 /// Whether the guest may write to a range of its addresses, and at which offset that range lies.
@@ -146,6 +154,8 @@ impl Disks {
             pool: Vec::new(),
             held: false,
             changes: None,
+            conduct: DiskConduct::Own,
+            follows: false,
         }
     }
 
@@ -199,6 +209,7 @@ impl Disks {
             passed_bytes: 0,
             brought: Vec::new(),
             parked: false,
+            withheld: None,
         });
     }
 
@@ -241,15 +252,20 @@ impl Disks {
         if let Some(outstanding) = self.outstanding.back_mut() {
             (outstanding.place, outstanding.bytes) = (place, bytes);
         }
-        if self.shared.leaves_out(disk) {
+        if self.leaves_out(disk, operation) {
             self.put_back(buffer);
+            return Ok(());
+        }
+        let (first_block, blocks) = (request.first_block, request.blocks);
+        let job = DiskJob { number, epoch, operation, first_block, blocks, buffer };
+        if self.follows {
+            self.withhold(job);
             return Ok(());
         }
         if operation == Operation::Flush && !self.shared.has(disk) {
             self.flushes.push_back(number);
         }
-        let (first_block, blocks) = (request.first_block, request.blocks);
-        self.schedules[disk].push(DiskJob { number, epoch, operation, first_block, blocks, buffer });
+        self.schedules[disk].push(job);
         Ok(())
     }
 
@@ -284,8 +300,8 @@ impl Disks {
         }
     }
 
-    /// Lets the devices, in the order of the table, do what they may do, and takes what they have done. Shared disks are
-    /// changed only for epochs up to `committed_through`.
+    /// Lets the devices, in the order of the table, do what they may do, and takes what they have done. Disks that are shared
+    /// or logged are changed only for epochs up to `committed_through`.
     pub fn serve(&mut self, devices: &mut [impl Disk], committed_through: u64) {
         self.settle(committed_through);
         for (disk, device) in devices.iter_mut().enumerate().take(self.table.len()) {
@@ -295,14 +311,15 @@ impl Disks {
             while let Some((job, done)) = device.take_done() {
                 // Also one that has failed may have changed something.
                 self.note_change(disk, &job);
-                if self.shared.has(disk) && done {
-                    self.schedules[disk].finish_unsettled(job.number);
-                } else {
-                    self.schedules[disk].finish(job.number);
+                match (self.is_gated(disk), done) {
+                    (true, true) => self.schedules[disk].finish_unsettled(job.number),
+                    // The guest of a pair is not told of a mirror's failure.
+                    (_, false) if !self.shared.has(disk) => self.schedules[disk].fail(job.number),
+                    _ => self.schedules[disk].finish(job.number),
                 }
                 self.note_end(job, done);
             }
-            let bound = if self.shared.has(disk) { committed_through } else { u64::MAX };
+            let bound = if self.is_gated(disk) { committed_through } else { u64::MAX };
             if !self.held {
                 self.schedules[disk].start(device, bound);
             }
@@ -325,7 +342,9 @@ impl Disks {
     /// Whether this request, if it is outstanding, has ended here: done, failed or rejected. What another replica carries
     /// out is not waited for.
     pub fn has_ended(&self, number: u64) -> bool {
-        let ended = |outstanding: &Outstanding| outstanding.end.is_some() || self.shared.leaves_out(outstanding.disk);
+        let ended = |outstanding: &Outstanding| {
+            outstanding.end.is_some() || self.leaves_out(outstanding.disk, outstanding.operation)
+        };
         self.find(number).is_none_or(|index| ended(&self.outstanding[index]))
     }
 
@@ -337,8 +356,10 @@ impl Disks {
 
     /// The oldest request that a disk of this replica was given, or will be, and has not ended.
     pub fn oldest_under_way(&self) -> Option<u64> {
-        let is_under_way =
-            |outstanding: &&Outstanding| outstanding.end.is_none() && !self.shared.leaves_out(outstanding.disk);
+        let is_under_way = |outstanding: &&Outstanding| {
+            let is_ours = !self.leaves_out(outstanding.disk, outstanding.operation) && outstanding.withheld.is_none();
+            outstanding.end.is_none() && is_ours
+        };
         self.outstanding.iter().find(is_under_way).map(|outstanding| outstanding.number)
     }
 
@@ -351,7 +372,7 @@ impl Disks {
     pub fn done_below(&self) -> u64 {
         let not_done = |outstanding: &&Outstanding| {
             let waits = matches!(outstanding.end, None | Some(End::Failed)) && !outstanding.parked;
-            waits && !self.shared.has(outstanding.disk)
+            waits && !self.shared.has(outstanding.disk) && !self.leaves_out(outstanding.disk, outstanding.operation)
         };
         self.outstanding.iter().find(not_done).map_or(self.next_number, |outstanding| outstanding.number)
     }
@@ -413,10 +434,13 @@ impl Disks {
     ) -> Result<Option<Range<usize>>, DeliverError> {
         let index = self.find(completion.number).ok_or(DeliverError::Malformed)?;
         let outstanding = self.outstanding.remove(index).ok_or(DeliverError::Malformed)?;
-        if self.shared.leaves_out(outstanding.disk) && outstanding.end.is_none() {
+        if let Some(schedule) = self.schedules.get_mut(outstanding.disk) {
+            schedule.tell(outstanding.number);
+        }
+        if self.leaves_out(outstanding.disk, outstanding.operation) && outstanding.end.is_none() {
             return self.complete_brought(outstanding, completion, memory, digest);
         }
-        if self.shared.has(outstanding.disk) && outstanding.operation == Operation::Read {
+        if self.is_gated(outstanding.disk) && outstanding.operation == Operation::Read {
             self.shared.note_told(epoch, outstanding.disk, outstanding.number);
         }
         match outstanding.end {
@@ -441,6 +465,7 @@ impl Disks {
 const NOTHING: Request = Request { operation: 0, disk: u32::MAX, first_block: 0, blocks: 0, address: 0 };
 
 mod copied;
+mod logged;
 mod shared;
 #[cfg(test)]
 mod tests;

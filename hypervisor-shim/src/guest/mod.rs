@@ -40,7 +40,7 @@ use hypercall::record::{KIND_CONSOLE_INPUT, KIND_DISK_DATA, KIND_DISK_DONE, KIND
 use hypercall::ring::{Consumer, Producer, RingError};
 use protocol::Clocks;
 use protocol::digest::Digest64;
-use protocol::event::{DiskData, RecordReader};
+use protocol::event::{DiskData, RecordReader, Uncertain};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -239,7 +239,8 @@ impl Guest {
                 }
                 // Frames that were outstanding are TCP's business; of disks the guest is told.
                 KIND_UNCERTAIN => {
-                    for completion in self.disks.end_uncertain() {
+                    let uncertain = Uncertain::decode(record.payload).ok_or(DeliverError::Malformed)?;
+                    for completion in self.disks.end_uncertain(uncertain.operation == Uncertain::EVERYTHING) {
                         self.push_completion(&completion.encode())?;
                     }
                 }

@@ -2,6 +2,8 @@
 //!
 //! Mirrors must end equal, and a read must see the writes before it. So a job waits for every job before it that overlaps
 //! it if one of the two changes blocks. Whatever does not overlap goes to the device at once and finishes in any order.
+//! A job that has failed is waited for until the guest has heard of it: what it was to change is there at the other mirror
+//! and not here, and nobody may read it here before it is clear that this replica goes on without the other one.
 //!
 //! Of a shared disk there is one, and a replica that takes over repeats what its predecessor had under way. So there a job
 //! that changes blocks also waits until its epoch is committed, and for every read before it that overlaps it until what was
@@ -52,6 +54,8 @@ pub(super) struct Schedule {
     started: Vec<Extent>,
     /// Reads that the device has done and that may be repeated yet.
     unsettled: Vec<Extent>,
+    /// What the device has failed to do, and the guest does not know.
+    failed: Vec<Extent>,
 }
 
 impl Schedule {
@@ -62,6 +66,17 @@ impl Schedule {
     /// The device has finished the job with this number.
     pub(super) fn finish(&mut self, number: u64) {
         self.started.retain(|extent| extent.number != number);
+    }
+
+    /// The device has failed to do the job with this number.
+    pub(super) fn fail(&mut self, number: u64) {
+        self.failed.extend(self.started.iter().find(|extent| extent.number == number).copied());
+        self.finish(number);
+    }
+
+    /// The guest hears how the job with this number has ended.
+    pub(super) fn tell(&mut self, number: u64) {
+        self.failed.retain(|extent| extent.number != number);
     }
 
     /// The device has finished a job that may be repeated by another replica until [`Schedule::settle`] says otherwise.
@@ -104,7 +119,7 @@ impl Schedule {
         while let Some(job) = self.waiting.get(index) {
             let extent = Extent::of(job);
             let before = self.waiting.iter().take(index).map(Extent::of);
-            let others = self.started.iter().chain(&self.unsettled).copied().chain(before);
+            let others = self.started.iter().chain(&self.unsettled).chain(&self.failed).copied().chain(before);
             let is_held = changes_blocks(job.operation) && job.epoch > committed_through;
             if is_held || others.into_iter().any(|other| extent.conflicts(&other)) {
                 index += 1;

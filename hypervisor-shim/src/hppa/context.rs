@@ -40,6 +40,8 @@ pub struct Context {
     pub trap_address: u32,
     /// Floating-point registers; the first begins with the floating-point status.
     pub floats: [u64; FLOATS],
+    /// Instructions that the guest has retired in this epoch, where they are counted.
+    pub retired: u64,
 }
 
 // start.S has these as numbers.
@@ -105,6 +107,7 @@ impl Context {
             trap_space: 0,
             trap_address: 0,
             floats: [0; FLOATS],
+            retired: 0,
         }
     }
 
@@ -213,6 +216,7 @@ impl Registers for Context {
         for float in self.floats {
             digest.write_u64(float);
         }
+        digest.write_u64(self.retired);
     }
 
     fn frame_pointer(&self) -> u64 {

@@ -8,12 +8,15 @@
 //! the virtual address `0 - A - n`, for which the end of its memory is given: the first page of guest memory is the last one
 //! of the physical range. So guest memory appears to the shim as one range of its own linear addresses, in order.
 
+mod clock;
 pub mod context;
+pub mod count;
 pub mod native;
 pub mod pci;
 pub mod virtio;
 
-use alloc::string::{String, ToString};
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::fmt::Write as _;
@@ -21,7 +24,9 @@ use core::fmt::Write as _;
 use hypercall::layout::{GUEST_BASE, PAGE_BYTES, STACK_BYTES};
 use sha2::{Digest as _, Sha256};
 
+use self::clock::{Clock, TICK_NS};
 use self::context::{Context, trap};
+use self::count::{CountError, CountedTimer, RecoveryCounter as _};
 use self::virtio::{Buffers, DeviceError, DeviceMemory, QueuePair};
 use crate::guest::{GuestMemory, Image, Rights, Start};
 use crate::heap::ShimHeap;
@@ -45,8 +50,6 @@ const GUEST_VIRTUAL_END: u32 = 0u32.wrapping_sub(GUEST_BASE as u32);
 const GUEST_MAX_BYTES: u64 = 0x4000_0000;
 
 const VIRTIO_NET_HEADER_BYTES: usize = 12;
-/// Nanoseconds that the interval timer takes for one step.
-const TICK_NS: u64 = 4;
 /// An alarm that is nearer might have passed when it is set.
 const LEAST_ALARM_TICKS: u64 = 500;
 /// The farthest alarm: it comes too early, and is set again.
@@ -120,6 +123,8 @@ pub enum StartError {
     Missing(pci::Missing),
     /// A device does not work.
     Device(DeviceError),
+    /// The machine counts instructions and its timer cannot be set.
+    Timer(CountError),
 }
 
 impl fmt::Display for StartError {
@@ -129,17 +134,38 @@ impl fmt::Display for StartError {
             Self::Image(error) => error.fmt(f),
             Self::Missing(missing) => missing.fmt(f),
             Self::Device(error) => error.fmt(f),
+            Self::Timer(error) => error.fmt(f),
         }
     }
 }
 
-fn guest_bytes() -> Option<u64> {
+/// The number that the command line has behind `name`.
+fn boot_parameter(name: &str) -> Option<u32> {
     let mut text = [0; LONGEST_COMMAND_LINE];
     // SAFETY: the buffer is writable.
     let length = unsafe { native::command_line(text.as_mut_ptr(), text.len()) };
     let words = str::from_utf8(text.get(..length)?).ok()?;
-    let mib: u64 = words.split_whitespace().find_map(|word| word.strip_prefix("memory=")?.parse().ok())?;
-    Some(mib << 20).filter(|bytes| (1 << 20..=GUEST_MAX_BYTES).contains(bytes))
+    words.split_whitespace().find_map(|word| word.strip_prefix(name)?.parse().ok())
+}
+
+fn guest_bytes() -> Option<u64> {
+    let bytes = u64::from(boot_parameter("memory=")?) << 20;
+    Some(bytes).filter(|bytes| (1 << 20..=GUEST_MAX_BYTES).contains(bytes))
+}
+
+/// The page of the guest's map, which is in the machine's order, that holds this offset of guest memory.
+fn map_index(guest_bytes: u64, offset: u64) -> u32 {
+    ((guest_bytes - PAGE_BYTES - offset) / PAGE_BYTES) as u32
+}
+
+/// Guest memory of this size.
+///
+/// # Safety
+/// The guest does not run while the value is used.
+unsafe fn guest_memory(bytes: u64) -> GuestMemory {
+    let base = LINEAR_END.wrapping_sub(GUEST_PHYSICAL_BASE).wrapping_sub(bytes as u32);
+    // SAFETY: guest memory appears there, page aligned, below the end of linear addresses.
+    unsafe { GuestMemory::new(base as *mut u8, bytes as usize) }
 }
 
 /// Brings memory and devices up.
@@ -160,6 +186,15 @@ unsafe fn start() -> Result<(HppaMachine, Image<'static>), StartError> {
         native::map_guest(low, (guest_bytes / PAGE_BYTES) as u32, low.wrapping_sub(GUEST_PHYSICAL_BASE));
         native::set_interrupt_mask(u32::MAX);
     }
+    // Before there are devices that could interrupt it.
+    // SAFETY: memory is there, the guest is not loaded, and this is the only place that knows of the device.
+    let counter = unsafe {
+        count::prepare(boot_parameter("icount="))
+            .and_then(|()| CountedTimer::calibrate(&guest_memory(guest_bytes), |offset| map_index(guest_bytes, offset)))
+    };
+    if let Err(error @ CountError::NoScriptMemory) = counter {
+        return Err(StartError::Timer(error));
+    }
     let devices = pci::find().map_err(StartError::Missing)?;
     // SAFETY: the range is set aside for it, and this is the only call.
     let mut memory = unsafe { DeviceMemory::new(DEVICES.0, DEVICES.1) };
@@ -171,8 +206,10 @@ unsafe fn start() -> Result<(HppaMachine, Image<'static>), StartError> {
     let net = QueuePair::new(devices.net, &mut memory, wide).map_err(StartError::Device)?;
     let machine = HppaMachine {
         context: Context::new(),
-        clock: Clock { ticks: native::ticks(), now_ns: 0 },
+        clock: Clock::new(),
         guest_bytes,
+        counter,
+        budget: u64::MAX,
         control,
         link,
         net,
@@ -180,22 +217,6 @@ unsafe fn start() -> Result<(HppaMachine, Image<'static>), StartError> {
         counters: MachineCounters::default(),
     };
     Ok((machine, image))
-}
-
-/// The interval timer, which has 32 bits and wraps after 17 seconds: it is read far more often than that.
-#[derive(Debug)]
-struct Clock {
-    ticks: u32,
-    now_ns: u64,
-}
-
-impl Clock {
-    fn now_ns(&mut self) -> u64 {
-        let ticks = native::ticks();
-        self.now_ns += u64::from(ticks.wrapping_sub(self.ticks)) * TICK_NS;
-        self.ticks = ticks;
-        self.now_ns
-    }
 }
 
 /// There are no disks on this machine yet.
@@ -235,6 +256,9 @@ pub struct HppaMachine {
     context: Context,
     clock: Clock,
     guest_bytes: u64,
+    counter: Result<CountedTimer, CountError>,
+    /// Instructions that the guest may still retire, where they are counted.
+    budget: u64,
     control: QueuePair<0>,
     link: Option<QueuePair<0>>,
     net: QueuePair<VIRTIO_NET_HEADER_BYTES>,
@@ -244,9 +268,24 @@ pub struct HppaMachine {
 }
 
 impl HppaMachine {
-    /// The page of the guest's map, which is in the machine's order, that holds this offset of guest memory.
     fn map_index(&self, offset: u64) -> u32 {
-        ((self.guest_bytes - PAGE_BYTES - offset) / PAGE_BYTES) as u32
+        map_index(self.guest_bytes, offset)
+    }
+
+    /// Runs the guest until a trap, on what is left of its budget; whether the machine still knows how much that is.
+    fn enter(&mut self) -> bool {
+        match &mut self.counter {
+            Ok(counter) if self.budget != u64::MAX => {
+                // SAFETY: as below.
+                let Some(retired) = (unsafe { counter.run(&mut self.context, self.budget) }) else { return false };
+                self.budget -= retired;
+                self.context.retired += retired;
+            }
+            // SAFETY: the context holds what a guest may have (`reset`, `load`, or a guest's own run), and the map gives it
+            // no access to anything but guest memory.
+            _ => self.context.trap = unsafe { native::run_guest(&raw mut self.context) },
+        }
+        true
     }
 
     /// What a trap that is none of ours means.
@@ -287,15 +326,15 @@ impl Machine for HppaMachine {
         self.clock.now_ns()
     }
 
-    fn follow_clock(&mut self, _real_ns: u64) {
-        // Time passes as everybody's does: instructions are not counted here yet.
+    fn follow_clock(&mut self, real_ns: u64) {
+        if self.counter.is_ok() {
+            self.clock.follow(real_ns);
+        }
     }
 
     fn guest_memory(&mut self) -> GuestMemory {
-        let base = LINEAR_END.wrapping_sub(GUEST_PHYSICAL_BASE).wrapping_sub(self.guest_bytes as u32);
-        // SAFETY: guest memory appears there, page aligned, below the end of linear addresses; the guest runs only inside
-        // `run_guest`, which needs the machine itself.
-        unsafe { GuestMemory::new(base as *mut u8, self.guest_bytes as usize) }
+        // SAFETY: the guest runs only inside `run_guest`, which needs the machine itself.
+        unsafe { guest_memory(self.guest_bytes) }
     }
 
     fn start_guest(&mut self, start: &Start) {
@@ -325,15 +364,21 @@ impl Machine for HppaMachine {
     }
 
     fn can_count(&self) -> Result<(), String> {
-        Err("exact epochs are not there yet on PA-RISC; use --epoch cooperative".to_string())
+        self.counter.map(|_| ()).map_err(|error| format!("{error}"))
     }
 
-    fn set_budget(&mut self, _instructions: u64) {}
+    fn set_budget(&mut self, instructions: u64) {
+        self.budget = instructions;
+        self.context.retired = 0;
+    }
 
     fn run_guest(&mut self) -> Exit {
-        // SAFETY: the context holds what a guest may have (`reset`, `load`, or a guest's own run), and the map gives it no
-        // access to anything but guest memory.
-        self.context.trap = unsafe { native::run_guest(&raw mut self.context) };
+        if self.budget == 0 {
+            return Exit::Cut;
+        }
+        if !self.enter() {
+            return Exit::Miscounted;
+        }
         if self.context.is_hypercall() {
             self.context.step_over();
             return Exit::Hypercall;
@@ -342,7 +387,7 @@ impl Machine for HppaMachine {
             self.counters.interrupts += 1;
             // SAFETY: they are noted here.
             self.interrupts |= unsafe { native::take_interrupts() };
-            return Exit::Interrupt;
+            return if self.budget == 0 { Exit::Cut } else { Exit::Interrupt };
         }
         Exit::Fault(self.fault())
     }

@@ -18,6 +18,8 @@ unsafe extern "C" {
     pub safe fn ticks() -> u32;
     /// The interval timer interrupts when it reaches this.
     pub fn set_alarm(ticks: u32);
+    /// From now on the timer is set by an instruction at this address, which is put there.
+    pub fn set_timer_at(address: u32);
     /// Sleeps until an interrupt is pending.
     pub fn sleep();
     /// The interrupts that are pending (CR23), which are so no more.
@@ -26,6 +28,10 @@ unsafe extern "C" {
     pub fn set_interrupt_mask(mask: u32);
     /// Lets the guest run until a trap, whose number is returned.
     pub fn run_guest(context: *mut Context) -> u32;
+    /// As [`run_guest`], with the interval timer set to `ticks` steps from a reading shortly before; then `delay` turns of two
+    /// instructions pass before the guest goes on. The upper half of the result is the distance from that reading to the one
+    /// on the way out, without the instructions of the handlers that have filled in translations.
+    pub fn run_counted(context: *mut Context, ticks: u32, delay: u32) -> u64;
     /// The guest's translations: `pages` pages from the virtual address `low` on; `distance` less is the physical one.
     pub fn map_guest(low: u32, pages: u32, distance: u32);
     /// The rights of a page of the guest, as `idtlbp` has them; 0: not mapped.

@@ -27,8 +27,12 @@ const CONSOLE: u32 = 3;
 
 /// Configuration registers.
 const COMMAND: u32 = 4;
+const MEMORY: u32 = 2;
 const MEMORY_AND_MASTER: u32 = 6;
 const FIRST_BAR: u32 = 0x10;
+/// Vendor and device of the machine's own disk controller, an LSI 53C895A, and which of its ranges is memory for scripts.
+const DISK_CONTROLLER: u32 = 0x0012_1000;
+const SCRIPT_BAR: u32 = 0x18;
 const CAPABILITIES: u32 = 0x34;
 /// A capability of a vendor's own.
 const VENDOR_CAPABILITY: u32 = 9;
@@ -107,6 +111,15 @@ pub fn find() -> Result<Devices, Missing> {
         link: consoles.next(),
         net: net.ok_or(Missing::Network)?,
     })
+}
+
+/// The memory for scripts of the machine's own disk controller, which nothing else here uses: what the processor fetches from
+/// there it fetches from a device.
+pub fn script_memory() -> Option<u32> {
+    let slot = (0..SLOTS).find(|slot| read(*slot, 0) == DISK_CONTROLLER)?;
+    // SAFETY: the device may answer at its addresses; it reaches no memory by itself.
+    unsafe { select(slot, COMMAND).write_u32(read(slot, COMMAND) & 0xffff | MEMORY) };
+    Some(read(slot, SCRIPT_BAR) & !0xf).filter(|place| *place != 0)
 }
 
 /// Follows the capabilities, of which a device has at most as many as fit into its configuration.

@@ -11,7 +11,7 @@ use protocol::control::{Config, Counters, Network, Ready, StoppedReason, ToShim}
 use protocol::frame::direction_session;
 use protocol::link::{EPOCH_START_FIXED_BYTES, Identity};
 use protocol::replica::{self, Replica};
-use protocol::{EpochSource, Mode, Role, RunMode};
+use protocol::{DiskConduct, EpochSource, Mode, Role, RunMode};
 use sha2::{Digest as _, Sha256};
 
 use super::channel::Channel;
@@ -23,7 +23,7 @@ use crate::guest::{Guest, GuestConfig, Image, OutputLog, PageSet, Touched, load}
 use crate::machine::{Disk, Machine, Port};
 
 /// Version of the replication protocol that this shim speaks.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 /// Half of the receive ring, so that a record always fits when the guest has read everything.
 const MAX_EPOCH_EVENTS_BYTES: u32 = hypercall::layout::RING_BYTES / 2;
 /// The supervisor that has heard "ready" answers within this.
@@ -183,6 +183,7 @@ fn build<M: Machine>(
     guest.set_epoch_ticks(limit.ticks());
     let is_backup = config.run_mode == RunMode::Pair && config.role == Role::Backup;
     guest.disks_mut().share(config.shared_disks, is_backup);
+    guest.disks_mut().conduct(config.disk_conduct, is_backup || config.replays);
 
     let now_ns = machine.now_ns();
     let replica = match make_replica(config, ready, &owned.arguments, &disks, now_ns) {
@@ -314,6 +315,7 @@ fn make_replica(
         compares_first: config.check_determinism,
         joins: config.joins,
         stores_log: config.stores_log,
+        logs_disks: config.disk_conduct == DiskConduct::Logged,
         max_unstored_bytes: config.max_unstored_bytes,
     };
     Replica::new(config, now_ns).map(Some)
@@ -331,7 +333,7 @@ fn guest_config_digest(config: &Config<'_>, arguments: &str, disks: &[DiskInfo])
     hash.update(net.mtu_bytes.to_le_bytes());
     hash.update(config.entropy.0);
     hash.update(config.epoch_length_instructions.to_le_bytes());
-    hash.update([u8::from(config.check_determinism), config.shared_disks]);
+    hash.update([u8::from(config.check_determinism), config.shared_disks, config.disk_conduct.code()]);
     for disk in disks {
         hash.update(disk.name);
         hash.update(disk.blocks.to_le_bytes());

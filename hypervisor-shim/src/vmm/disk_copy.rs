@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use protocol::control::{DisksChanged, ToSupervisor};
 
+use super::copy::Target;
 use super::{Vmm, tell};
 use crate::machine::Machine;
 
@@ -76,7 +77,29 @@ impl<M: Machine> Vmm<M> {
 
     /// Whether the mirrors of a copy that comes to its end are equal, or there are none.
     pub(super) fn disks_are_equal(&self) -> bool {
-        !self.guest.disks().has_mirrors() || self.disk_copy == DiskCopy::Equal
+        !self.guest.disks().has_mirrors()
+            || self.disk_copy == DiskCopy::Equal
+            || self.leaves_disks_to_log()
+            || self.needs_quiet_disks()
+    }
+
+    /// Whether nobody copies the mirrors that belong to a checkpoint, and no log says what they hold.
+    pub(super) fn lacks_mirrors(&self) -> bool {
+        let is_recorded = self.replica.as_ref().is_some_and(|replica| replica.stores_log());
+        self.guest.disks().has_mirrors() && self.disk_copy == DiskCopy::None && !is_recorded
+    }
+
+    /// Whether the copy that is made begins a recording, which needs no disks: the records say what came of each request, but
+    /// only of those that are made later. So it is made at a moment at which nothing is outstanding.
+    pub(super) fn needs_quiet_disks(&self) -> bool {
+        let records = self.replica.as_ref().is_some_and(|replica| replica.stores_log());
+        let is_checkpoint = self.copier.as_ref().is_some_and(|copier| copier.target() == Target::Checkpoint);
+        is_checkpoint && records && !self.guest.disks().are_logged() && self.disk_copy == DiskCopy::None
+    }
+
+    /// Whether the copy that is made, a checkpoint, needs none of the mirrors: the log behind it says what they hold.
+    pub(super) fn leaves_disks_to_log(&self) -> bool {
+        self.guest.disks().are_logged() && self.disk_copy == DiskCopy::None
     }
 
     /// The copy has ended, well or not: the disks go on.

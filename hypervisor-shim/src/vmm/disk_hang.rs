@@ -7,7 +7,6 @@
 use alloc::format;
 
 use protocol::control::{Level, StoppedReason};
-use protocol::{Mode, Role};
 
 use super::Vmm;
 use super::disks::PATIENCE_NS;
@@ -56,13 +55,8 @@ impl<M: Machine> Vmm<M> {
             self.guest.disks().name_of(number),
             PATIENCE_NS / 1_000_000_000
         );
-        let done_by_peer = self.replica.as_ref().is_some_and(|replica| {
-            replica.mode() == Mode::Paired
-                && replica.role() == Role::Primary
-                && number < replica.peer_disks_done_below()
-                && !self.guest.disks().is_shared(number)
-        });
-        if done_by_peer {
+        let gives_way = self.replica.as_ref().is_some_and(|replica| replica.gives_way(number));
+        if gives_way && !self.guest.disks().is_shared(number) {
             self.stop(StoppedReason::DiskFailed, &format!("{text}, and the other replica's has"));
         }
         if self.hang.tells() {

@@ -9,6 +9,9 @@
 //! have, a full file system say: then the backup leaves, and the guest of the other is told the error, as it is where there is no
 //! other.
 //!
+//! Where a stored log is to be enough to restore the disks, the backup's disks follow the log, and the active replica leaves at once
+//! when its own fails.
+//!
 //! A shared disk is the active replica's alone, and its failures are the guest's, the same at both. The backup waits for no disk
 //! then, but for a record; what was outstanding when it takes over is uncertain.
 
@@ -38,6 +41,9 @@ impl<M: Machine> Vmm<M> {
         if self.guest.disks().are_none() {
             return;
         }
+        if self.ends && !self.is_active() {
+            self.release_rest();
+        }
         let committed_through = self.committed_through();
         self.guest.disks_mut().serve(self.machine.disks(), committed_through);
         let Some(replica) = &mut self.replica else { return };
@@ -49,22 +55,38 @@ impl<M: Machine> Vmm<M> {
         }
     }
 
-    /// What the guest has asked of shared disks in epochs up to this one may be begun.
+    /// The pair ends in good order: its active replica begins no more epochs and so tells no more completions, and the mirrors
+    /// are to be equal. What follows from the log as it is stored is carried out by a backup without being told.
+    fn release_rest(&mut self) {
+        let now_ns = self.now_ns();
+        let Some(replica) = &self.replica else { return };
+        let stored_through = replica.status(now_ns).released_through;
+        self.guest.disks_mut().release_through(stored_through);
+    }
+
+    /// What the guest has asked of shared or logged disks in epochs up to this one may be begun.
     fn committed_through(&self) -> u64 {
         self.replica.as_ref().map_or(u64::MAX, |replica| replica.committed_through())
     }
 
     /// Whether the guest is to hear that requests are uncertain.
     pub(super) fn owes_uncertain(&self) -> bool {
-        self.replica.as_ref().is_some_and(|replica| replica.owes_uncertain())
-            && self.guest.disks().uncertain_count() > 0
+        self.replica.as_ref().is_some_and(|replica| replica.owes_uncertain()) && self.uncertain_count() > 0
+    }
+
+    /// How many, if the guest is to hear that.
+    fn uncertain_count(&self) -> usize {
+        let everything = self.replica.as_ref().is_some_and(|replica| replica.owes_everything());
+        self.guest.disks().uncertain_count(everything)
     }
 
     /// What the active replica must know before it tells the guest of a completion.
     fn commit(&self) -> Commit {
         match &self.replica {
             Some(replica) if replica.mode() == Mode::Paired => {
-                Commit::Paired { done_below: replica.peer_disks_done_below() }
+                // Where the log restores the disks, a flush needs no second one: a backup does it when it hears of it.
+                let is_logged = self.guest.disks().are_logged();
+                Commit::Paired { done_below: if is_logged { u64::MAX } else { replica.peer_disks_done_below() } }
             }
             _ => Commit::Alone,
         }
@@ -82,23 +104,26 @@ impl<M: Machine> Vmm<M> {
             return 0;
         }
         let commit = self.commit();
-        self.guest.disks_mut().tell(commit, Room { ring_bytes, bytes: limit, data_bytes: limit / 2 }, events)
+        let records_reads = self.replica.as_ref().is_some_and(|replica| replica.stores_log());
+        let room = Room { ring_bytes, bytes: limit, data_bytes: limit / 2, records_reads };
+        self.guest.disks_mut().tell(commit, room, events)
     }
 
     /// Bytes of the guest's ring that an uncertain event will take.
     pub(super) fn uncertain_bytes(&self) -> usize {
-        if self.owes_uncertain() { self.guest.disks().uncertain_count() * total_bytes(COMPLETION_BYTES) } else { 0 }
+        if self.owes_uncertain() { self.uncertain_count() * total_bytes(COMPLETION_BYTES) } else { 0 }
     }
 
     /// A disk has failed: this replica leaves if the other can go on.
     fn judge_failure(&mut self) {
         let Some(replica) = &self.replica else { return };
         let Some(failure) = self.guest.disks().failure() else { return };
-        let leaves = match (replica.mode(), replica.role()) {
-            (Mode::Solo, _) => false,
-            (Mode::Paired, Role::Primary) => failure.number < replica.peer_disks_done_below(),
+        let leaves = match replica.role() {
+            // The other one's disk has not been asked yet: it will be when the other one has taken over.
+            Role::Primary if self.guest.disks().are_logged() => replica.may_leave(),
+            Role::Primary => replica.gives_way(failure.number),
             // One that may have to take over keeps its fault for the guest.
-            (Mode::Paired, Role::Backup) => replica.follows_peer(),
+            Role::Backup => replica.follows_peer(),
         };
         if leaves {
             let text = self.describe_failure();
@@ -120,8 +145,16 @@ impl<M: Machine> Vmm<M> {
         if self.guest.disks().are_none() {
             return now_ns;
         }
+        self.release_recorded(epoch);
         let until_ns = now_ns + PATIENCE_NS;
-        while let Some(number) = self.unfinished(epoch) {
+        loop {
+            // What the old primary told its guest was let out: a replica that cannot tell its own the same cannot go on, not
+            // even as the last one. What waits for what has failed would wait for ever.
+            if self.contradicted(epoch).is_some() {
+                let text = self.describe_failure();
+                self.stop(StoppedReason::DiskFailed, &text);
+            }
+            let Some(number) = self.unfinished(epoch) else { return now_ns };
             let follows = self.replica.as_ref().is_some_and(|replica| replica.follows_peer());
             if now_ns >= until_ns && follows {
                 let text = format!(
@@ -136,13 +169,49 @@ impl<M: Machine> Vmm<M> {
             now_ns = self.now_ns();
             now_ns = self.round(now_ns);
         }
-        // What the old primary told its guest was let out: a replica that cannot tell its own the same cannot go on, not even
-        // as the last one.
-        if self.contradicts(epoch) {
-            let text = self.describe_failure();
-            self.stop(StoppedReason::DiskFailed, &text);
+    }
+
+    /// Lets a replica that follows the log do what the record of this epoch says is done.
+    fn release_recorded(&mut self, epoch: u64) {
+        if !self.guest.disks().follow_log() {
+            return;
         }
-        now_ns
+        let numbers: Vec<_> = self.recorded(epoch).map(|completion| completion.number).collect();
+        if !numbers.is_empty() {
+            numbers.iter().for_each(|number| self.guest.disks_mut().release(*number));
+            self.serve_disks();
+        }
+    }
+
+    /// The same in a replay: waits until the disks have done what the record of the next epoch says is done. Stops the replica if
+    /// they cannot.
+    pub(super) fn await_redone(&mut self, epoch: u64) {
+        if self.guest.disks().are_none() {
+            return;
+        }
+        self.release_recorded(epoch);
+        loop {
+            if let Some(number) = self.contradicted(epoch) {
+                let name = String::from(self.guest.disks().name_of(number));
+                let text = format!(
+                    "disk {name} cannot be brought to epoch {epoch}: request {number}, which was done then, fails"
+                );
+                self.stop(StoppedReason::Failed, &text);
+            }
+            if self.unfinished(epoch).is_none() {
+                return;
+            }
+            self.set_disk_interrupts(true);
+            if !self.disks_have_done() {
+                let now_ns = self.now_ns();
+                self.machine.arm_timer(now_ns + super::SERVICE_INTERVAL_NS);
+                self.machine.halt();
+            }
+            self.set_disk_interrupts(false);
+            self.machine.acknowledge_interrupts();
+            self.hear_supervisor();
+            self.serve_disks();
+        }
     }
 
     /// The completions of an epoch's record.
@@ -159,10 +228,11 @@ impl<M: Machine> Vmm<M> {
         self.recorded(epoch).map(|completion| completion.number).find(|&number| !disks.has_ended(number))
     }
 
-    /// Whether the record says that something was done which has failed here.
-    fn contradicts(&self, epoch: u64) -> bool {
-        let Some(failure) = self.guest.disks().failure() else { return false };
-        self.recorded(epoch).any(|completion| completion.status == 0 && completion.number == failure.number)
+    /// What the record says was done and has failed here.
+    fn contradicted(&self, epoch: u64) -> Option<u64> {
+        let disks = self.guest.disks();
+        let is_contradicted = |completion: &Completion| completion.status == 0 && disks.has_failed(completion.number);
+        self.recorded(epoch).find(is_contradicted).map(|completion| completion.number)
     }
 
     /// Whether a shutdown may go on to its end: nothing is under way at any disk of the pair. Mirrors are equal then.
@@ -182,8 +252,13 @@ impl<M: Machine> Vmm<M> {
     pub(super) fn drain_disks(&mut self) {
         let until_ns = self.now_ns() + DRAIN_NS;
         self.guest.disks_mut().hold(false);
+        // The guest's last outputs are released, or everything is done already: what it has asked of mirrored disks is committed.
+        let are_logged = self.guest.disks().are_logged();
+        if are_logged {
+            self.guest.disks_mut().release_through(u64::MAX);
+        }
         loop {
-            let committed_through = self.committed_through();
+            let committed_through = if are_logged { u64::MAX } else { self.committed_through() };
             self.guest.disks_mut().serve(self.machine.disks(), committed_through);
             let now_ns = self.now_ns();
             if self.guest.disks().are_idle() && self.guest.disks().failure().is_none() {

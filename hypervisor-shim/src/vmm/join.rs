@@ -129,9 +129,8 @@ impl<M: Machine> Vmm<M> {
 
     /// The supervisor wants a checkpoint. It begins at the next boundary.
     pub(super) fn capture_wanted(&mut self, since_epoch: Epoch) {
-        let mirrors_lack = self.guest.disks().has_mirrors() && self.disk_copy != DiskCopy::Watching;
         let joins = self.join_phase() != JoinPhase::None;
-        let busy = self.copier.is_some() || joins || mirrors_lack || !self.can_be_captured();
+        let busy = self.copier.is_some() || joins || self.lacks_mirrors() || !self.can_be_captured();
         let known = since_epoch == 0 || self.base.as_ref().is_some_and(|base| base.epoch == since_epoch);
         if busy || !known {
             tell(&mut self.control, &ToSupervisor::CaptureFailed);
@@ -156,14 +155,14 @@ impl<M: Machine> Vmm<M> {
         let Some(target) = self.copier.as_ref().map(Copier::target) else { return false };
         let may_end = match target {
             Target::Newcomer => self.replica.as_ref().is_some_and(|replica| replica.may_send_state()),
-            Target::Checkpoint if !self.can_be_captured() => {
+            Target::Checkpoint if !self.can_be_captured() || self.lacks_mirrors() => {
                 self.capture_failed();
                 return false;
             }
             Target::Checkpoint => true,
         };
         let over = self.copier.as_ref().is_some_and(|copier| copier.is_round_over() && !copier.is_last());
-        if may_end && over && !self.ends {
+        if may_end && over && !self.ends && !self.needs_quiet_disks() {
             // What the guest asks of its disks from here on waits, so that soon nothing of it is half done.
             self.guest.disks_mut().hold(true);
         }
@@ -200,7 +199,9 @@ impl<M: Machine> Vmm<M> {
             return self.join_phase() == JoinPhase::Copying || self.capture_wanted.is_some();
         };
         // Disks and those who copy them are waited for in a halt.
-        let waits = self.guest.disks().is_draining() || (copier.is_last() && !self.disks_are_equal());
+        let waits = self.guest.disks().is_draining()
+            || (self.needs_quiet_disks() && !self.guest.can_be_copied())
+            || (copier.is_last() && !self.disks_are_equal());
         let goes_on = copier.has_slice() || (copier.is_round_over() && !waits);
         goes_on && (copier.target() == Target::Checkpoint || self.join_phase() == JoinPhase::Copying)
     }
@@ -231,6 +232,13 @@ impl<M: Machine> Vmm<M> {
         let epoch = replica.epoch();
         if let Some(copier) = self.copier.take() {
             tell(&mut self.control, &ToSupervisor::Copied(copier.figures(epoch, now_ns)));
+        }
+        if self.leaves_disks_to_log() && self.guest.disks().uncertain_count(true) > 0 {
+            // The log goes on from the state, which has the numbers of requests and not what they would write.
+            self.guest.disks_mut().park();
+            if let Some(replica) = &mut self.replica {
+                replica.give_up_outstanding();
+            }
         }
         self.end_disk_copy();
         // From here on it is noted what the next one would have to hold.

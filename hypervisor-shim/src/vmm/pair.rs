@@ -426,9 +426,9 @@ impl<M: Machine> Vmm<M> {
         tell(&mut self.control, &ToSupervisor::Promoted(promoted));
         self.control.flush(self.machine.control());
         self.ask_for_frames_in_flight(promotion.generation);
-        let uncertain = self.guest.disks().uncertain_count();
+        let uncertain = self.guest.disks().uncertain_count(self.guest.disks().are_logged());
         if uncertain > 0 {
-            self.log(Level::Info, format_args!("{uncertain} requests to shared disks are uncertain"));
+            self.log(Level::Info, format_args!("{uncertain} requests to disks are uncertain"));
         }
         let held = self.outputs.bytes() as u64;
         self.counters.add(Counter::OutputsResent, held);

@@ -1,7 +1,8 @@
 //! Running the records of a stored log, before the guest goes on by itself or instead of that.
 //!
 //! Nothing comes from outside and nothing leaves, except what is told of the guest's console and of its end. Digests are
-//! compared with the recorded ones; the first that differs stops the replica.
+//! compared with the recorded ones; the first that differs stops the replica. What the guest reads from disks comes from the records;
+//! if it goes on by itself afterwards, what it changes there is done again.
 
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -66,6 +67,7 @@ impl<M: Machine> Vmm<M> {
         if let Some(fault) = fault {
             self.replay_failed(&fault);
         }
+        self.await_redone(epoch);
         pair::begin_epoch(&mut self.guest, record);
         self.guest.upcall_if_due(!record.events.is_empty(), self.machine.registers());
         let now_ns = self.now_ns();
@@ -105,6 +107,7 @@ impl<M: Machine> Vmm<M> {
         let epoch = replica.epoch();
         let clocks = replica.record(epoch).map(|record| record.clocks).unwrap_or_default();
         self.replay = None;
+        self.guest.disks_mut().stop_following();
         self.go_on(clocks, epoch);
         self.tell_replayed(true);
         self.control.flush(self.machine.control());
@@ -134,7 +137,7 @@ impl<M: Machine> Vmm<M> {
         tell(&mut self.control, &ToSupervisor::Replayed(replayed));
     }
 
-    fn hear_supervisor(&mut self) {
+    pub(super) fn hear_supervisor(&mut self) {
         self.drain_control(Self::on_control_restoring);
         self.control.flush(self.machine.control());
     }

@@ -1,5 +1,7 @@
 //! What checkpoints, new replicas and a durable log cost: pauses of the guest, gaps that clients see, times, sizes.
 
+mod slope;
+mod turns;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -30,7 +32,7 @@ const MEMORY_MIB: u32 = 64;
 /// The disk of the store that has one.
 const DISK_BYTES: u64 = 256 << 20;
 /// Memory sizes over which the cost of a checkpoint of one and the same content is compared.
-const SIZES_MIB: [u32; 4] = [32, 64, 256, 512];
+const SIZES_MIB: [u32; 4] = [16, 64, 256, 512];
 /// Values of about a page each that are written between two checkpoints.
 const CHANGES: [usize; 4] = [0, 500, 1_000, 4_000];
 const CHANGED_BYTES: usize = 4_000;
@@ -91,6 +93,8 @@ pub struct CheckpointReport {
     pub rejoins: Vec<Copying>,
     /// The same for a store that keeps its log on a mirrored disk.
     pub rejoins_with_disk: Vec<Copying>,
+    /// Both replicas killed and replaced in turn, under one load.
+    pub turns: turns::Turns,
     /// Replies a second while a checkpoint of what has changed is taken every second, by replies a second in the windows between.
     pub throughput_ratio: f64,
     /// From the command to serving, of a guest restored from such a checkpoint, in milliseconds.
@@ -99,6 +103,8 @@ pub struct CheckpointReport {
     pub sizes: Vec<BySize>,
     /// Checkpoints that build upon another, by what was written between the two.
     pub changes: Vec<ByChanges>,
+    /// What both say of the cost.
+    pub slopes: slope::Slopes,
     /// The same store saved by the shim and by the program itself.
     pub levels: user::Levels,
     /// Stable storage and recordings.
@@ -161,20 +167,24 @@ pub fn run(image: &Image, net: &Net, quick: bool, mut note: impl FnMut(&str)) ->
         pair.down()?;
     }
     let rejoins_with_disk = rejoins_with_disk(&spec, rounds, &mut verdict, &mut note)?;
+    let turns = turns::take(&spec, VALUES, rounds, &mut verdict, &mut note)?;
     let sizes = sizes(&spec, files, rounds, &mut note)?;
     let changes = changes(&spec, files, rounds, &mut note)?;
     let levels = user::measure(&spec, rounds, &mut verdict, &mut note)?;
     let throughput_ratio = median(&ratios);
     let durable = durable::run(&spec, quick, &mut verdict, &mut note)?;
     let mut promises = promises(&checkpoints, [&rejoins, &rejoins_with_disk], &restore_ms, throughput_ratio, &verdict);
+    promises.extend(turns::promises(&turns));
     promises.extend(durable::promises(&durable));
     Ok(CheckpointReport {
         net: net.clone(),
         checkpoints,
         rejoins,
         rejoins_with_disk,
+        turns,
         throughput_ratio,
         restore_ms,
+        slopes: slope::Slopes::of(&sizes, &changes),
         sizes,
         changes,
         levels,
@@ -436,6 +446,8 @@ pub fn describe(report: &CheckpointReport) -> String {
             change.values, change.pages, change.took_ms
         ));
     }
+    out.push_str(&report.slopes.describe());
+    out.push_str(&turns::describe(&report.turns));
     out.push_str(&user::describe(&report.levels));
     out.push_str(&durable::describe(&report.durable));
     out.extend(report.promises.iter().map(Promise::describe));

@@ -7,6 +7,7 @@ pub mod exactness;
 pub mod host;
 pub mod kills;
 pub mod model;
+pub mod pa_risc;
 pub mod plan;
 mod plot;
 mod report;
@@ -107,7 +108,9 @@ pub fn run(images: &Images, plan: &Plan, mut note: impl FnMut(Progress<'_>)) -> 
     let exactness = plan.exact_epochs.map(|epochs| {
         note(Progress { done, text: &format!("exactness: {epochs} epochs under random traffic") });
         done += 1;
-        exactness::run(images, epochs, plan.seed).unwrap_or_else(|error| Exactness::failed(epochs, &error))
+        let length = plan.exact_length;
+        exactness::run(images, (epochs, length), plan.seed)
+            .unwrap_or_else(|error| Exactness::failed((epochs, length), &error))
     });
     let kills = plan.kills.map(|kills| {
         let note = |text: &str| {
@@ -216,7 +219,8 @@ fn promises(report: &PaperReport) -> Vec<Promise> {
     all.into_iter().flatten().collect()
 }
 
-/// Writes `evaluation.md` and its pictures into a folder, and `paper.json` if it is wanted. Returns the document's path.
+/// Writes `evaluation.md` and its pictures into a folder, and `paper.json` if it is wanted. The section about PA-RISC that is
+/// there is kept. Returns the document's path.
 ///
 /// # Errors
 /// The system's.
@@ -233,7 +237,14 @@ pub fn write(report: &PaperReport, folder: &Path, with_json: bool) -> Result<Pat
         put(&folder.join("paper.json"), &to_line(report)?)?;
     }
     let document = folder.join("evaluation.md");
-    put(&document, &report::markdown(report, &drawn))?;
+    let mut text = report::markdown(report, &drawn);
+    if let Ok(old) = fs::read_to_string(&document)
+        && let Some(section) = pa_risc::section_of(&old)
+    {
+        text.push('\n');
+        text.push_str(section);
+    }
+    put(&document, &text)?;
     Ok(document)
 }
 

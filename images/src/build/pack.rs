@@ -103,6 +103,11 @@ pub enum ImageError {
     /// A guest for PA-RISC that could tell time by an instruction.
     #[error("the guest reads the interval timer at {0:#x}: replicas would read different times; use runtime::time")]
     ReadsTimer(u64),
+    /// A guest for PA-RISC that would let time pass without instructions.
+    #[error(
+        "the guest has an instruction at {0:#x} that QEMU halts at (a move of r10 or r31 to itself): use runtime::wait"
+    )]
+    Halts(u64),
     /// The guest does not fit.
     #[error("the guest takes {bytes} bytes, at most {PAYLOAD_LIMIT_BYTES} fit")]
     TooLarge {

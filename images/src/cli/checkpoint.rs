@@ -159,6 +159,15 @@ fn settings(from: &Path, image: Option<&PathBuf>) -> Result<Spec> {
     if image.image_id == spec.image_id {
         return Ok(spec);
     }
+    if image.target != spec.machine.target() {
+        return Err(Error::Checkpoint(format!(
+            "{} is of a guest on {}, {} is for {}: registers and machine code of one mean nothing to the other",
+            from.display(),
+            spec.machine.target(),
+            spec.image.display(),
+            image.target
+        )));
+    }
     Err(Error::Checkpoint(format!(
         "{} is of image {}, {} is another ({}); name the right one with --image",
         from.display(),
@@ -257,7 +266,10 @@ pub(super) fn restore(args: &RestoreArgs) -> Result<()> {
         _ => None,
     };
     spec.restore = Some(from);
-    spec.disks = up::absolute_disks(&args.disk)?;
+    // Of a log the disks are where they were, unless they are said to be elsewhere.
+    if !args.disk.is_empty() || spec.storage.is_none() {
+        spec.disks = up::absolute_disks(&args.disk)?;
+    }
     if !args.publish.is_empty() {
         spec.publish.clone_from(&args.publish);
     }

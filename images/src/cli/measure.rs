@@ -1,10 +1,11 @@
 //! The commands that set up, show, measure and test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
 use super::{print, print_json};
+use crate::bench::paper::pa_risc;
 use crate::bench::paper::plan::{Part, Plan};
 use crate::bench::paper::run::{Images, ImagesOf};
 use crate::build::{self, Image, Target, Workspace};
@@ -101,6 +102,10 @@ struct PaperArgs {
     /// What random traffic and the moments of kills are made from.
     #[arg(long, value_name = "SEED", default_value_t = 1996)]
     seed: u64,
+    /// The machine to measure on. With "hppa" the workload that computes is measured, compared with x86-64, and written into a
+    /// section of its own; exact epochs are compared under random traffic.
+    #[arg(long, value_enum, default_value_t, conflicts_with_all = ["images", "only"])]
+    target: Target,
     /// Install what is missing, with sudo if need be.
     #[arg(long)]
     yes: bool,
@@ -213,7 +218,7 @@ fn bench_checkpoint(args: &MeasureArgs) -> Result<()> {
     bench::judge(&report.promises)
 }
 
-fn bench_throughput(args: &MeasureArgs, peer: Option<(&std::path::Path, &std::path::Path)>) -> Result<()> {
+fn bench_throughput(args: &MeasureArgs, peer: Option<(&Path, &Path)>) -> Result<()> {
     setup::ensure(Need::Test, args.yes)?;
     let image = args.image()?;
     let neighbour = build::build(&Workspace::find()?, "dhrystone", Some(false), true)?;
@@ -254,23 +259,49 @@ fn bench_disk(args: &DiskBenchArgs) -> Result<()> {
 
 fn bench_paper(args: &PaperArgs) -> Result<()> {
     let workspace = Workspace::find()?;
+    let (out, docs) = (args.out.clone().unwrap_or_else(|| workspace.bench_dir()), workspace.root.join("docs"));
+    if args.target == Target::Hppa {
+        return bench_paper_on_hppa(args, &workspace, &out, &docs);
+    }
     let report = match &args.from {
         Some(file) => bench::paper::read(file)?,
         None => measure_paper(args, &workspace)?,
     };
-    let mut written = vec![bench::paper::write(&report, args.out.as_deref().unwrap_or(&workspace.bench_dir()), true)?];
+    let mut written = vec![bench::paper::write(&report, &out, true)?];
     if args.write_docs {
-        written.push(bench::paper::write(&report, &workspace.root.join("docs"), false)?);
+        written.push(bench::paper::write(&report, &docs, false)?);
     }
     if args.json {
         print_json(&report)?
     } else {
         print(&bench::paper::describe(&report))?
     }
-    for document in written {
+    tell_written(&written);
+    bench::judge(&report.promises)
+}
+
+fn bench_paper_on_hppa(args: &PaperArgs, workspace: &Workspace, out: &Path, docs: &Path) -> Result<()> {
+    let report = match &args.from {
+        Some(file) => pa_risc::read(file)?,
+        None => measure_paper_on_hppa(args, workspace)?,
+    };
+    let mut written = vec![pa_risc::write(&report, out, true)?];
+    if args.write_docs {
+        written.push(pa_risc::write(&report, docs, false)?);
+    }
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&pa_risc::describe(&report))?
+    }
+    tell_written(&written);
+    bench::judge(&report.paper.promises)
+}
+
+fn tell_written(documents: &[PathBuf]) {
+    for document in documents {
         eprintln!("pollux: written: {}", document.display());
     }
-    bench::judge(&report.promises)
 }
 
 fn measure_paper(args: &PaperArgs, workspace: &Workspace) -> Result<bench::paper::PaperReport> {
@@ -279,11 +310,30 @@ fn measure_paper(args: &PaperArgs, workspace: &Workspace) -> Result<bench::paper
         Some(folder) => build::open(&folder.join(build::image_name(app, counts))),
         None => build::build(workspace, app, Some(counts), true),
     };
-    let both = |app| Ok::<_, Error>(ImagesOf { plain: image(app, false)?, counting: image(app, true)? });
-    let images = Images { dhrystone: both("dhrystone")?, store: both("kv")?, probe: both("probe")? };
+    let both = |app| Ok::<_, Error>(ImagesOf { plain: image(app, false)?, counting: Some(image(app, true)?) });
+    let images = Images { dhrystone: both("dhrystone")?, store: Some(both("kv")?), probe: Some(both("probe")?) };
     let plan = Plan::new(args.quick, &args.only, args.rounds.map(usize::from), args.seed);
     let bar = demo::progress_of(plan.steps());
     let report = bench::paper::run(&images, &plan, |progress| {
+        bar.set_position(progress.done as u64);
+        bar.set_message(progress.text.to_owned());
+    });
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+fn measure_paper_on_hppa(args: &PaperArgs, workspace: &Workspace) -> Result<pa_risc::PaRiscReport> {
+    setup::ensure(Need::Test, args.yes)?;
+    let plain = |app, target| {
+        let image = build::build_for(workspace, app, target, true)?;
+        Ok::<_, Error>(ImagesOf { plain: image, counting: None })
+    };
+    let store = Some(plain("kv", Target::Hppa)?);
+    let images = Images { dhrystone: plain("dhrystone", Target::Hppa)?, store, probe: None };
+    let other = Images { dhrystone: plain("dhrystone", Target::X86_64)?, store: None, probe: None };
+    let plan = pa_risc::plan(args.quick, args.rounds.map(usize::from), args.seed);
+    let bar = demo::progress_of(plan.steps() + plan.rounds);
+    let report = pa_risc::measure(&images, &other, &plan, |progress| {
         bar.set_position(progress.done as u64);
         bar.set_message(progress.text.to_owned());
     });

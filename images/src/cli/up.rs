@@ -192,7 +192,7 @@ impl UpArgs {
 
     fn storage(&self) -> Result<Option<StorageSpec>> {
         let Some(folder) = &self.checkpoint_dir else { return Ok(None) };
-        storage::check(self.run_name(), !self.disk.is_empty())?;
+        storage::check(self.run_name(), !self.disk.is_empty(), self.log)?;
         let folder = std::path::absolute(folder).context(|| format!("cannot use {}", folder.display()))?;
         Ok(Some(StorageSpec { folder, every: self.checkpoint_every, log: self.log }))
     }
@@ -239,9 +239,10 @@ impl UpArgs {
                 machine => Ok(machine),
             };
         }
-        if epoch != EpochSpec::Cooperative {
+        if epoch.needs_ticks() {
             return Err(Error::Usage(format!(
-                "epochs by {epoch} are not there yet on PA-RISC; use --epoch cooperative"
+                "epochs by {epoch} cannot be had on PA-RISC, whose programs do not count ticks; use exact epochs or --epoch \
+                 cooperative"
             )));
         }
         if !self.disk.is_empty() {

@@ -9,6 +9,7 @@ use rustix::fs::SeekFrom;
 use serde::Serialize;
 
 use super::identity::{HEADER_BYTES, Identity};
+use super::mark::Mark;
 use super::mirror::{Mirror, Mirrors};
 use super::{DiskError, mirror_path};
 
@@ -43,6 +44,7 @@ pub fn resync(mirrors: &mut Mirrors, source: ReplicaId, mut progress: impl FnMut
     let mut to = match place.take() {
         Some(mirror) => {
             let mirror = Mirror { identity: unfinished, ..mirror };
+            Mark::erase(&mirror.file).map_err(DiskError::file(&target_path))?;
             mirror.write_identity()?;
             let length = HEADER_BYTES + mirror.identity.size_bytes;
             let emptied = mirror.file.set_len(HEADER_BYTES).and_then(|()| mirror.file.set_len(length));

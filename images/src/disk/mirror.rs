@@ -9,6 +9,7 @@ use rustix::fs::FlockOperation;
 
 use super::follow::Route;
 use super::identity::{HEADER_BYTES, IDENTITY_BYTES, Identity, MAX_PAIR_NAME_BYTES};
+use super::mark::Mark;
 use super::{DiskError, DiskSpec, Kind, copy, mirror_path};
 
 const BOTH: [ReplicaId; 2] = [ReplicaId::ZERO, ReplicaId::ONE];
@@ -190,6 +191,7 @@ impl Mirrors {
             Some(mirror) if mirror.is_in_place()? => {
                 let mirror = Mirror { identity: unfinished, ..mirror };
                 mirror.note_identity()?;
+                Mark::erase(&mirror.file).map_err(DiskError::file(&to_path))?;
                 mirror.file.set_len(HEADER_BYTES + size_bytes).map_err(DiskError::file(&to_path))?;
                 mirror
             }
@@ -295,6 +297,10 @@ pub fn claim(spec: &DiskSpec, pair: &str, replicas: usize, new_id: [u8; 16]) -> 
         copy::resync(&mut mirrors, source, |_, _| {})?;
     }
     let generation = mirrors.each.iter().flatten().map(|mirror| mirror.identity.generation).max().unwrap_or(0) + 1;
+    // A log that the disk belonged to does not know what happens from now on.
+    for mirror in mirrors.each.iter().flatten() {
+        Mark::erase(&mirror.file).map_err(DiskError::file(&mirror.path))?;
+    }
     for mirror in mirrors.each.iter_mut().take(replicas).flatten() {
         mirror.identity.generation = generation;
         mirror.identity.leads = false;

@@ -7,6 +7,8 @@
 pub mod copy;
 pub mod follow;
 pub mod identity;
+pub mod logged;
+pub mod mark;
 pub mod mirror;
 pub mod shared;
 
@@ -60,6 +62,12 @@ pub enum DiskError {
         /// The file.
         path: PathBuf,
     },
+    /// A disk that must be there is not.
+    #[error("there is no {path}: a log can only be run again upon the disk that it belongs to", path = path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file has another size than it should.
     #[error(
         "{path} holds a disk of {found} bytes, not of {expected}: leave size= out to use it as it is", path = path.display()
@@ -100,6 +108,14 @@ pub enum DiskError {
         source_path: PathBuf,
         /// The disk's name.
         name: String,
+    },
+    /// The disk cannot be brought to the end of a log.
+    #[error("{path} {source}", path = path.display())]
+    Unfit {
+        /// The file, or what its mirrors' names begin with.
+        path: PathBuf,
+        /// Why.
+        source: mark::Unfit,
     },
     /// Mirrors that should be equal are not.
     #[error("{0}")]

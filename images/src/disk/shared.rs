@@ -9,6 +9,7 @@ use std::path::Path;
 use protocol::ReplicaId;
 
 use super::identity::Identity;
+use super::mark::Mark;
 use super::mirror::{Mirror, check_pair_name, read_identity};
 use super::{DiskError, DiskSpec, Kind, mirror_path};
 
@@ -39,16 +40,27 @@ pub fn claim(spec: &DiskSpec, pair: &str, new_id: [u8; 16]) -> Result<Mirror, Di
         Some(disk) => disk,
         None => create(spec, pair, new_id)?,
     };
-    if disk.identity.kind != Kind::Shared {
-        let found = format!("replica {}'s mirror of a disk", disk.identity.replica);
-        let advice = "give the disk without \",shared\", by what the names of both mirrors begin with";
-        return Err(disk.stranger("a shared disk".to_owned(), found, advice));
-    }
+    check_kind(&disk)?;
     disk.serves(spec, pair)?;
+    // A log that the disk belonged to does not know what happens from now on.
+    Mark::erase(&disk.file).map_err(DiskError::file(&disk.path))?;
     disk.identity.generation += 1;
     disk.identity.clean = false;
     disk.write_identity()?;
     Ok(disk)
+}
+
+/// Whether the file is a shared disk's.
+///
+/// # Errors
+/// It is a mirror.
+pub(super) fn check_kind(disk: &Mirror) -> Result<(), DiskError> {
+    if disk.identity.kind == Kind::Shared {
+        return Ok(());
+    }
+    let found = format!("replica {}'s mirror of a disk", disk.identity.replica);
+    let advice = "give the disk without \",shared\", by what the names of both mirrors begin with";
+    Err(disk.stranger("a shared disk".to_owned(), found, advice))
 }
 
 fn create(spec: &DiskSpec, pair: &str, id: [u8; 16]) -> Result<Mirror, DiskError> {

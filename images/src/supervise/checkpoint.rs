@@ -22,6 +22,7 @@ use super::Supervisor;
 use super::resync::Purpose;
 use super::spec::{RunName, Spec};
 use crate::ctl::{CheckpointStatus, CopyStatus, TakenStatus};
+use crate::disk::DiskSpec;
 use crate::error::{Error, Result};
 use crate::qemu::Machine;
 
@@ -69,6 +70,8 @@ struct Base {
 #[derive(Debug)]
 struct Written {
     path: PathBuf,
+    /// Whose guest it is of.
+    of: ReplicaId,
     since: Option<PathBuf>,
     pid: i32,
     epoch: Epoch,
@@ -104,6 +107,8 @@ pub struct Restoring {
     done: bool,
     /// Disks that the checkpoint holds, and the folder that they lie in.
     disks: Vec<SavedDisk>,
+    /// The names of the guest's disks.
+    disk_names: Vec<String>,
     folder: PathBuf,
 }
 
@@ -182,6 +187,12 @@ impl Loaded {
     }
 }
 
+fn sorted_names(disks: &[DiskSpec]) -> Vec<String> {
+    let mut names: Vec<_> = disks.iter().map(|disk| disk.name.clone()).collect();
+    names.sort_unstable();
+    names
+}
+
 fn add_pages(pages: &mut BTreeMap<u32, Option<Box<[u8]>>>, records: &[u8], memory_bytes: u64) {
     for record in pages::records(records, memory_bytes).flatten() {
         match record {
@@ -201,9 +212,30 @@ impl Restoring {
         let state = GuestState::decode(&loaded.state, loaded.header.identity.architecture)
             .map_err(|error| Error::Checkpoint(format!("{}: {error}", path.display())))?;
         let slices = slices(&loaded.pages);
+        let disk_names = sorted_names(&loaded.settings.spec.disks);
         let (header, encoded_state, disks) = (loaded.header, loaded.state, loaded.settings.disks);
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        Ok(Self { header, state, encoded_state, slices, sent: 0, held: 0, done: false, disks, folder })
+        Ok(Self { header, state, encoded_state, slices, sent: 0, held: 0, done: false, disks, disk_names, folder })
+    }
+
+    /// Whether what the guest's disks hold is left to the log that the checkpoint belongs to.
+    pub fn leaves_disks_to_log(&self) -> bool {
+        self.disks.is_empty() && !self.disk_names.is_empty()
+    }
+
+    /// Whether the guest is given the disks that it had.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check_disks(&self, spec: &Spec) -> Result<()> {
+        let given = sorted_names(&spec.disks);
+        if given == self.disk_names {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "the guest has the disks {:?}, and {given:?} are given: leave --disk out, or say where each of them is",
+            self.disk_names
+        )))
     }
 
     /// Makes the first replica's mirrors anew, where there are none.
@@ -211,15 +243,20 @@ impl Restoring {
     /// # Errors
     /// The pair is to have other disks than the checkpoint; or a copy cannot be put there.
     pub fn restore_disks(&self, spec: &Spec) -> Result<()> {
-        let names = |disk: &SavedDisk| disk.name.clone();
-        let saved: Vec<_> = self.disks.iter().map(names).collect();
-        let mut wanted: Vec<_> = spec.disks.iter().map(|disk| disk.name.clone()).collect();
-        wanted.sort_unstable();
-        let mut sorted = saved.clone();
-        sorted.sort_unstable();
-        if sorted != wanted {
+        if self.leaves_disks_to_log() {
+            return Err(Error::Checkpoint(
+                "the checkpoint holds nothing of its guest's disks, which have gone on since: only the log that it belongs to can \
+                 bring both to the same epoch. Restore the folder that it lies in, if that is one of `up --checkpoint-dir --log \
+                 durable`; a recording can be replayed"
+                    .to_owned(),
+            ));
+        }
+        let mut saved: Vec<_> = self.disks.iter().map(|disk| disk.name.clone()).collect();
+        saved.sort_unstable();
+        let wanted = sorted_names(&spec.disks);
+        if saved != wanted {
             return Err(Error::Usage(format!(
-                "the checkpoint holds the disks {sorted:?}, and places are given for {wanted:?}: say where each is to be put, \
+                "the checkpoint holds the disks {saved:?}, and places are given for {wanted:?}: say where each is to be put, \
                  by --disk NAME=FILE"
             )));
         }
@@ -303,8 +340,6 @@ pub fn settings(path: &Path) -> Result<Spec> {
 impl Supervisor {
     /// Somebody asks for a checkpoint.
     pub(super) fn take_checkpoint(&mut self, path: &Path, since: Option<&Path>) -> std::result::Result<(), String> {
-        let active = self.arbiter.record().active;
-        let replica = self.replicas[active.index()].as_ref();
         if self.spec.run == RunName::Bare {
             return Err("a bare machine has no epochs, at whose ends checkpoints are taken".to_owned());
         }
@@ -317,6 +352,22 @@ impl Supervisor {
         if self.disks.are_mirrored() && !self.rejoin_is_idle() {
             return Err("a new replica is being brought in, whose mirrors are copied just now".to_owned());
         }
+        let copies = self.disks.are_mirrored();
+        self.capture(path, since, copies)
+    }
+
+    /// A checkpoint of the storage is due. What disks hold is not part of it: the log that it belongs to says that.
+    pub(super) fn begin_capture(&mut self, path: &Path, since: Option<&Path>) -> std::result::Result<(), String> {
+        // Towards the end the shim would take this for the end of that.
+        if self.copies_disks() {
+            return Err("the disks are being copied".to_owned());
+        }
+        self.capture(path, since, false)
+    }
+
+    fn capture(&mut self, path: &Path, since: Option<&Path>, copies_disks: bool) -> std::result::Result<(), String> {
+        let active = self.arbiter.record().active;
+        let replica = self.replicas[active.index()].as_ref();
         if replica.is_none_or(|replica| replica.ending || !replica.is_running()) {
             return Err("no replica runs".to_owned());
         }
@@ -334,7 +385,11 @@ impl Supervisor {
         }
         let since_epoch = base.map_or(0, |base| base.epoch);
         let (path, base) = (path.to_owned(), base.cloned());
-        let (disks, routes) = self.disks.begin_checkpoint(active, &path).map_err(|error| error.to_string())?;
+        let (disks, routes) = if copies_disks {
+            self.disks.begin_checkpoint(active, &path).map_err(|error| error.to_string())?
+        } else {
+            (Vec::new(), Vec::new())
+        };
         if disks.is_empty() {
             self.say(active, &ToShim::Capture { since_epoch });
         } else {
@@ -343,6 +398,11 @@ impl Supervisor {
         self.checkpoints.capture =
             Some(Capture { path, base, from: active, messages: 0, pages: BTreeMap::new(), disks });
         Ok(())
+    }
+
+    /// Whether a checkpoint is on its way from the guest.
+    pub(super) fn is_capturing(&self) -> bool {
+        self.checkpoints.capture.is_some()
     }
 
     pub(super) fn captured_pages(&mut self, id: ReplicaId, pages: &Pages<'_>) {
@@ -376,7 +436,8 @@ impl Supervisor {
             clocks: state.clocks,
         };
         // Without what belongs to this pair's own life.
-        let spec = Spec { restore: None, replay: None, ends_with_starter: false, ..self.spec.clone() };
+        let disks = self.disks.sized(&self.spec.disks);
+        let spec = Spec { restore: None, replay: None, ends_with_starter: false, disks, ..self.spec.clone() };
         let parent = capture.base.as_ref().and_then(|base| base.path.file_name());
         let parent = parent.map(|name| name.to_string_lossy().into_owned());
         let (settings, state) = (Settings { spec, parent, disks: Vec::new() }, state.state.to_vec());
@@ -420,7 +481,7 @@ impl Supervisor {
         match writer.join() {
             Ok(Ok(mut written)) => {
                 let builds_upon = written.since.is_some();
-                if let Some(name) = self.storage_checkpoint(&written.path, written.epoch, builds_upon) {
+                if let Some(name) = self.storage_checkpoint(&written.path, written.of, written.epoch, builds_upon) {
                     written.path = name;
                 }
                 self.happened(format!(
@@ -567,5 +628,5 @@ fn write_new(
     put(&out)?;
     output.sync_all()?;
     let since = capture.base.as_ref().map(|base| base.path.clone());
-    Ok(Written { path: capture.path.clone(), since, pid, epoch: header.epoch, totals, bytes })
+    Ok(Written { path: capture.path.clone(), of: capture.from, since, pid, epoch: header.epoch, totals, bytes })
 }

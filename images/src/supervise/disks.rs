@@ -1,9 +1,10 @@
 //! The pair's disks as its supervisor sees them: whose mirror is how fresh.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use protocol::ReplicaId;
+use protocol::{Epoch, ReplicaId};
 
 use super::checkpoint::DiskCopy;
 use super::replica::Replica;
@@ -11,8 +12,9 @@ use super::spec::Spec;
 use super::{Supervisor, random_bytes};
 use crate::ctl::DiskStatus;
 use crate::disk::follow::Route;
+use crate::disk::mark::{Mark, Stretch};
 use crate::disk::mirror::{self, Mirror, Mirrors};
-use crate::disk::{DiskError, Kind, shared};
+use crate::disk::{DiskError, DiskSpec, Kind, logged, shared};
 use crate::error::Result;
 
 /// What was asked to stop is ended after this time when it has disks: what is under way goes to both mirrors first.
@@ -98,6 +100,44 @@ impl Disks {
             });
         }
         Ok(Self(disks))
+    }
+
+    /// Takes the disks of a pair that goes on from a stored log, for the first replica to run that part of the log upon.
+    ///
+    /// # Errors
+    /// Why one of them cannot be had. Nothing has been changed then, unless the system failed.
+    pub fn claim_for_log(spec: &Spec, stretch: &Stretch) -> Result<Self> {
+        let judge = |disk| logged::judge(disk, &spec.name, stretch);
+        let judged: Vec<_> = spec.disks.iter().map(judge).collect::<Result<_, DiskError>>()?;
+        let mut disks = Vec::with_capacity(judged.len());
+        for judged in judged {
+            disks.push(match judged.claim()? {
+                logged::Ready::Mirrored(mirrors) => Claimed::Mirrored(mirrors),
+                logged::Ready::Shared(disk) => Claimed::Shared(disk),
+            });
+        }
+        Ok(Self(disks))
+    }
+
+    /// The files that a replica writes to, with their generations.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn files_of(&mut self, replica: ReplicaId) -> Result<Vec<(File, u64)>, DiskError> {
+        let mut files = Vec::with_capacity(self.0.len());
+        for disk in &mut self.0 {
+            let Some(mirror) = disk.of(replica) else { continue };
+            let file = mirror.file.try_clone().map_err(DiskError::file(&mirror.path))?;
+            files.push((file, mirror.identity.generation));
+        }
+        Ok(files)
+    }
+
+    /// These disks as they are said to be, with their sizes.
+    pub fn sized(&self, specs: &[DiskSpec]) -> Vec<DiskSpec> {
+        let size_of = |name: &str| self.0.iter().find(|disk| disk.name() == name).map(|disk| disk.status().size_bytes);
+        let sized = |spec: &DiskSpec| DiskSpec { size_bytes: size_of(&spec.name), resync: false, ..spec.clone() };
+        specs.iter().map(sized).collect()
     }
 
     /// Whether there are none.
@@ -194,12 +234,17 @@ impl Disks {
     }
 
     /// These replicas have ended in good order; their mirrors are equal.
-    fn leave(&mut self, epochs: [Option<u64>; 2]) -> Result<(), DiskError> {
+    /// `log` names the log that their disks belong to, and how far it goes.
+    fn leave(&mut self, epochs: [Option<u64>; 2], log: Option<(u64, Epoch)>) -> Result<(), DiskError> {
         for disk in &mut self.0 {
             for (replica, epoch) in [ReplicaId::ZERO, ReplicaId::ONE].into_iter().zip(epochs) {
                 let (Some(mirror), Some(epoch)) = (disk.of(replica), epoch) else { continue };
                 mirror.identity.clean = true;
                 mirror.identity.last_epoch = epoch;
+                if let Some((lineage, through)) = log {
+                    let mark = Mark { lineage, generation: mirror.identity.generation, through };
+                    mark.note(&mirror.file).map_err(DiskError::file(&mirror.path))?;
+                }
                 mirror.write_identity()?;
             }
         }
@@ -232,7 +277,8 @@ impl Supervisor {
     }
 
     /// The pair has ended. If all who had a part in it at the end did so in good order, their mirrors are clean.
-    pub(super) fn leave_disks(&mut self) {
+    /// `log` is the name of the log that they belong to, if there is one, and how far it goes.
+    pub(super) fn leave_disks(&mut self, log: Option<(u64, Epoch)>) {
         if self.disks.are_none() {
             return;
         }
@@ -248,7 +294,7 @@ impl Supervisor {
         for id in wanted {
             epochs[id.index()] = self.orderly_ends[id.index()];
         }
-        if let Err(error) = self.disks.leave(epochs) {
+        if let Err(error) = self.disks.leave(epochs, log) {
             self.happened(format!("a disk cannot be marked: {error}"));
         }
     }
@@ -256,7 +302,7 @@ impl Supervisor {
     /// The start has failed. If no guest has begun to run, the mirrors are as they were.
     pub(super) fn leave_unused_disks(&mut self) {
         let epochs = [(!self.configured).then_some(0); 2];
-        if let Err(error) = self.disks.leave(epochs) {
+        if let Err(error) = self.disks.leave(epochs, None) {
             self.happened(format!("a disk cannot be marked: {error}"));
         }
     }

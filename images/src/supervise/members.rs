@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use protocol::control::{
     ArbiterReply, ArbiterRequest, Config, Promoted, Ready, Seed, Status, Stopped, StoppedReason, ToShim, ToSupervisor,
 };
-use protocol::{ReplicaId, Role};
+use protocol::{DiskConduct, ReplicaId, Role};
 
 use super::channel::ChannelError;
 use super::spec::PlacementName;
@@ -173,6 +173,7 @@ impl Supervisor {
             restores,
             replays: restores && self.replaying.is_some(),
             stores_log: self.stores_log(),
+            disk_conduct: self.disk_conduct(),
             max_unstored_bytes: super::storage::MAX_UNSTORED_BYTES,
             pair_id: self.pair_id,
             epoch_source: u32::from(self.spec.epoch.source().code()),
@@ -192,6 +193,16 @@ impl Supervisor {
             shared_disks: self.spec.shared_disks(),
             network: self.uplink.network(),
             arguments,
+        }
+    }
+
+    fn disk_conduct(&self) -> DiskConduct {
+        if self.spec.replay.is_some() {
+            DiskConduct::Absent
+        } else if self.logs_disks() {
+            DiskConduct::Logged
+        } else {
+            DiskConduct::Own
         }
     }
 
@@ -268,7 +279,7 @@ impl Supervisor {
     }
 
     fn promoted(&mut self, id: ReplicaId, promoted: &Promoted) {
-        self.storage_promoted(promoted);
+        self.storage_promoted(id, promoted);
         self.happened(format!(
             "replica {id} is promoted in generation {}: its first own epoch is {}, it needs frames from number {} on",
             promoted.generation, promoted.epoch, promoted.next_input_frame
@@ -375,7 +386,7 @@ impl Supervisor {
 
     /// Whether the machines count instructions.
     fn counts(&self) -> bool {
-        self.spec.epoch.icount_shift().is_some()
+        self.spec.epoch.needs_icount()
     }
 
     /// The wall clock may be adjusted while the pair runs. It rides on whatever wakes the loop: an idle pair does not

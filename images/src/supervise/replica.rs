@@ -79,7 +79,7 @@ impl Replica {
             image,
             machine: spec.machine,
             accelerator: spec.accelerator,
-            icount_shift: spec.epoch.icount_shift(),
+            icount_shift: spec.epoch.needs_icount().then(|| spec.machine.icount_shift()),
             guest_memory_mib: memory_mib,
             mac: [0x52, 0x54, 0, 0, 1, id.get()],
             control: control_qemu,
@@ -155,6 +155,8 @@ fn drives(spec: &Spec, id: ReplicaId) -> Vec<Drive> {
     let drive = |disk: &DiskSpec| Drive {
         name: disk.name.clone(),
         path: disk.path(id),
+        // The log that is run says what the disk did.
+        blank_bytes: disk.size_bytes.filter(|_| spec.replay.is_some()),
         shared: disk.kind == Kind::Shared,
         faults: faults(&disk.name),
     };

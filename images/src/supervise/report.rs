@@ -10,6 +10,7 @@ use protocol::{Mode, ReplicaId};
 use super::disks::Disks;
 use super::replica::Replica;
 use super::spec::{ProtocolName, RunName};
+use super::storage::Storage;
 use super::symbols;
 use super::{NS_PER_MS, Outcome, Phase, Supervisor};
 use crate::ctl::{GuestStoppedStatus, PairStatus, ReplicaStatus, RoleName, to_line};
@@ -191,12 +192,13 @@ impl Supervisor {
     /// Ends the processes and removes what says that the pair is up.
     fn finish(&mut self) {
         self.replicas = [None, None];
+        let logs_disks = self.logs_disks();
         // What was promised is on the disk when the pair is said to be down.
-        self.storage = None;
+        let log = self.storage.take().map(Storage::finish).filter(|_| logs_disks);
         if let Some(closing) = self.closing.take() {
             let _ = closing.join();
         }
-        self.leave_disks();
+        self.leave_disks(log);
         // Whoever hears that the pair is down may use its disks at once.
         self.resync.end();
         self.disks = Disks::default();

@@ -160,14 +160,24 @@ impl Supervisor {
             return Ok(Standing::Close);
         }
         self.resync.retired.retain(|thread| !thread.is_finished());
-        if !self.resync.retired.is_empty() || self.resync.copy.is_some() {
+        if !self.resync.retired.is_empty() || self.resync.copy.is_some() || self.is_capturing() {
             return Ok(Standing::Busy(Some(now_ns + RETIRE_NS)));
         }
+        // Everything could die in the middle of the copy.
+        if !self.disks_suffice(survivor) {
+            return Ok(Standing::Busy(Some(now_ns + RETIRE_NS)));
+        }
+        self.disks_are_overwritten(survivor.peer());
         let routes = self.disks.prepare_mirrors(survivor.peer()).map_err(|error| error.to_string())?;
         self.resync.deferred = None;
         self.begin_copy(Purpose::Newcomer, survivor, routes)?;
         self.happened(format!("the disks of replica {} are copied from replica {survivor}'s", survivor.peer()));
         Ok(Standing::Busy(None))
+    }
+
+    /// Whether mirrors are being copied, for whatever.
+    pub(super) fn copies_disks(&self) -> bool {
+        self.resync.copy.is_some()
     }
 
     /// Begins to copy what is on the active replica's mirrors. When little is left the checkpoint itself is asked for.

@@ -189,9 +189,6 @@ pub struct ReplaySpec {
     pub gdb: bool,
 }
 
-/// Nanoseconds of machine time that an instruction takes where instructions are counted, as a power of two. With 8 ns
-/// the machine's clock runs ahead of everybody's while it works.
-const ICOUNT_SHIFT: u8 = 3;
 const MIN_EPOCH_INSTRUCTIONS: u64 = EpochSource::MIN_INSTRUCTIONS;
 /// The longest: a guest that never waits is not heard of for so long.
 const MAX_EPOCH_INSTRUCTIONS: u64 = 1_000_000_000;
@@ -232,9 +229,9 @@ impl EpochSpec {
         matches!(self, Self::Counted(_))
     }
 
-    /// How the machine must count, if it must.
-    pub fn icount_shift(self) -> Option<u8> {
-        matches!(self, Self::Exact(_)).then_some(ICOUNT_SHIFT)
+    /// Whether the machine must count instructions.
+    pub fn needs_icount(self) -> bool {
+        matches!(self, Self::Exact(_))
     }
 }
 

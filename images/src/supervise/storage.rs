@@ -22,6 +22,7 @@ use self::writer::{Done, LogWriter, Order, Point, Start};
 use super::spec::{Every, LogName, RunName, StorageSpec};
 use super::{NS_PER_MS, Phase, Supervisor, checkpoint};
 use crate::ctl::StorageStatus;
+use crate::disk::mark::Stretch;
 use crate::error::{Error, Result};
 
 /// Bytes of records on their way to the disk. Together with the pages of a checkpoint and the longest record they must fit
@@ -71,6 +72,10 @@ pub struct Storage {
     failure: Option<String>,
     /// The recording ends when the active replica has said its last word about it.
     ends: bool,
+    /// Of which replica the disks are marked: a log can be run again upon them.
+    marked: [bool; 2],
+    /// A promoted replica's disks are to be marked when the log holds this epoch, up to which they have everything.
+    mark_due: Option<(ReplicaId, Epoch)>,
 }
 
 impl Storage {
@@ -124,7 +129,32 @@ impl Storage {
             published: 0,
             failure: None,
             ends: false,
+            marked: [false; 2],
+            mark_due: None,
         })
+    }
+
+    /// The part of the log that is run again from this checkpoint on.
+    pub fn stretch_from(&self, epoch: Epoch) -> Stretch {
+        Stretch { lineage: self.lineage, from: epoch, through: self.stored_through.max(epoch) }
+    }
+
+    /// The disks of replica 0 are those that the log is run again upon.
+    pub fn goes_on_with_disks(&mut self) {
+        self.marked[0] = true;
+    }
+
+    /// Everything that was ordered is done. Returns the log's name and how far it goes.
+    pub fn finish(mut self) -> (u64, Epoch) {
+        if let Some(writer) = &mut self.writer {
+            writer.finish();
+            for done in writer.done() {
+                if let Done::Stored { through, .. } = done {
+                    self.stored_through = through;
+                }
+            }
+        }
+        (self.lineage, self.stored_through)
     }
 
     /// Where it is.
@@ -249,11 +279,53 @@ impl Supervisor {
     }
 
     /// A promoted replica goes on from this epoch: checkpoints of later ones are of epochs that nobody has lived through.
-    pub(super) fn storage_promoted(&mut self, promoted: &Promoted) {
+    pub(super) fn storage_promoted(&mut self, id: ReplicaId, promoted: &Promoted) {
         if let Some(storage) = &mut self.storage {
             storage.points.retain(|point| point.epoch <= promoted.epoch);
             storage.chain = 0;
             storage.order(Order::Forget { after: promoted.epoch });
+            storage.mark_due = Some((id, promoted.epoch));
+            self.mark_if_due();
+        }
+    }
+
+    /// Whether the guest's disks can be restored by the log that is stored.
+    pub(super) fn logs_disks(&self) -> bool {
+        let is_for_restart = |storage: &Storage| storage.purpose == Purpose::Restart;
+        self.stores_log() && !self.spec.disks.is_empty() && self.storage.as_ref().is_some_and(is_for_restart)
+    }
+
+    /// Whether a log that is stored could be run again upon the disks of this replica alone. Until then the other one's may not
+    /// be overwritten.
+    pub(super) fn disks_suffice(&self, id: ReplicaId) -> bool {
+        !self.logs_disks() || self.storage.as_ref().is_some_and(|storage| storage.marked[id.index()])
+    }
+
+    /// The disks of this replica are about to be overwritten.
+    pub(super) fn disks_are_overwritten(&mut self, id: ReplicaId) {
+        if let Some(storage) = &mut self.storage {
+            storage.marked[id.index()] = false;
+        }
+    }
+
+    /// Has a promoted replica's disks marked as soon as the log holds what they do.
+    fn mark_if_due(&mut self) {
+        let Some(storage) = &mut self.storage else { return };
+        let stored_through = storage.stored_through;
+        if let Some((id, through)) = storage.mark_due.take_if(|(_, through)| *through <= stored_through) {
+            self.mark_disks(id, through);
+        }
+    }
+
+    /// The disks of this replica hold all that was done up to this epoch.
+    fn mark_disks(&mut self, of: ReplicaId, through: Epoch) {
+        if !self.logs_disks() {
+            return;
+        }
+        match (self.disks.files_of(of), &self.storage) {
+            (Ok(disks), Some(storage)) => storage.order(Order::Mark { of, through, disks }),
+            (Err(error), _) => self.happened(format!("a disk cannot be marked: {error}")),
+            (Ok(_), None) => {}
         }
     }
 
@@ -277,6 +349,7 @@ impl Supervisor {
                     storage.stored_through = through;
                 }
                 self.say(id, &ToShim::Stored { through });
+                self.mark_if_due();
             }
         }
         self.checkpoint_if_due(now_ns)
@@ -286,6 +359,7 @@ impl Supervisor {
         let Some(storage) = &mut self.storage else { return };
         match done {
             Done::Stored { .. } => {}
+            Done::Marked(of) => storage.marked[of.index()] = true,
             Done::Published(point) => {
                 storage.under_way = false;
                 storage.failure = None;
@@ -345,8 +419,8 @@ impl Supervisor {
         let chains = storage.chain < MAX_CHAIN && storage.purpose == Purpose::Restart;
         let since = storage.newest.filter(|_| chains).map(|newest| checkpoint_path(storage.folder(), newest.number));
         storage.due_ns = now_ns + RETRY_NS;
-        let taken = match self.take_checkpoint(&path, since.as_deref()) {
-            Err(_) if since.is_some() => self.take_checkpoint(&path, None),
+        let taken = match self.begin_capture(&path, since.as_deref()) {
+            Err(_) if since.is_some() => self.begin_capture(&path, None),
             other => other,
         };
         let every_ns = match self.storage.as_ref().and_then(|storage| storage.every) {
@@ -364,10 +438,21 @@ impl Supervisor {
     }
 
     /// A checkpoint was written. If it is the storage's, it waits for its name; returns the name.
-    pub(super) fn storage_checkpoint(&mut self, path: &Path, epoch: Epoch, builds_upon: bool) -> Option<PathBuf> {
-        let storage = self.storage.as_mut()?;
+    pub(super) fn storage_checkpoint(
+        &mut self,
+        path: &Path,
+        of: ReplicaId,
+        epoch: Epoch,
+        builds_upon: bool,
+    ) -> Option<PathBuf> {
+        let storage = self.storage.as_ref()?;
         let name = path.with_extension("");
         let number = checkpoint_number(&name).filter(|_| path.parent() == Some(storage.folder()))?;
+        // Those of a replica that has failed may be overwritten soon; its successor's are marked for themselves.
+        if of == self.arbiter.record().active {
+            self.mark_disks(of, epoch);
+        }
+        let storage = self.storage.as_ref()?;
         storage.order(Order::Publish { from: path.to_owned(), point: Point { number, epoch, builds_upon } });
         Some(name)
     }
@@ -391,8 +476,8 @@ impl Supervisor {
 
     /// Somebody wants all that happens to the guest from now on to be recorded.
     pub(super) fn begin_recording(&mut self, path: &Path) -> std::result::Result<(), String> {
-        if self.spec.run == RunName::Bare || !self.spec.disks.is_empty() {
-            return Err("neither a bare machine nor a guest with disks can be recorded".to_owned());
+        if self.spec.run == RunName::Bare {
+            return Err("a bare machine has no epochs that could be recorded".to_owned());
         }
         if self.closing.is_some() {
             return Err("the recording before is being completed".to_owned());
@@ -459,10 +544,12 @@ impl Supervisor {
 ///
 /// # Errors
 /// The text says why.
-pub fn check(run: RunName, has_disks: bool) -> Result<()> {
-    let why = match (run, has_disks) {
-        (RunName::Bare, _) => "a bare machine has no epochs, at whose ends checkpoints are taken: leave --bare out",
-        (_, true) => "a checkpoint holds nothing of a disk yet, and what disks do is not in the log: leave --disk out",
+pub fn check(run: RunName, has_disks: bool, log: LogName) -> Result<()> {
+    let why = match (run, has_disks, log) {
+        (RunName::Bare, ..) => "a bare machine has no epochs, at whose ends checkpoints are taken: leave --bare out",
+        (_, true, LogName::None) => {
+            "a disk goes on after the checkpoint, and only the log says how: add --log durable, or leave --disk out"
+        }
         _ => return Ok(()),
     };
     Err(Error::Usage(format!("--checkpoint-dir cannot be used: {why}")))

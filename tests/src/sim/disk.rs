@@ -64,7 +64,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const fn covers(self, request: Request) -> bool {
+    pub(super) const fn covers(self, request: Request) -> bool {
         matches!(
             (self, request),
             (Self::Everything, _)
@@ -72,6 +72,14 @@ impl Refusal {
                 | (Self::Writes, Request::Write(..))
                 | (Self::Flushes, Request::Flush)
         )
+    }
+}
+
+impl Trouble {
+    /// Whether it fails to do this.
+    #[must_use]
+    pub fn refuses(&self, request: Request) -> bool {
+        self.refuses.is_some_and(|refusal| refusal.covers(request))
     }
 }
 
@@ -116,6 +124,8 @@ pub struct Disk {
     told_below: u64,
     /// Nothing more is started.
     held: bool,
+    /// A bug: what a request that has failed was to change is not waited for.
+    pub passes_faults: bool,
     /// What was written while a copy is made.
     changes: Option<Changes>,
     /// What is wrong with it.
@@ -139,6 +149,7 @@ impl Disk {
             rng,
             told_below: 0,
             held: false,
+            passes_faults: false,
             changes: None,
             trouble: Trouble::default(),
             by_other: false,
@@ -160,7 +171,8 @@ impl Disk {
         }
     }
 
-    /// Starts what may start; returns numbers and how long they take.
+    /// Starts what may start; returns numbers and how long they take. What concerns a block waits for all before it that does,
+    /// for one that has failed until the guest has heard of it: what that was to change is at the other mirror and not here.
     pub fn start(&mut self) -> Vec<(u64, u64)> {
         self.start_if(|_, _| true)
     }
@@ -191,7 +203,8 @@ impl Disk {
                 continue;
             };
             let waits = |before: &Outstanding| {
-                before.done.is_none() && !before.parked && before.request.block() == request.block()
+                let ended = before.done.is_some() || (before.failed && self.passes_faults);
+                !ended && !before.parked && before.request.block() == request.block()
             };
             if request.block().is_some() && self.outstanding.iter().take(index).any(waits) {
                 continue;
@@ -271,7 +284,7 @@ impl Disk {
         let Some(outstanding) = self.outstanding.iter_mut().find(|outstanding| outstanding.number == number) else {
             return false;
         };
-        if self.trouble.refuses.is_some_and(|refusal| refusal.covers(outstanding.request)) {
+        if self.trouble.refuses(outstanding.request) {
             outstanding.failed = true;
             return false;
         }
@@ -298,9 +311,11 @@ impl Disk {
         spoilt
     }
 
-    /// What lies on it survives a loss of power.
+    /// What lies on it survives a loss of power, if the device tells the truth.
     pub const fn make_stable(&mut self) {
-        self.stable = self.blocks;
+        if !self.trouble.lies {
+            self.stable = self.blocks;
+        }
     }
 
     /// Starts nothing more, or goes on.
@@ -317,6 +332,12 @@ impl Disk {
     /// Begins to note what is written.
     pub fn watch(&mut self) {
         self.changes = Some(Changes::new(BLOCKS as u64 * NOTED));
+    }
+
+    /// Whether a block was written to since it was taken last.
+    #[must_use]
+    pub fn has_change(&self) -> bool {
+        self.changes.as_ref().is_some_and(|changes| !changes.is_empty())
     }
 
     /// Takes a block that was written to since it was taken last.

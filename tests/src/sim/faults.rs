@@ -200,6 +200,8 @@ pub struct Settings {
     pub disk_delay_ns: Option<(u64, u64)>,
     /// Both replicas reach the same disk.
     pub shared_disk: bool,
+    /// A newcomer has a new device for its mirror, not the one of its predecessor with whatever is wrong with that.
+    pub replaces_disks: bool,
     /// The least and the greatest time that writing to stable storage takes, if the log is stored.
     pub store_delay_ns: Option<(u64, u64)>,
     /// From when to when it does not work at all.
@@ -226,6 +228,7 @@ impl Settings {
         let gap_us = rng.pick(&[(20, 100), (50, 500), (500, 3000)]);
         let faults = draw_faults(rng);
         let mirrors_fail = faults.iter().any(|planned| planned.fault.concerns_mirrors());
+        let spoils = faults.iter().any(|planned| planned.fault == Fault::BlockSpoilt);
         let has_disk = rng.chance(50) || mirrors_fail;
         let disk_delay_ns = has_disk.then(|| microseconds(rng.pick(&[(5, 50), (20, 1500), (500, 5000)])));
         let shared_disk = rng.chance(40) && has_disk && !mirrors_fail;
@@ -257,13 +260,14 @@ impl Settings {
             diverges,
             compares_first: rng.chance(15),
             hand_over_at_ns: (!diverges && rng.chance(20)).then(|| rng.between(500, 30_000) * MICROSECOND_NS),
-            // A guest that was tampered with is judged between the first two replicas only.
-            // Nor are disks that fail, and shared ones, given to newcomers.
-            rejoins: if diverges || mirrors_fail || shared_disk { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },
+            // A guest that was tampered with, or that a block may have deceived, is judged between the first two replicas
+            // only.
+            rejoins: if diverges || spoils { 0 } else { rng.pick(&[0, 1, 1, 2, 3]) },
             rejoin_delay_ns: microseconds(rng.pick(&[(50, 300), (200, 4000)])),
             copy_slices: rng.pick(&[0, 3, 30]),
             disk_delay_ns,
             shared_disk,
+            replaces_disks: rng.chance(50),
             store_delay_ns: None,
             store_outage_ns: None,
             max_unstored_bytes: 64 * 1024,
@@ -344,12 +348,16 @@ fn draw_faults(rng: &mut Rng) -> Vec<Planned> {
     }
 }
 
-/// A disk that fails, at one replica or from the beginning on at both, and sometimes something else besides; or no power.
+const REFUSALS: [Refusal; 4] = [Refusal::Reads, Refusal::Writes, Refusal::Flushes, Refusal::Everything];
+
+/// A disk that fails, at one replica or at both, from the beginning on, within a round trip, or while a newcomer's is made
+/// equal, and sometimes something else besides; or no power.
 fn draw_disk_faults(rng: &mut Rng) -> Vec<Planned> {
-    const REFUSALS: [Refusal; 4] = [Refusal::Reads, Refusal::Writes, Refusal::Flushes, Refusal::Everything];
     let victim = Victim::Replica(rng.pick(&BOTH));
     let trigger = draw_trigger(rng);
-    match rng.below(8) {
+    match rng.below(14) {
+        8 | 9 => draw_failures_at_both(rng),
+        10..14 => draw_failures_in_join(rng),
         0..3 => vec![Planned { trigger, victim, fault: Fault::DiskRefuses(rng.pick(&REFUSALS)) }],
         3 => {
             let fault = Fault::DiskRefuses(rng.pick(&REFUSALS));
@@ -366,6 +374,40 @@ fn draw_disk_faults(rng: &mut Rng) -> Vec<Planned> {
         6 => vec![Planned { trigger, victim, fault: Fault::BlockSpoilt }],
         _ => vec![Planned { trigger, victim, fault: Fault::PowerLoss }],
     }
+}
+
+/// Both disks fail, the second one before the first replica's peer can have heard of it.
+fn draw_failures_at_both(rng: &mut Rng) -> Vec<Planned> {
+    let first = rng.pick(&BOTH);
+    let trigger = draw_trigger(rng);
+    let greatest_us = rng.pick(&[20, 200, 3000]);
+    let delay_ns = rng.between(0, greatest_us) * MICROSECOND_NS;
+    [(first, trigger), (first.peer(), Trigger::AfterPrevious { delay_ns })]
+        .map(|(id, trigger)| {
+            let fault = Fault::DiskRefuses(rng.pick(&REFUSALS));
+            Planned { trigger, victim: Victim::Replica(id), fault }
+        })
+        .to_vec()
+}
+
+/// A replica dies, and while another one comes in its place the mirror that is copied fails, or the copy, or both.
+fn draw_failures_in_join(rng: &mut Rng) -> Vec<Planned> {
+    let moments = [Moment::Pages, Moment::State, Moment::AskPairing, Moment::Joined];
+    let mut faults = vec![Planned { fault: Fault::Crash, ..draw_fault(rng) }];
+    for _ in 0..rng.pick(&[1, 1, 2]) {
+        let fault = match rng.below(8) {
+            0 => Fault::DiskHangs { for_ns: rng.between(1, 30) * MILLISECOND_NS },
+            1 => Fault::FlushesLost,
+            _ => Fault::DiskRefuses(rng.pick(&REFUSALS)),
+        };
+        let trigger = Trigger::On { moment: rng.pick(&moments), count: rng.below(3) };
+        faults.push(Planned { trigger, victim: rng.pick(&[Victim::Actor, Victim::Peer]), fault });
+    }
+    if rng.chance(30) {
+        let trigger = Trigger::On { moment: rng.pick(&moments), count: rng.below(3) };
+        faults.push(Planned { trigger, ..draw_fault(rng) });
+    }
+    faults
 }
 
 fn draw_flip(rng: &mut Rng) -> Planned {

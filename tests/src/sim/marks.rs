@@ -119,6 +119,20 @@ marks! {
     MirrorsCompared;
     /// A replica has left because of its disk.
     LeftForDisk;
+    /// A newcomer has, or who was one.
+    NewcomerLeftForDisk;
+    /// Both have, because of faults within a round trip.
+    BothLeftForDisks;
+    /// A primary whose disk failed stayed although a newcomer had done the same: the record was not paired with it.
+    FaultKeptInJoin;
+    /// A mirror could not be read, or its copy not be written.
+    CopyFailed;
+    /// The copy of a mirror could not be made stable.
+    CopyUnstable;
+    /// The copy of a mirror waited for a disk that hung.
+    CopyWaited;
+    /// A newcomer became a member with a mirror of which flushes had promised something.
+    JoinedWithPromises;
     /// A guest was told that its disk has failed.
     DiskFaultTold;
     /// A backup has left because its disk hung.
@@ -133,6 +147,8 @@ marks! {
     PowerLost;
     /// A replica took over with requests to a shared disk outstanding.
     SharedUncertain;
+    /// A newcomer took over a shared disk.
+    NewcomerTookShared;
     /// A flush of a shared disk was told.
     SharedFlushTold;
     /// A process that was paused with something under way at a shared disk was killed before the other one went on.

@@ -2,6 +2,7 @@
 
 use hypercall::disk::Completion;
 use protocol::event::{DiskData, Event as GuestEvent, EventReader};
+use protocol::replica::JoinPhase;
 use protocol::{Epoch, Mode, ReplicaId, Role};
 
 use super::Canary;
@@ -15,9 +16,19 @@ use super::world::{Event, World};
 /// A replica whose disk has not done so long what the other one's has done leaves the pair.
 pub const PATIENCE_NS: u64 = 20_000_000;
 
+/// Why a replica leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Why {
+    /// Its disk has failed to do something.
+    Failed,
+    /// Its disk has not done for long what the other one's has.
+    Slow,
+}
+
 impl World {
     pub(super) fn start_disk(&mut self, id: ReplicaId) {
         let shared = self.settings.shared_disk;
+        self.node(id).disk.passes_faults = self.canary == Some(Canary::PassFault);
         let started = if shared { self.start_shared(id) } else { self.node(id).disk.start() };
         for (number, takes_ns) in started {
             self.at(self.now_ns + takes_ns, Event::DiskDone(id, number));
@@ -125,15 +136,15 @@ impl World {
             .flatten()
             .filter_map(|event| if let GuestEvent::DiskDone(completion) = event { Some(completion) } else { None })
             .collect();
+        let failed: Vec<_> = node.disk.failed().collect();
+        if recorded.iter().any(|completion| completion.status == 0 && failed.contains(&completion.number)) {
+            return self.leave(id, Why::Failed);
+        }
         let has_ended = recorded.iter().all(|completion| shared || node.disk.has_ended(completion.number));
         if !has_ended && !overtakes {
             return;
         }
         node.awaits_disk = None;
-        let failed: Vec<_> = node.disk.failed().collect();
-        if recorded.iter().any(|completion| completion.status == 0 && failed.contains(&completion.number)) {
-            return self.leave(id);
-        }
         self.at(self.now_ns + takes_ns, Event::EpochDone(id, epoch));
     }
 
@@ -142,13 +153,18 @@ impl World {
         let node = &self.nodes[id.index()];
         let Some(failed) = node.disk.failure().filter(|_| node.takes_part()) else { return };
         let at_once = self.canary == Some(Canary::LeaveAtOnce);
-        let leaves = match (node.replica.mode(), node.replica.role()) {
-            (Mode::Solo, _) => false,
-            (Mode::Paired, Role::Primary) => at_once || failed < node.replica.peer_disks_done_below(),
-            (Mode::Paired, Role::Backup) => node.replica.follows_peer(),
+        let paired = node.replica.mode() == Mode::Paired;
+        let done_by_peer = paired && failed < node.replica.peer_disks_done_below();
+        let unpaired = self.canary == Some(Canary::LeaveUnpaired);
+        let leaves = match node.replica.role() {
+            Role::Primary => node.replica.gives_way(failed) || (at_once && paired) || (unpaired && done_by_peer),
+            Role::Backup => node.replica.follows_peer(),
         };
+        if done_by_peer && !leaves && node.replica.join_phase() == JoinPhase::Settling {
+            self.marks.set(Mark::FaultKeptInJoin);
+        }
         if leaves {
-            self.leave(id);
+            self.leave(id, Why::Failed);
         }
     }
 
@@ -158,7 +174,7 @@ impl World {
         let waits = node.awaits_disk.is_some_and(|(awaits, _)| awaits == epoch);
         if node.runs() && waits && node.replica.follows_peer() {
             self.marks.set(Mark::BackupDiskHung);
-            self.leave(id);
+            self.leave(id, Why::Slow);
         }
     }
 
@@ -169,12 +185,9 @@ impl World {
         if !node.takes_part() || node.disk.has_ended(number) || self.healed {
             return;
         }
-        let hangs = node.replica.mode() == Mode::Paired
-            && node.replica.role() == Role::Primary
-            && number < node.replica.peer_disks_done_below();
-        if hangs && !node.paused {
+        if node.replica.gives_way(number) && !node.paused {
             self.marks.set(Mark::PrimaryDiskHung);
-            return self.leave(id);
+            return self.leave(id, Why::Slow);
         }
         // Time in which the process stands still does not count.
         let again_ns = if node.paused { PATIENCE_NS } else { AGAIN_NS };
@@ -182,18 +195,41 @@ impl World {
     }
 
     /// The replica ends because of its disk.
-    fn leave(&mut self, id: ReplicaId) {
-        self.note(|| format!("{id} leaves because of its disk"));
+    fn leave(&mut self, id: ReplicaId, why: Why) {
+        self.note(|| format!("{id} leaves because of its disk: {why:?}"));
         self.marks.set(Mark::LeftForDisk);
+        if self.nodes[id.index()].is_newcomer {
+            self.marks.set(Mark::NewcomerLeftForDisk);
+        }
+        let verdict = self.may_leave(id, why);
+        self.judge_by(verdict);
         self.left[id.index()] = true;
         self.crash(id);
     }
 
+    /// Who leaves has a disk that is to blame, and no primary leaves that is the only one by the arbiter's record: it has
+    /// nobody to leave the guest to.
+    fn may_leave(&self, id: ReplicaId, why: Why) -> Verdict {
+        let node = &self.nodes[id.index()];
+        if why == Why::Failed && node.disk.trouble.refuses.is_none() {
+            return Err(format!("replica {id} leaves because its disk has failed, which it has not"));
+        }
+        let only = self.arbiter.mode == Mode::Solo && self.arbiter.active == id;
+        if only && node.replica.role() == Role::Primary {
+            return Err(format!("replica {id} leaves because of its disk, and the arbiter says {:?}", self.arbiter));
+        }
+        Ok(())
+    }
+
     /// Of two replicas one is left, unless both their disks fail in ways of their own.
-    pub(super) fn judge_leaving(&self) -> Verdict {
-        if self.left == [true, true] && !self.settings.disks_fail_apart() {
+    pub(super) fn judge_leaving(&mut self) -> Verdict {
+        if self.left != [true, true] {
+            return Ok(());
+        }
+        if !self.settings.disks_fail_apart() {
             return Err("both replicas have left because of their disks, and nobody tells the guest".to_owned());
         }
+        self.marks.set(Mark::BothLeftForDisks);
         Ok(())
     }
 

@@ -13,7 +13,7 @@
 //! | one active replica | each generation has one, and it is the arbiter's |
 //! | equal states | the guests' digests are equal epoch by epoch |
 //! | one history | the client saw the outputs of one linear history, in order, none missing, and sent no request twice |
-//! | disks | a read brings what was written last; a flush is told when both disks, or the only one, keep what it promises; mirrors of a pair at rest are equal; of two replicas whose disks fail alike one is left; what was promised survives a loss of power |
+//! | disks | a read brings what was written last; a flush is told when both disks, or the only one, keep what it promises; mirrors of a pair at rest are equal; of two replicas whose disks fail alike one is left, and whoever leaves leaves the guest to somebody; a newcomer's mirror holds all that flushes promised of the survivor's; what was promised survives a loss of power |
 //! | shared disks | as above; and in the end it holds what the guest of the active replica knows, and nothing that a predecessor wrote late |
 //! | lag | the primary never begins an epoch against its bounds, measured by what the backup has truly run |
 //! | liveness | when nothing goes wrong any more and a replica is left, every request is answered and the loser stops |
@@ -57,6 +57,14 @@ pub enum Canary {
     ForgetState,
     /// A newcomer's mirror is copied once, and what was written meanwhile is not.
     ForgetChanges,
+    /// A newcomer is let in although its mirror could not be copied.
+    KeepBadCopy,
+    /// A newcomer is let in before its mirror is stable.
+    PairUnstable,
+    /// A primary whose disk fails leaves the guest to a newcomer with whom the record is not paired.
+    LeaveUnpaired,
+    /// A shim reads what a write that has failed has left, before the guest knows.
+    PassFault,
     /// A guest is copied while its disk has something under way.
     CopyBusyDisk,
     /// A primary whose disk fails leaves although the backup's may fail the same way.

@@ -239,6 +239,7 @@ impl Node {
         node.replica = Replica::new(config, local_ns).expect("the configuration is right");
         node.guest_clock = (0, local_ns);
         node.is_newcomer = true;
+        node.disk.by_other = settings.shared_disk;
         node.renew_link(session);
         node
     }
@@ -326,6 +327,7 @@ fn config(id: ReplicaId, settings: &Settings) -> Config {
         confirms_releases: settings.confirms_releases,
         compares_first: settings.compares_first,
         joins: false,
+        logs_disks: false,
         stores_log: settings.store_delay_ns.is_some(),
         max_unstored_bytes: settings.max_unstored_bytes,
     }

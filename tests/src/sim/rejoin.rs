@@ -8,7 +8,7 @@ use protocol::replica::{Input, JoinPhase};
 use protocol::{Mode, ReplicaId, Role};
 
 use super::Canary;
-use super::disk::BLOCKS;
+use super::disk::{BLOCKS, Request};
 use super::faults::Moment;
 use super::guest::Guest;
 use super::marks::Mark;
@@ -70,7 +70,12 @@ impl World {
         self.pipes = [Pipe::default(), Pipe::default()];
         let (generation, session) = (self.arbiter.generation, self.joining.newcomers);
         self.node(survivor).renew_link(session);
+        let trouble = std::mem::take(&mut self.node(newcomer).disk.trouble);
         self.nodes[newcomer.index()] = Node::newcomer(newcomer, &self.settings, generation, session, self.now_ns);
+        if !self.settings.replaces_disks {
+            self.node(newcomer).disk.trouble = trouble;
+        }
+        self.left[newcomer.index()] = false;
         // Nothing was promised of its mirror.
         self.promised[newcomer.index()] = [0; BLOCKS];
         self.node(survivor).disk.hold(false);
@@ -86,7 +91,12 @@ impl World {
         if !node.runs() || node.replica.join_phase() != JoinPhase::Copying {
             return;
         }
-        self.copy_block(id);
+        if self.copy_waits(id) {
+            return self.wake_by(id, self.now_ns + AGAIN_NS);
+        }
+        if !self.copy_block(id) {
+            return;
+        }
         let Joining { sent, arrived, .. } = self.joining;
         if sent < self.settings.copy_slices {
             if sent < arrived + WINDOW {
@@ -103,7 +113,11 @@ impl World {
         let busy = !self.nodes[id.index()].disk.can_be_copied() && self.canary != Some(Canary::CopyBusyDisk);
         let node = &self.nodes[id.index()];
         if node.replica.may_send_state() && node.deferred.is_empty() && !busy {
-            while self.copy_block(id) {}
+            while self.has_block_to_copy(id) {
+                if !self.copy_block(id) {
+                    return;
+                }
+            }
             let node = self.node(id);
             let taken = node.disk.taken();
             let parked = node.disk.park();
@@ -123,24 +137,57 @@ impl World {
         }
     }
 
+    /// Whether one of the disks says nothing to the supervisor at the moment.
+    fn copy_waits(&mut self, id: ReplicaId) -> bool {
+        let hangs_until_ns = self.nodes.iter().map(|node| node.disk.trouble.hangs_until_ns).max();
+        let waits = hangs_until_ns > Some(self.now_ns) && self.nodes[id.peer().index()].alive;
+        if waits {
+            self.marks.set(Mark::CopyWaited);
+        }
+        waits
+    }
+
+    /// Whether something of the mirror was not copied, or was written to since.
+    fn has_block_to_copy(&self, id: ReplicaId) -> bool {
+        let forgets = self.canary == Some(Canary::ForgetChanges);
+        self.joining.copied_blocks < BLOCKS || (!forgets && self.nodes[id.index()].disk.has_change())
+    }
+
     /// The supervisor copies a block of the mirror, if there is one to copy: all once, then those that were written to.
-    /// Returns whether it did.
+    /// Returns whether there is still a newcomer: one whose mirror cannot be made is none.
     fn copy_block(&mut self, id: ReplicaId) -> bool {
+        if !self.has_block_to_copy(id) {
+            return true;
+        }
         let first = self.joining.copied_blocks;
         let block = if first < BLOCKS {
             self.joining.copied_blocks += 1;
             first
-        } else if self.canary == Some(Canary::ForgetChanges) {
-            return false;
-        } else if let Some(block) = self.node(id).disk.take_change() {
-            self.marks.set(Mark::BlockCopiedAgain);
-            block
         } else {
-            return false;
+            self.marks.set(Mark::BlockCopiedAgain);
+            self.node(id).disk.take_change().expect("there is one")
         };
-        let value = self.nodes[id.index()].disk.blocks()[block];
-        self.node(id.peer()).disk.overwrite(block, value);
+        let (from, to) = (&self.nodes[id.index()].disk, &self.nodes[id.peer().index()].disk);
+        let value = from.blocks()[block];
+        // What is there is compared before anything is written.
+        let read = Request::Read(block);
+        let fails = from.trouble.refuses(read)
+            || to.trouble.refuses(read)
+            || (to.blocks()[block] != value && to.trouble.refuses(Request::Write(block, value)));
+        if !fails {
+            self.node(id.peer()).disk.overwrite(block, value);
+        } else if self.canary != Some(Canary::KeepBadCopy) {
+            self.marks.set(Mark::CopyFailed);
+            self.give_up_newcomer(id.peer());
+            return false;
+        }
         true
+    }
+
+    /// The supervisor ends a newcomer whose mirror cannot be made equal, or not stable.
+    fn give_up_newcomer(&mut self, newcomer: ReplicaId) {
+        self.note(|| format!("{newcomer} is ended: its mirror cannot be made"));
+        self.crash(newcomer);
     }
 
     /// A message of a copy, before the replica gets it.
@@ -191,9 +238,21 @@ impl World {
     }
 
     pub(super) fn arbitrate_pairing(&mut self, from: ReplicaId, request_id: u64, expect_generation: u64) {
+        let newcomer = &self.nodes[from.peer().index()];
+        let hangs_until_ns = newcomer.disk.trouble.hangs_until_ns;
+        if newcomer.alive && self.now_ns < hangs_until_ns {
+            // The answer waits until the copy is stable.
+            return self.at(hangs_until_ns, Event::PairingRequest { from, request_id, expect_generation });
+        }
         let before = self.arbiter;
         let mut record = before;
         let mut grant = record.pair_request(expect_generation, from);
+        let newcomer = &self.nodes[from.peer().index()];
+        let unstable = newcomer.disk.trouble.refuses(Request::Flush);
+        if record != before && newcomer.alive && unstable {
+            self.marks.set(Mark::CopyUnstable);
+            self.give_up_newcomer(from.peer());
+        }
         let newcomer = &self.nodes[from.peer().index()];
         if record != before && (!newcomer.alive || newcomer.denied) {
             // The supervisor knows that there is nobody to be paired with, or that it will stop.
@@ -202,7 +261,15 @@ impl World {
         }
         if record != before {
             // The supervisor has waited for that.
-            self.node(from.peer()).disk.make_stable();
+            if self.canary != Some(Canary::PairUnstable) {
+                self.node(from.peer()).disk.make_stable();
+            }
+            // From here on it stands for what the survivor's mirror does.
+            let promised = self.promised[from.index()];
+            if promised != [0; BLOCKS] && !self.nodes[from.peer().index()].disk.trouble.lies {
+                self.marks.set(Mark::JoinedWithPromises);
+                self.promised[from.peer().index()] = promised;
+            }
         }
         self.arbiter = record;
         self.note(|| format!("arbiter: {from} asks to be paired in {expect_generation}+1: {grant:?}"));

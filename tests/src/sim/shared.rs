@@ -58,6 +58,9 @@ impl World {
     /// Who takes over has what its predecessor had under way done again.
     pub(super) fn take_over_shared(&mut self, id: ReplicaId) {
         self.node(id).disk.take_over();
+        if self.nodes[id.index()].is_newcomer {
+            self.marks.set(Mark::NewcomerTookShared);
+        }
         if self.nodes[id.index()].disk.has_parked() {
             self.marks.set(Mark::SharedUncertain);
         }

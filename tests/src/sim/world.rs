@@ -505,9 +505,9 @@ impl World {
         }
     }
 
-    /// The guest has ended everywhere, or one replica was alone, before anything was compared.
+    /// The guest has ended, or one replica was alone, before anything was compared: each has stopped or died.
     fn ended_before_comparing(&self) -> bool {
-        self.arbiter.mode == Mode::Solo || self.nodes.iter().all(|node| node.stopped.is_some())
+        self.arbiter.mode == Mode::Solo || self.nodes.iter().all(|node| !node.takes_part())
     }
 
     fn why_not_settled(&self) -> String {

@@ -5,6 +5,10 @@ use core::fmt;
 
 use super::VERSION;
 use crate::pages::PagesError;
+use crate::state::architecture_name;
+
+/// The field of an identity that names the machine.
+pub(super) const ARCHITECTURE: &str = "architecture";
 
 /// Why a file is no checkpoint, or not one that fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +85,10 @@ impl fmt::Display for FileError {
                 write!(f, "the checkpoint should have {expected} {field}, it has {got}")
             }
             Self::Trailing => f.write_str("bytes follow the end of the checkpoint"),
+            Self::Identity { field: ARCHITECTURE, expected, got } => {
+                let name = |number: &u64| architecture_name(u32::try_from(*number).unwrap_or_default());
+                write!(f, "the checkpoint is of a guest on {}, wanted is one on {}", name(got), name(expected))
+            }
             Self::Identity { field, expected, got } => {
                 write!(f, "the checkpoint is of another {field}: {got:#x}, wanted is {expected:#x}")
             }

@@ -95,7 +95,7 @@ impl History {
     /// The last epoch that there is a record of.
     #[must_use]
     pub fn last_epoch(&self) -> Option<Epoch> {
-        (!self.places.is_empty()).then(|| self.first_epoch + self.places.len() as u64 - 1)
+        Some(self.first_epoch + self.places.len().checked_sub(1)? as u64)
     }
 
     /// The first epoch that there is a record of.
@@ -113,7 +113,7 @@ impl History {
     /// The digest of this epoch, if it was stored.
     #[must_use]
     pub fn digest(&self, epoch: Epoch) -> Option<u64> {
-        match self.place(epoch + 1) {
+        match epoch.checked_add(1).and_then(|next| self.place(next)) {
             Some(next) => Some(next.prev_digest),
             None if Some(epoch) == self.last_epoch() => self.last_digest,
             None => None,

@@ -172,7 +172,8 @@ bodies! {
         max_unstored_bytes: U64,
         stores_log: u8,
         replays: u8,
-        unused: [u8; 6],
+        disk_conduct: u8,
+        unused: [u8; 5],
         epoch_skew_instructions: U64,
     }
     ArbiterReplyBody {

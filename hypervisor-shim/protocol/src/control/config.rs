@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{Discipline, Generation, Mode, ReplicaId, Role, RunMode};
+use crate::{Discipline, DiskConduct, Generation, Mode, ReplicaId, Role, RunMode};
 
 /// Everything that a shim needs to know before it starts the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +64,8 @@ pub struct Config<'a> {
     pub replays: bool,
     /// The log goes to stable storage ([`super::ToSupervisor::Record`]), and outputs wait for that.
     pub stores_log: bool,
+    /// What the guest's disks have to do with that log.
+    pub disk_conduct: DiskConduct,
     /// The active replica begins no epoch while so many bytes of records are on their way to storage.
     pub max_unstored_bytes: u64,
     /// Instructions or ticks by which every epoch is longer than said and compared before pairing: a counter that counts

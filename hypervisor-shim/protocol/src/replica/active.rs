@@ -25,7 +25,7 @@ impl Active {
             newest_output_epoch: 0,
             rtt_ns: 0,
             divergence: None,
-            uncertain_due: false,
+            uncertain_due: None,
         }
     }
 }
@@ -147,7 +147,10 @@ impl Replica {
             clocks: Clocks { monotonic_ns: clocks.monotonic_ns.max(self.record.clocks.monotonic_ns), ..clocks },
             released_through: self.release_claim(),
             sent_ns: now_ns,
-            events: if self.active.uncertain_due { self.with_uncertain(events) } else { events },
+            events: match self.active.uncertain_due.take() {
+                Some(operation) => self.with_uncertain(operation, events),
+                None => events,
+            },
         };
         let previous = core::mem::replace(&mut self.record, record);
         self.pool.put(previous.events);
@@ -164,9 +167,8 @@ impl Replica {
     }
 
     /// P7: whatever the old primary had outstanding may or may not have been done; the drivers repeat it.
-    fn with_uncertain(&mut self, events: Vec<u8>) -> Vec<u8> {
-        self.active.uncertain_due = false;
-        let uncertain = Event::Uncertain(Uncertain { device: EVERY_DEVICE, operation: Uncertain::EVERY_OPERATION });
+    fn with_uncertain(&mut self, operation: u64, events: Vec<u8>) -> Vec<u8> {
+        let uncertain = Event::Uncertain(Uncertain { device: EVERY_DEVICE, operation });
         let mut all = self.take_buffer();
         let appended = uncertain.append_to(&mut all);
         assert!(appended.is_ok(), "an uncertain event is shorter than any limit");

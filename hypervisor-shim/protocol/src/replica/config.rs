@@ -47,6 +47,9 @@ pub struct Config {
     /// Whether the log is stored where it outlives both replicas ([`super::Command::Store`]): outputs wait for that, too. Both
     /// replicas must be told the same.
     pub stores_log: bool,
+    /// Whether the stored log is to be enough to restore the guest's disks, too. Both replicas must be told the same, and only
+    /// with [`Config::stores_log`].
+    pub logs_disks: bool,
     /// The active replica begins no epoch while so many bytes of records are on their way to storage
     /// ([`super::STORED_RECORD_BYTES`] and its events for each).
     pub max_unstored_bytes: u64,

@@ -4,6 +4,7 @@ use super::handover::HandOver;
 use super::join::Join;
 use super::{Command, Commands, Guest, LinkFault, Outgoing, Promotion, ProtocolFault, Replica, StopReason};
 use crate::arbiter::ArbiterRecord;
+use crate::event::Uncertain;
 use crate::link::{Goodbye, GoodbyeReason};
 use crate::{Generation, Mode, Role};
 
@@ -218,8 +219,9 @@ impl Replica {
         self.active.confirmed_through = released_through;
         self.active.received_through = self.ended_through;
         self.active.executed_through = self.ended_through;
+        let uncertain = if self.config.logs_disks { Uncertain::EVERYTHING } else { Uncertain::EVERY_OPERATION };
         // A guest that has not run yet has nothing outstanding.
-        self.active.uncertain_due = self.ended_through > 0;
+        self.active.uncertain_due = (self.ended_through > 0).then_some(uncertain);
         self.backup.unreported_since_ns = None;
         out.push(Command::Promote(Promotion {
             generation: self.generation,

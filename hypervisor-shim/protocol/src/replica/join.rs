@@ -19,6 +19,7 @@
 use super::failover::Request;
 use super::{Command, Commands, Guest, JoinPhase, Outgoing, Peer, ProtocolFault, Record, Replica, StopReason};
 use crate::arbiter::ArbiterRecord;
+use crate::event::Uncertain;
 use crate::link::JoinState;
 use crate::{Epoch, Generation, Mode, Role};
 
@@ -106,7 +107,7 @@ impl Replica {
         self.record = Record { epoch: state.epoch, clocks: state.clocks, ..Record::default() };
         self.last_digest = state.digest;
         self.holds_all_through(state.epoch);
-        self.active.uncertain_due = true;
+        self.active.uncertain_due = Some(Uncertain::EVERYTHING);
         Ok(())
     }
 
@@ -124,7 +125,7 @@ impl Replica {
         self.active.executed_through = epoch;
         self.active.disks_done_below = 0;
         // What the guest has asked of its disks and nobody has begun, neither of the two will begin.
-        self.active.uncertain_due = true;
+        self.active.uncertain_due = Some(Uncertain::EVERYTHING);
         self.active.divergence = None;
         self.timers.last_sent_ns = now_ns;
         self.timers.heard(now_ns);

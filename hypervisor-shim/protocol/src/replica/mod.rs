@@ -124,8 +124,8 @@ struct Active {
     newest_output_epoch: Epoch,
     rtt_ns: u64,
     divergence: Option<Divergence>,
-    /// The next record starts with the uncertain event of P7.
-    uncertain_due: bool,
+    /// The next record starts with the uncertain event of P7, of these operations.
+    uncertain_due: Option<u64>,
 }
 
 /// What only the backup tracks.

@@ -213,7 +213,7 @@ impl Replica {
     /// # Errors
     /// [`ReplayFault`]; nothing has changed then.
     pub fn replay(&mut self, start: &EpochStart<'_>) -> Result<(), ReplayFault> {
-        let resumed = self.role == Role::Primary && self.mode == Mode::Solo && self.active.uncertain_due;
+        let resumed = self.role == Role::Primary && self.mode == Mode::Solo && self.active.uncertain_due.is_some();
         if !resumed || self.stopped.is_some() || self.guest == Guest::Running || self.ended_through == 0 {
             return Err(ReplayFault::NotReplaying);
         }

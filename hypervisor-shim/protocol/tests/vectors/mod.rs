@@ -18,7 +18,7 @@ use protocol::link::{
     Ack, Divergence, EpochStart, Goodbye, GoodbyeReason, Heartbeat, Hello, Identity, IdentityField, JoinState, Message,
     Mismatch, Pages,
 };
-use protocol::{Clocks, Discipline, Mode, ReplicaId, Role, RunMode};
+use protocol::{Clocks, Discipline, DiskConduct, Mode, ReplicaId, Role, RunMode};
 
 /// The session of all frames and packets.
 pub const SESSION: u64 = 0x0123_4567_89ab_cdef;
@@ -215,6 +215,7 @@ fn config() -> Config<'static> {
         restores: true,
         replays: true,
         stores_log: true,
+        disk_conduct: DiskConduct::Logged,
         max_unstored_bytes: 16,
         epoch_skew_instructions: 16,
         network: Network {

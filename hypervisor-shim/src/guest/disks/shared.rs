@@ -51,8 +51,10 @@ pub struct Room {
     pub ring_bytes: usize,
     /// Bytes of all records.
     pub bytes: usize,
-    /// Bytes of records with what shared disks have read.
+    /// Bytes of records with what was read.
     pub data_bytes: usize,
+    /// What was read goes into the records whatever the disk: they are stored, and will be run again without it.
+    pub records_reads: bool,
 }
 
 impl Disks {
@@ -66,22 +68,25 @@ impl Disks {
     /// hears of that at the start of the next epoch.
     pub fn take_over(&mut self) {
         self.shared.by_other = false;
+        // What the log did not say to be done is not begun any more: it is uncertain, too.
+        self.follows = false;
     }
 
-    fn is_uncertain(&self, outstanding: &Outstanding) -> bool {
-        let is_shared = self.shared.has(outstanding.disk) && !matches!(outstanding.end, Some(End::Rejected(_)));
-        is_shared || outstanding.parked
+    fn is_uncertain(&self, outstanding: &Outstanding, everything: bool) -> bool {
+        let is_meant = everything || self.shared.has(outstanding.disk);
+        outstanding.parked || (is_meant && !matches!(outstanding.end, Some(End::Rejected(_))))
     }
 
-    /// Requests that an uncertain event completes.
-    pub fn uncertain_count(&self) -> usize {
-        self.outstanding.iter().filter(|outstanding| self.is_uncertain(outstanding)).count()
+    /// Requests that an uncertain event completes, one of everything outstanding
+    /// ([`protocol::event::Uncertain::EVERYTHING`]) or one of what this replica does not have on a disk of its own.
+    pub fn uncertain_count(&self, everything: bool) -> usize {
+        self.outstanding.iter().filter(|outstanding| self.is_uncertain(outstanding, everything)).count()
     }
 
-    /// Whether a shared disk has requests that wait for their epochs to be committed, or for each other.
+    /// Whether requests wait for their epochs to be committed, or for each other.
     pub fn holds_changes(&self) -> bool {
-        let waits = |(disk, schedule): (usize, &super::Schedule)| self.shared.has(disk) && schedule.has_waiting();
-        self.shared.disks != 0 && self.schedules.iter().enumerate().any(waits)
+        let waits = |(disk, schedule): (usize, &super::Schedule)| self.is_gated(disk) && schedule.has_waiting();
+        self.schedules.iter().enumerate().any(waits)
     }
 
     /// What was read and told in epochs that are committed will not be repeated.
@@ -102,7 +107,7 @@ impl Disks {
             if events.len() - data_bytes + completion_bytes > room.ring_bytes {
                 break;
             }
-            if is_shared && commit != Commit::Alone {
+            if (is_shared && commit != Commit::Alone) || room.records_reads {
                 let left = room.bytes.saturating_sub(events.len() + completion_bytes);
                 let before = events.len();
                 let is_whole = outstanding.pass(left.min(room.data_bytes.saturating_sub(data_bytes)), events);
@@ -125,11 +130,11 @@ impl Disks {
     /// Takes a piece of what another replica has read.
     pub(in crate::guest) fn bring(&mut self, data: &DiskData<'_>) -> Result<(), DeliverError> {
         let index = self.find(data.number).ok_or(DeliverError::Malformed)?;
-        if !self.shared.leaves_out(self.outstanding[index].disk) {
+        let outstanding = &self.outstanding[index];
+        if !self.leaves_out(outstanding.disk, outstanding.operation) {
             // This replica has read it itself.
             return Ok(());
         }
-        let outstanding = &self.outstanding[index];
         let end = outstanding.brought.len() + data.bytes.len();
         let fits = outstanding.operation == Operation::Read && outstanding.end.is_none() && end <= outstanding.bytes;
         if !fits || outstanding.brought.len() != data.offset_bytes as usize {
@@ -162,18 +167,25 @@ impl Disks {
         Ok(written)
     }
 
-    /// An uncertain event: ends everything that is outstanding at shared disks or parked. Returns the completions, oldest first.
-    pub(in crate::guest) fn end_uncertain(&mut self) -> Vec<Completion> {
-        let mut completions = Vec::with_capacity(self.uncertain_count());
+    /// An uncertain event: ends everything that is outstanding; or, if it is not about that, what is at shared disks or
+    /// parked. Returns the completions, oldest first.
+    pub(in crate::guest) fn end_uncertain(&mut self, everything: bool) -> Vec<Completion> {
+        let mut completions = Vec::with_capacity(self.uncertain_count(everything));
         let mut index = 0;
         while let Some(outstanding) = self.outstanding.get(index) {
-            if !self.is_uncertain(outstanding) {
+            if !self.is_uncertain(outstanding, everything) {
                 index += 1;
                 continue;
             }
             let Some(outstanding) = self.outstanding.remove(index) else { break };
             completions.push(Completion { number: outstanding.number, status: UNCERTAIN, reserved: 0 });
+            if let Some(schedule) = self.schedules.get_mut(outstanding.disk) {
+                schedule.tell(outstanding.number);
+            }
             self.put_back(outstanding.brought);
+            if let Some(job) = outstanding.withheld {
+                self.put_back(job.buffer);
+            }
         }
         completions
     }

@@ -299,6 +299,30 @@ fn a_failure_is_told_to_a_guest_that_is_alone_and_hidden_from_a_pair() {
     assert_eq!(machine.get(heap, 512), [3; 512], "a read that failed leaves the buffer alone");
 }
 
+/// The other mirror may hold what was to be written: a pair whose guest were told what lies here would not agree.
+#[test]
+fn what_a_write_that_failed_has_left_is_read_only_when_the_guest_has_heard_of_it() {
+    let mut machine = Machine::new();
+    let heap = machine.heap();
+    machine.put(heap, &[3; 512]);
+    machine.disks[1].fails = true;
+    machine.ask(Operation::Write, 1, 5, 1, heap);
+    machine.end();
+    machine.serve();
+    machine.disks[1].fails = false;
+    machine.ask(Operation::Read, 1, 5, 1, heap + 512);
+    machine.ask(Operation::Read, 1, 6, 1, heap + 1024);
+    assert_eq!(machine.begin(&[]), Ok(()));
+    machine.end();
+    machine.serve();
+    assert_eq!(machine.ready(Commit::Paired { done_below: 0 }), [(2, 0)], "another block is none the worse for it");
+    assert_eq!(machine.ready(Commit::Alone), [(0, EIO32), (2, 0)]);
+    assert_eq!(machine.begin(&[(0, EIO32), (2, 0)]), Ok(()));
+    machine.end();
+    machine.serve();
+    assert_eq!(machine.ready(Commit::Alone), [(1, 0)]);
+}
+
 #[test]
 fn completions_that_nobody_waits_for_are_refused() {
     let mut machine = Machine::new();
@@ -363,4 +387,5 @@ fn digests_cover_what_is_asked_for_written_and_read() {
 }
 
 mod copied;
+mod logged;
 mod shared;

@@ -136,3 +136,22 @@ fn a_read_that_may_be_repeated_keeps_what_it_has_read_from_changing() {
     schedule.settle(0);
     assert_eq!(start(&mut schedule, &mut bench, 1), [1]);
 }
+
+#[test]
+fn what_overlaps_a_job_that_has_failed_waits_until_the_guest_has_heard_of_it() {
+    use Operation::{Flush, Read, Write};
+    let mut bench = Bench { room: 64, at_work: vec![], started: vec![], kicks: 0 };
+    let mut schedule = Schedule::default();
+    for (number, operation, first) in [(0, Write, 10), (1, Read, 10), (2, Read, 11), (3, Flush, 0)] {
+        schedule.push(job(number, operation, first, 1));
+    }
+    assert_eq!(start(&mut schedule, &mut bench, 1), [0, 2, 3]);
+    schedule.fail(0);
+    schedule.finish(2);
+    schedule.finish(3);
+    schedule.push(job(4, Read, 10, 1));
+    assert_eq!(start(&mut schedule, &mut bench, 1), [], "the block holds what it held before");
+    assert!(schedule.is_device_idle() && !schedule.is_idle());
+    schedule.tell(0);
+    assert_eq!(start(&mut schedule, &mut bench, 1), [1, 4]);
+}

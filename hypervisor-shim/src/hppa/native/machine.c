@@ -10,7 +10,7 @@ static Z_m_instance_t instance;
 /* The guest's translations, as start.S knows them; for the most guest memory there may be. */
 #define MOST_PAGES (0x40000000u / PAGE_BYTES)
 static struct {
-  u32 low, pages, distance, spare, rights[MOST_PAGES];
+  u32 low, pages, distance, handled, rights[MOST_PAGES];
 } map;
 
 #define READ_CONTROL(number) ({ u32 value; asm volatile("mfctl %%cr" #number ",%0" : "=r"(value)); value; })
@@ -51,7 +51,13 @@ u32 Z_machineZ_command_line(machine m, u32 text, u32 bytes) {
 void Z_machineZ_power_off(machine m) { power_off(); }
 
 u32 Z_machineZ_ticks(machine m) { return READ_CONTROL(16); }
-void Z_machineZ_set_alarm(machine m, u32 ticks) { WRITE_CONTROL(16, ticks); }
+void Z_machineZ_set_alarm(machine m, u32 ticks) { set_alarm(ticks); }
+
+void Z_machineZ_set_timer_at(machine m, u32 place) {
+  *(volatile u32 *)place = timer_setter;
+  slice.setter = place;
+}
+
 void Z_machineZ_sleep(machine m) { halt(); }
 void Z_machineZ_set_interrupt_mask(machine m, u32 mask) { WRITE_CONTROL(15, mask); }
 
@@ -62,7 +68,13 @@ u32 Z_machineZ_take_interrupts(machine m) {
 }
 
 /* The context begins in linear memory where it ends in the machine's. */
-u32 Z_machineZ_run_guest(machine m, u32 context) { return enter_guest((void *)((u32)LINEAR_END - context)); }
+u32 Z_machineZ_run_guest(machine m, u32 context) { return enter_guest((void *)((u32)LINEAR_END - context), 0, 0); }
+
+u64 Z_machineZ_run_counted(machine m, u32 context, u32 ticks, u32 delay) {
+  map.handled = 0;
+  u32 trap = enter_guest((void *)((u32)LINEAR_END - context), ticks, delay);
+  return (u64)(slice.left - slice.entered - map.handled) << 32 | trap;
+}
 
 void Z_machineZ_map_guest(machine m, u32 low, u32 pages, u32 distance) {
   map.low = low, map.pages = pages < MOST_PAGES ? pages : MOST_PAGES, map.distance = distance;

@@ -13,7 +13,12 @@ void console_hex(uint32_t value);
 extern uint32_t boot_command_line;
 __attribute__((noreturn)) void power_off(void);
 void halt(void);
-uint32_t enter_guest(void *behind_context);
+uint32_t enter_guest(void *behind_context, uint32_t ticks, uint32_t delay);
+void set_alarm(uint32_t ticks);
+extern const uint32_t timer_setter;
+extern struct {
+  uint32_t entered, left, setter;
+} slice;
 
 /* What the assembly calls. */
 void native_main(void);

@@ -20,6 +20,10 @@
 	.set	CONTEXT_IOR, 46
 	.set	CONTEXT_FLOATS_BYTES, 192	/* bytes from the end of the context to that of fr0 */
 
+	.set	SLICE_ENTERED, 0	/* what the interval timer showed on the way in, and on the way out */
+	.set	SLICE_LEFT, 4
+	.set	SLICE_SETTER, 8		/* where the instruction that sets the timer is executed */
+
 	.macro	put register, word
 	stw	\register,(-4*(\word+1))(%r1)
 	.endm
@@ -129,9 +133,25 @@ vectors:
 	.endr
 
 	/* Translations. cr24 has the address of the guest's map: its lowest address, how many pages it has, what is taken off
-	   an address to make it a physical one, a spare word, and one word of rights a page (0: not mapped), as `idtlbp` wants
-	   them. r1, r8, r9 and r16 have shadows, from which `rfir` restores them. The guest's addresses have the space
-	   registers' number 6, which it cannot write to. */
+	   an address to make it a physical one, a word of its own for the next paragraph, and one word of rights a page (0: not
+	   mapped), as `idtlbp` wants them. r1, r8, r9 and r16 have shadows, from which `rfir` restores them. The guest's
+	   addresses have the space registers' number 6, which it cannot write to.
+
+	   These handlers run between instructions of the guest, and when they do is no business of an epoch's: so each adds the
+	   number of its instructions to the map's fourth word, by which `hppa/count.rs` takes them off again. `handled` is that
+	   ending; it checks the number, which counts the seven of `miss` too, and all of a handler's lie on one straight way. */
+	.set	MISS_INSTRUCTIONS, 7
+	.macro	handled handler, instructions
+	mfctl	%cr24,%r8
+	ldw	12(%r8),%r9
+	ldo	\instructions(%r9),%r9
+	stw	%r9,12(%r8)
+	rfir
+	.if	. - \handler - 4 * (\instructions - MISS_INSTRUCTIONS)
+	.error	"the handler has another number of instructions than it says"
+	.endif
+	nop
+	.endm
 	.align	64
 miss_code:
 	mfctl	%cr17,%r8
@@ -153,8 +173,7 @@ miss_code:
 	depi	0,31,12,%r1
 	iitlba	%r8,(%sr0,%r1)
 	iitlbp	%r16,(%sr0,%r1)
-	rfir
-	nop
+	handled	miss_code, 31
 not_code:
 	mfctl	%cr30,%r9
 	mfctl	%cr31,%r16
@@ -182,8 +201,7 @@ miss_data:
 	depi	0,31,12,%r1
 	idtlba	%r8,(%r1)
 	idtlbp	%r16,(%r1)
-	rfir
-	nop
+	handled	miss_data, 31
 not_data:
 	mfctl	%cr30,%r9
 	mfctl	%cr31,%r16
@@ -209,10 +227,22 @@ first_write:
 	depi	0,31,12,%r1
 	idtlba	%r8,(%r1)
 	idtlbp	%r16,(%r1)
-	rfir
+	handled	first_write, 28
+
+	/* void set_alarm(u32 ticks): the interval timer interrupts when it reaches this. */
+	.globl	set_alarm
+set_alarm:
+	address	slice,%r1
+	ldw	SLICE_SETTER(%r1),%r1
+	bv	%r0(%r1)
+	b	1f			/* in the delay slot: the setter's one instruction, then on from here */
+1:	bv	%r0(%r2)
 	nop
 
-	/* u32 enter_guest(void *behind_context): returns the number of the trap that ended the guest's run. */
+	/* u32 enter_guest(void *behind_context, u32 ticks, u32 delay): returns the number of the trap that ended the guest's
+	   run. Where instructions are counted, the timer is set to interrupt `ticks` steps from the stamp that is taken, and
+	   `delay` turns of two instructions are waited for before the guest goes on: the timer cannot be set to a time that is
+	   near. 0 ticks: the timer stays as it is. From the stamp on everything lies on one straight way. */
 	.align	64
 	.globl	enter_guest
 enter_guest:
@@ -252,6 +282,22 @@ enter_guest:
 	.irp	register,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
 	fldds,mb -8(%r8),%fr\register
 	.endr
+	comib,=	0,%r25,4f
+	nop
+	address	slice,%r9
+	ldw	SLICE_SETTER(%r9),%r16
+	mfctl	%cr16,%r8
+	stw	%r8,SLICE_ENTERED(%r9)
+	addl	%r8,%r25,%r26
+	bv	%r0(%r16)
+	b	2f			/* as in set_alarm */
+2:	zdepi	-1,0,1,%r26		/* an alarm of before, which the new one has replaced, counts no more */
+	mtctl	%r26,%cr23
+	comib,=	0,%r24,4f
+	nop
+3:	addib,<> -1,%r24,3b
+	nop
+4:
 	.irp	register,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,1
 	get	\register,%r\register
 	.endr
@@ -270,6 +316,9 @@ leave:	mfctl	%cr18,%r1
 	.irp	register,2,3,4,5,6,7,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
 	put	%r\register,\register
 	.endr
+	mfctl	%cr16,%r8
+	address	slice,%r9
+	stw	%r8,SLICE_LEFT(%r9)
 	mfctl	%cr28,%r8
 	put	%r8,1
 	mfctl	%cr29,%r8
@@ -343,10 +392,22 @@ trap_of_the_shim:
 	b	power_off
 	nop
 
+	/* Sets the interval timer. Under -icount QEMU 7.2 ends with an error where it meets this instruction in memory, because
+	   it writes to the timer in the middle of translated code; what it fetches from a device it executes one at a time, and
+	   then may. So `slice` can name a copy (hppa/count.rs). */
+	.globl	timer_setter
+timer_setter:
+	mtctl	%r26,%cr16
+
 	.section .rodata
 	.align	8
 fresh_status:
 	.word	0,0
+
+	.data
+	.align	4
+	.globl	slice
+slice:	.word	0, 0, timer_setter
 
 	.bss
 	.align	8

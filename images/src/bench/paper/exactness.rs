@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Configuration, PROMISED_SHORT, System};
+use super::plan::{Configuration, System};
 use super::run::{Images, undisturbed};
 use super::stats::random;
 use super::workload::Workload;
@@ -61,12 +61,12 @@ pub struct Exactness {
 
 impl Exactness {
     /// It could not begin.
-    pub fn failed(wanted: u64, error: &Error) -> Self {
+    pub fn failed((wanted, length): (u64, u64), error: &Error) -> Self {
         Self {
             wanted,
             compared: 0,
             full: 0,
-            length: PROMISED_SHORT,
+            length,
             elapsed_s: 0.0,
             commands: 0,
             typed_bytes: 0,
@@ -82,14 +82,14 @@ struct Traffic {
     commands: AtomicU64,
 }
 
-/// Runs a pair until its backup has compared `wanted` epochs of the full length.
+/// Runs a pair until its backup has compared `wanted` epochs of the full `length`.
 ///
 /// # Errors
 /// The pair does not start. What goes wrong later is in the result.
-pub fn run(images: &Images, wanted: u64, seed: u64) -> Result<Exactness> {
+pub fn run(images: &Images, (wanted, length): (u64, u64), seed: u64) -> Result<Exactness> {
     let configuration = Configuration {
         workload: Workload::Store,
-        epoch: EpochSpec::Exact(PROMISED_SHORT),
+        epoch: EpochSpec::Exact(length),
         system: System::Pair(ProtocolName::Revised),
     };
     let mut pair = Running::start(&images.spec(configuration)?)?;
@@ -123,7 +123,7 @@ pub fn run(images: &Images, wanted: u64, seed: u64) -> Result<Exactness> {
         wanted,
         compared: Compared::read(&last).epochs,
         full: Compared::read(&last).full,
-        length: PROMISED_SHORT,
+        length,
         elapsed_s,
         commands: traffic.commands.load(Ordering::Relaxed),
         typed_bytes,

@@ -136,6 +136,8 @@ pub struct Plan {
     pub groups: Vec<Group>,
     /// Epochs whose digests are compared.
     pub exact_epochs: Option<u64>,
+    /// How long these are, in instructions.
+    pub exact_length: u64,
     /// Primaries that are killed.
     pub kills: Option<usize>,
     /// What random choices start from.
@@ -161,6 +163,7 @@ impl Plan {
             rounds: rounds.unwrap_or(if quick { 1 } else { 5 }),
             groups,
             exact_epochs: wanted(Part::Exactness).then_some(if quick { 10_000 } else { 100_000 }),
+            exact_length: PROMISED_SHORT,
             kills: wanted(Part::Failover).then_some(if quick { 3 } else { 30 }),
             seed,
         }

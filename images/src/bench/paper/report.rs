@@ -116,7 +116,7 @@ do with it, does the same work: what exceeds 1 there is what two busy processors
 pair, whose second replica does the same work, can come below it. A dash stands for too few epochs to tell. Pictures leave out what comes out at zero or below.\n\n";
 
 /// One table for all workloads.
-fn tables(rows: &[Row]) -> String {
+pub(super) fn tables(rows: &[Row]) -> String {
     let mut out = String::from(
         "| workload | epochs | system | time, s | NP | boundary, us | epochs/s | messages/s | messages/epoch | KB/s | \
          bytes/epoch | waiting |\n|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
@@ -166,7 +166,7 @@ fn epochs_name(epoch: EpochSpec, system: System) -> String {
     }
 }
 
-fn spread(spread: Spread) -> String {
+pub(super) fn spread(spread: Spread) -> String {
     let number = |value: f64| if value.abs() >= 100.0 { short(value) } else { format!("{value:.3}") };
     if spread.min == spread.max {
         return number(spread.median);
@@ -174,7 +174,7 @@ fn spread(spread: Spread) -> String {
     format!("{} ({} to {})", number(spread.median), number(spread.min), number(spread.max))
 }
 
-fn promises(all: &[Promise]) -> String {
+pub(super) fn promises(all: &[Promise]) -> String {
     let mut out = String::from("| what | measured | bound | |\n|---|--:|--:|---|\n");
     for promise in all {
         let mark = if promise.kept { "kept" } else { "**MISSED**" };
@@ -186,7 +186,7 @@ fn promises(all: &[Promise]) -> String {
     out
 }
 
-fn counting(report: &PaperReport) -> String {
+pub(super) fn counting(report: &PaperReport) -> String {
     let line = |counting: &super::table::Counting| {
         format!(
             "- {}: time without epochs {}, by time without epochs and without that: {}\n",
@@ -216,7 +216,7 @@ fn models(report: &PaperReport) -> String {
     out
 }
 
-fn one_model(model: &Model, rows: &[Row]) -> String {
+pub(super) fn one_model(model: &Model, rows: &[Row]) -> String {
     let speed = if model.workload == Workload::COMPUTES {
         format!(", VI / RT = {} instructions/s", short(model.fit.instructions_per_s))
     } else {
@@ -351,7 +351,7 @@ fn lengths(all: &[f64]) -> String {
     all.iter().map(|length| short(*length)).collect::<Vec<_>>().join(", ")
 }
 
-fn exact(exactness: &Exactness) -> String {
+pub(super) fn exact(exactness: &Exactness) -> String {
     let outcome = if exactness.complaints.is_empty() { "No digest differed" } else { "**It went wrong**" };
     format!(
         "A pair of the store ran epochs of at most {} instructions while several connections sent random commands in \
@@ -426,7 +426,7 @@ fn published(report: &PaperReport) -> String {
     out
 }
 
-fn missing(failures: &[Failure]) -> String {
+pub(super) fn missing(failures: &[Failure]) -> String {
     let mut out = String::new();
     if failures.is_empty() {
         out.push_str("Nothing that was to be measured is missing.\n");

@@ -27,29 +27,35 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 pub struct ImagesOf {
     /// As it is.
     pub plain: Image,
-    /// Made to count its ticks.
-    pub counting: Image,
+    /// Made to count its ticks, where there is such an image.
+    pub counting: Option<Image>,
 }
 
-/// The images that are measured.
+/// The images that are measured. Those of workloads that are not can be left out.
 #[derive(Debug, Clone)]
 pub struct Images {
     /// Of the benchmark that computes.
     pub dhrystone: ImagesOf,
     /// Of the store.
-    pub store: ImagesOf,
+    pub store: Option<ImagesOf>,
     /// Of the probe, which uses a disk.
-    pub probe: ImagesOf,
+    pub probe: Option<ImagesOf>,
 }
 
 impl Images {
-    fn of(&self, workload: Workload, epoch: EpochSpec) -> &Image {
+    fn of<'a>(&'a self, workload: Workload, epoch: EpochSpec) -> Result<&'a Image> {
         let images = match workload {
-            Workload::Dhrystone { .. } => &self.dhrystone,
-            Workload::Store => &self.store,
-            Workload::DiskRead | Workload::DiskWrite | Workload::SharedRead | Workload::SharedWrite => &self.probe,
+            Workload::Dhrystone { .. } => Some(&self.dhrystone),
+            Workload::Store => self.store.as_ref(),
+            Workload::DiskRead | Workload::DiskWrite | Workload::SharedRead | Workload::SharedWrite => {
+                self.probe.as_ref()
+            }
         };
-        if epoch.needs_ticks() { &images.counting } else { &images.plain }
+        let counts = if epoch.needs_ticks() { " that counts its ticks" } else { "" };
+        let image = |images: &'a ImagesOf| {
+            if epoch.needs_ticks() { images.counting.as_ref() } else { Some(&images.plain) }
+        };
+        images.and_then(image).ok_or_else(|| Error::Usage(format!("there is no image of {workload}{counts}")))
     }
 
     /// How a configuration is started. Always translated: only then can all of them be compared.
@@ -66,7 +72,7 @@ impl Images {
             memory_mib: workload.memory_mib(),
             accelerator: Accelerator::Tcg,
             arguments: workload.arguments(),
-            ..Spec::new(name, self.of(workload, epoch).clone())?.staying_alone().publishing(workload.port())
+            ..Spec::new(name, self.of(workload, epoch)?.clone())?.staying_alone().publishing(workload.port())
         })
     }
 }

@@ -1,11 +1,11 @@
 //! Medians with their spread, and random numbers from a seed.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bench::median;
 
 /// The middle of some measurements, and how far they lie apart.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The middle one.
     pub median: f64,

@@ -167,12 +167,20 @@ const READ_TIMER: u32 = 0x0200_08a0 | 16 << 21;
 /// All of it but the register that gets the value, and three bits that the processor ignores.
 const READ_TIMER_MASK: u32 = 0xffff_1fe0;
 
-/// A guest's code must not read the interval timer, which no record holds.
+/// `or %r10,%r10,%r10` and `or %r31,%r31,%r31`: moves of no effect that QEMU takes for a halt, at any privilege. Time passes
+/// without instructions then.
+const HALTS: [u32; 2] = [0x094a_024a, 0x0bff_025f];
+
+/// A guest's code must not read the interval timer, which no record holds, nor wait for interrupts, which nobody counts.
 pub(in crate::build) fn check_code(native: &NativeImage) -> Result<(), ImageError> {
     for segment in native.segments.iter().filter(|segment| segment.flags & PF_X.0 != 0) {
         for (index, word) in segment.data.as_chunks::<4>().0.iter().enumerate() {
-            if u32::from_be_bytes(*word) & READ_TIMER_MASK == READ_TIMER {
-                return Err(ImageError::ReadsTimer(segment.virtual_address + 4 * index as u64));
+            let (word, address) = (u32::from_be_bytes(*word), segment.virtual_address + 4 * index as u64);
+            if word & READ_TIMER_MASK == READ_TIMER {
+                return Err(ImageError::ReadsTimer(address));
+            }
+            if HALTS.contains(&word) {
+                return Err(ImageError::Halts(address));
             }
         }
     }
@@ -248,5 +256,15 @@ mod tests {
         // Where it is data it does no harm.
         image.segments[0].flags = PF_R.0;
         assert!(check_code(&image).is_ok());
+    }
+
+    #[test]
+    fn a_guest_that_halts_is_refused() {
+        let mut image = native();
+        // A move that is none, and the two that QEMU takes for more.
+        for (code, refused) in [(0x08aa_024a_u32, false), (0x094a_024a, true), (0x0bff_025f, true)] {
+            image.segments[0].data = code.to_be_bytes().to_vec();
+            assert_eq!(check_code(&image).is_err(), refused, "{code:#x}");
+        }
     }
 }

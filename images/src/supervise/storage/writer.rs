@@ -2,7 +2,8 @@
 //!
 //! It also gives finished checkpoints their names and removes what is older than anybody needs, because all of that has an
 //! order: a checkpoint counts when the log up to it is stored, a newer one is there before an older one goes, and one that a
-//! promoted replica has made untrue goes before the first record that contradicts it.
+//! promoted replica has made untrue goes before the first record that contradicts it. Disks of the guest are marked before a
+//! checkpoint counts that relies on what they hold.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -22,6 +23,7 @@ use protocol::replica::Record;
 use protocol::{Epoch, Generation, ReplicaId};
 
 use super::folder::{checkpoint_path, segment_path};
+use crate::disk::mark::Mark;
 
 /// A segment that has grown beyond this is followed by another.
 const SEGMENT_BYTES: u64 = 64 << 20;
@@ -63,6 +65,15 @@ pub enum Order {
         /// The last epoch that all agree on.
         after: Epoch,
     },
+    /// These files hold all that the log says was done at disks up to this epoch: they are made stable and marked.
+    Mark {
+        /// The replica that writes to them.
+        of: ReplicaId,
+        /// The epoch.
+        through: Epoch,
+        /// The files, with their generations.
+        disks: Vec<(File, u64)>,
+    },
 }
 
 /// A checkpoint in the folder.
@@ -94,6 +105,8 @@ pub enum Done {
     Recovered,
     /// The log can never be whole again.
     Broken(String),
+    /// The disks of this replica are marked.
+    Marked(ReplicaId),
     /// Checkpoints were removed because they are not true any more.
     Forgotten {
         /// How many are left.
@@ -167,6 +180,14 @@ impl LogWriter {
         }
     }
 
+    /// Has everything done that was ordered, as far as it can be, and takes no more.
+    pub fn finish(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
     /// What it has done since the last call.
     pub fn done(&self) -> impl Iterator<Item = Done> + '_ {
         self.done.try_iter()
@@ -176,10 +197,7 @@ impl LogWriter {
 impl Drop for LogWriter {
     /// Everything that was ordered is done, as far as it can be.
     fn drop(&mut self) {
-        self.orders = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.finish();
     }
 }
 
@@ -253,6 +271,13 @@ impl Work {
                     let after = *after;
                     self.forget(after).map(|()| _ = self.waiting.pop_front())
                 }
+                Order::Mark { of, through, disks } => {
+                    let of = *of;
+                    mark(disks, self.start.lineage, *through).map(|()| {
+                        self.waiting.pop_front();
+                        (self.tell)(Done::Marked(of));
+                    })
+                }
             };
             match result {
                 Ok(()) if self.failing => {
@@ -298,7 +323,7 @@ impl Work {
             let (from, generation, epoch) = match order {
                 Order::Record { from, generation, record } => (*from, *generation, record.epoch),
                 Order::End { from, end } => (*from, 0, end.epoch),
-                Order::Publish { .. } | Order::Forget { .. } => break,
+                Order::Publish { .. } | Order::Forget { .. } | Order::Mark { .. } => break,
             };
             let same = self.is_open_for(from, generation);
             if !same && count > 0 {
@@ -339,7 +364,7 @@ impl Work {
                         last.1 = last.1.max(epoch);
                     }
                 }
-                Order::Publish { .. } | Order::Forget { .. } => {}
+                Order::Publish { .. } | Order::Forget { .. } | Order::Mark { .. } => {}
             }
             count += 1;
         }
@@ -409,6 +434,11 @@ impl Work {
         }
         Ok(())
     }
+}
+
+/// Makes disks stable and says in their files how far they have come.
+fn mark(disks: &[(File, u64)], lineage: u64, through: Epoch) -> io::Result<()> {
+    disks.iter().try_for_each(|(file, generation)| Mark { lineage, generation: *generation, through }.make(file))
 }
 
 /// Begins a segment.

@@ -6,7 +6,7 @@ use super::{ConfigBody, KIND_CONFIG};
 use crate::control::{Config, Network, Seed};
 use crate::frame::MessageError;
 use crate::frame::body::{self, Prefix};
-use crate::{Discipline, Mode, ReplicaId, Role, RunMode};
+use crate::{Discipline, DiskConduct, Mode, ReplicaId, Role, RunMode};
 
 impl From<&Config<'_>> for ConfigBody {
     fn from(config: &Config<'_>) -> Self {
@@ -48,7 +48,8 @@ impl From<&Config<'_>> for ConfigBody {
             max_unstored_bytes: U64::new(config.max_unstored_bytes),
             stores_log: config.stores_log.into(),
             replays: config.replays.into(),
-            unused: [0; 6],
+            disk_conduct: config.disk_conduct.code(),
+            unused: [0; 5],
             epoch_skew_instructions: U64::new(config.epoch_skew_instructions),
         }
     }
@@ -86,6 +87,7 @@ pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config
         restores: body::truth(kind, "restores", body.restores)?,
         replays: body::truth(kind, "replays", body.replays)?,
         stores_log: body::truth(kind, "stores_log", body.stores_log)?,
+        disk_conduct: body::field(kind, "disk_conduct", body.disk_conduct, DiskConduct::from_code)?,
         max_unstored_bytes: body.max_unstored_bytes.get(),
         epoch_skew_instructions: body.epoch_skew_instructions.get(),
         network: network(body)?,

@@ -8,7 +8,7 @@ use crate::control::{
 use crate::event::Event;
 use crate::frame::HEADER_BYTES;
 use crate::link::{EpochStart, JoinState, Pages};
-use crate::{Clocks, Discipline, Mode, ReplicaId, Role, RunMode};
+use crate::{Clocks, Discipline, DiskConduct, Mode, ReplicaId, Role, RunMode};
 use alloc::string::String;
 use alloc::vec;
 use proptest::prelude::*;
@@ -205,6 +205,7 @@ impl Draw {
             restores: self.codes[6] & 8 == 8,
             replays: self.codes[6] & 16 == 16,
             stores_log: self.codes[6] & 32 == 32,
+            disk_conduct: DiskConduct::from_code(self.codes[6] >> 6).unwrap_or(DiskConduct::Own),
             max_unstored_bytes: l,
             epoch_skew_instructions: u64::from(self.codes[3]),
             network: Network {

@@ -1,8 +1,9 @@
 //! What the replicas say of their disks.
 
 use super::harness::*;
+use crate::event::{Event, EventReader, Uncertain};
 use crate::link::{Ack, Message};
-use crate::replica::ProtocolFault;
+use crate::replica::{Config, ProtocolFault};
 
 fn ack(disks_done_below: u64) -> Owned {
     Owned::Small(Message::Ack(Ack { received_through: 0, executed_through: 0, disks_done_below, echo_ns: 0 }))
@@ -105,4 +106,59 @@ fn a_promoted_replica_owes_the_guest_an_uncertain_event_until_its_first_epoch() 
     assert_eq!(pair.backup.replica.committed_through(), 1);
     pair.backup.begin(b"");
     assert!(!pair.backup.replica.owes_uncertain());
+}
+
+/// The operations that the uncertain event of the record that runs is about; `None`: it has none.
+fn uncertain_of(node: &Node) -> Option<u64> {
+    let record = node.replica.record(node.replica.epoch()).expect("an epoch runs");
+    EventReader::new(&record.events).find_map(|event| match event.expect("an event") {
+        Event::Uncertain(uncertain) => Some(uncertain.operation),
+        _ => None,
+    })
+}
+
+#[test]
+fn where_the_log_restores_disks_a_promotion_is_about_everything_outstanding() {
+    for (logs_disks, operation) in [(false, Uncertain::EVERY_OPERATION), (true, Uncertain::EVERYTHING)] {
+        let mut pair = Pair::of(|config| Config { stores_log: logs_disks, logs_disks, ..config });
+        pair.exchange();
+        pair.epoch(b"");
+        pair.backup.peer_dead();
+        pair.backup.answer(&mut pair.arbiter, BACKUP);
+        assert_eq!(pair.backup.replica.owes_everything(), logs_disks);
+        pair.backup.begin(b"");
+        assert_eq!(uncertain_of(&pair.backup), Some(operation));
+    }
+}
+
+#[test]
+fn what_a_copy_has_left_outstanding_is_given_up_by_the_next_record_and_by_no_other() {
+    let mut pair = Pair::revised();
+    pair.epoch(b"");
+    pair.exchange();
+    pair.backup.replica.give_up_outstanding();
+    assert!(!pair.backup.replica.owes_uncertain(), "a backup is told");
+    pair.primary.begin(b"");
+    pair.primary.replica.give_up_outstanding();
+    assert!(!pair.primary.replica.owes_uncertain(), "not in the middle of an epoch");
+    pair.primary.end();
+    pair.primary.replica.give_up_outstanding();
+    assert!(pair.primary.replica.owes_everything());
+    pair.primary.begin(b"");
+    assert_eq!(uncertain_of(&pair.primary), Some(Uncertain::EVERYTHING));
+    pair.primary.end();
+    pair.primary.begin(b"");
+    assert_eq!(uncertain_of(&pair.primary), None);
+
+#[test]
+fn a_primary_gives_way_only_to_a_backup_that_is_well_and_has_done_the_same() {
+    let mut pair = Pair::revised();
+    pair.primary.take(&[ack(7)]);
+    assert!(pair.primary.replica.gives_way(6));
+    assert!(!pair.primary.replica.gives_way(7), "the backup may fail in the same way");
+    assert!(!pair.backup.replica.gives_way(0), "a backup is no primary");
+    pair.primary.peer_dead();
+    assert!(!pair.primary.replica.gives_way(6), "the arbiter is asked: it may be the only one");
+    pair.primary.answer(&mut pair.arbiter, PRIMARY);
+    assert!(!pair.primary.replica.gives_way(6));
 }

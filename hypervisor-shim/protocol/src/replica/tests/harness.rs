@@ -50,6 +50,7 @@ pub fn config(role: Role) -> Config {
         compares_first: false,
         joins: false,
         stores_log: false,
+        logs_disks: false,
         max_unstored_bytes: 4096,
     }
 }

@@ -329,3 +329,19 @@ fn the_first_epoch_of_a_newcomer_is_compared() {
     pair.primary.answer(&mut pair.arbiter, PRIMARY);
     assert_eq!(pair.primary.replica.mode(), Mode::Solo);
 }
+
+/// Its disk does what the primary's does, but it could not take over.
+#[test]
+fn a_primary_whose_disk_fails_does_not_leave_the_guest_to_a_newcomer_before_the_record_is_paired() {
+    let mut pair = asking();
+    pair.primary.epoch(b"four");
+    pair.deliver_to_backup();
+    pair.backup.catch_up();
+    pair.backup.replica.note_disks(9, true);
+    pair.backup.flush();
+    pair.deliver_to_primary();
+    assert_eq!(pair.primary.replica.peer_disks_done_below(), 9);
+    assert!(!pair.primary.replica.gives_way(8));
+    pair.primary.answer_pairing(&mut pair.arbiter, PRIMARY);
+    assert!(pair.primary.replica.gives_way(8), "now it can");
+}

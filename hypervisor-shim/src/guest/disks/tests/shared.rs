@@ -9,7 +9,7 @@ use super::*;
 /// Both disks of the machine are shared.
 const BOTH: u8 = 0b11;
 /// Room for everything.
-const AMPLE: Room = Room { ring_bytes: usize::MAX, bytes: usize::MAX, data_bytes: usize::MAX };
+const AMPLE: Room = Room { ring_bytes: usize::MAX, bytes: usize::MAX, data_bytes: usize::MAX, records_reads: false };
 const PAIRED: Commit = Commit::Paired { done_below: 0 };
 
 /// The active replica and the other one. Their guests do the same.
@@ -201,9 +201,9 @@ fn who_takes_over_tells_that_everything_outstanding_is_uncertain_and_goes_on() {
     replicas.ask(Operation::Write, 1, 16, 1, heap);
     replicas.end();
     let mut backup = replicas.backup;
-    assert_eq!(backup.guest().disks().uncertain_count(), 2);
+    assert_eq!(backup.guest().disks().uncertain_count(false), 2);
     assert_eq!(take_over(&mut backup)[2..], [(1, UNCERTAIN), (3, UNCERTAIN)]);
-    assert_eq!(backup.guest().disks().uncertain_count(), 0);
+    assert_eq!(backup.guest().disks().uncertain_count(false), 0);
     assert_eq!(backup.get(heap + 4096, 512), [0; 512], "a read that is uncertain leaves the buffer alone");
     assert_eq!(backup.turn(), [(4, ENXIO as u32)], "what makes no sense is certain");
     // The guest asks again.
@@ -227,7 +227,7 @@ fn mirrored_disks_beside_shared_ones_are_what_they_were() {
     machine.serve();
     assert_eq!(machine.ready(Commit::Alone), [(1, 0)]);
     assert_eq!(machine.guest().disks().done_below(), 2);
-    assert_eq!(machine.guest().disks().uncertain_count(), 1);
+    assert_eq!(machine.guest().disks().uncertain_count(false), 1);
     assert_eq!(take_over(&mut machine), [(0, UNCERTAIN)]);
     assert_eq!(machine.turn(), [(1, 0)], "this replica's own disk has done it for certain");
 }

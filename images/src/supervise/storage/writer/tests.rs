@@ -167,3 +167,34 @@ fn a_gap_is_told_and_nothing_behind_it_counts_as_stored() {
     assert_eq!(history(&folder).last_epoch(), Some(2));
     fs::remove_dir_all(folder).expect("removed");
 }
+
+/// A checkpoint that relies on what a disk holds counts only when the disk says that it does.
+#[test]
+fn disks_are_marked_in_the_order_of_the_log() {
+    let fixture = start("marks", true);
+    let path = fixture.folder.join("disk");
+    let disk = File::options().read(true).write(true).create_new(true).open(&path).expect("a file");
+    disk.set_len(8192).expect("sized");
+    let read = || Mark::read(&disk).expect("read");
+    let order = |through| {
+        let disks = vec![(disk.try_clone().expect("a copy"), 3)];
+        fixture.writer.order(Order::Mark { of: ONE, through, disks });
+    };
+    fixture.store(ONE, 1, 1..=5, 0);
+    order(5);
+    let from = fixture.folder.join("1.new");
+    fs::write(&from, "a checkpoint").expect("written");
+    let point = Point { number: 1, epoch: 5, builds_upon: false };
+    fixture.writer.order(Order::Publish { from, point });
+    let before = fixture.wait(|done| *done == Done::Published(point));
+    assert!(before.ends_with(&[Done::Stored { from: ONE, through: 5 }, Done::Marked(ONE)]), "{before:?}");
+    assert_eq!(read(), Some(Mark { lineage: 5, generation: 3, through: 5 }));
+
+    // One that cannot be marked holds up what comes behind it, until it can.
+    let closed = File::open(&path).expect("to be read only");
+    fixture.writer.order(Order::Mark { of: ONE, through: 6, disks: vec![(closed, 3)] });
+    fixture.store(ONE, 1, 6..=6, 0);
+    fixture.wait(|done| matches!(done, Done::Failing(_)));
+    assert_eq!(read(), Some(Mark { lineage: 5, generation: 3, through: 5 }));
+    assert!(fixture.writer.done().next().is_none(), "nothing is stored behind it");
+}
