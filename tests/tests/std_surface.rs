@@ -10,8 +10,8 @@ use object::read::archive::ArchiveFile;
 use object::{Object, ObjectSymbol};
 use pollux::build::{Workspace, build_std_library};
 
-/// Crates of the toolchain that a program with `std` is linked with, whatever else it uses.
-const CRATES: [&str; 18] = [
+/// Crates of the toolchain that a program with `std` whose panics abort is linked with, whatever else it uses.
+const CRATES: [&str; 17] = [
     "addr2line",
     "adler2",
     "alloc",
@@ -25,7 +25,6 @@ const CRATES: [&str; 18] = [
     "miniz_oxide",
     "object",
     "panic_abort",
-    "panic_unwind",
     "rustc_demangle",
     "std",
     "std_detect",

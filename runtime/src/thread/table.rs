@@ -1,6 +1,7 @@
 //! Which threads exist, and who waits for their end.
 
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry::Vacant;
 use core::cell::RefCell;
 use core::fmt;
 use core::future::poll_fn;
@@ -56,8 +57,8 @@ pub(super) fn enter() -> ThreadId {
         loop {
             table.last = table.last.checked_add(1).unwrap_or(1);
             let id = table.last;
-            if !table.entries.contains_key(&id) {
-                table.entries.insert(id, Entry::default());
+            if let Vacant(place) = table.entries.entry(id) {
+                place.insert(Entry::default());
                 return id;
             }
         }
