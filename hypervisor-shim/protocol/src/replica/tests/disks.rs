@@ -149,6 +149,7 @@ fn what_a_copy_has_left_outstanding_is_given_up_by_the_next_record_and_by_no_oth
     pair.primary.end();
     pair.primary.begin(b"");
     assert_eq!(uncertain_of(&pair.primary), None);
+}
 
 #[test]
 fn a_primary_gives_way_only_to_a_backup_that_is_well_and_has_done_the_same() {
