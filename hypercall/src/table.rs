@@ -10,6 +10,12 @@ pub const MAX_ARGUMENTS: usize = 4;
 pub enum Outcome {
     /// Return this value in the result register and go on with the guest.
     Return(i64),
+    /// Give the thread pointer this value, an address of guest memory or 0, and go on with the guest, with result 0;
+    /// `-ENOSYS` on a machine without one.
+    SetThreadPointer {
+        /// The value.
+        address: u64,
+    },
     /// The epoch ends at this instruction; the guest goes on, with result 0, when the next one starts.
     EndEpoch {
         /// Monotonic clock value, in nanoseconds, at which the guest wants to run again although no event has
@@ -117,6 +123,10 @@ hypercalls! {
     /// `cut()`: the guest's counter of ticks has run out (see [`crate::layout::TickNote`]). Ends the epoch where a machine
     /// that counts instructions would have cut it: the guest goes on at once, and an upcall may be due. Returns 0 then.
     7 Cut cut();
+    /// `thread_pointer(address)`: from now on the thread pointer (on x86-64 the base of `fs`) is `address`; it is 0 when a
+    /// guest starts. Returns 0, or `-EFAULT` for what is neither 0 nor an address of guest memory, or `-ENOSYS` on a
+    /// machine without such a register.
+    8 ThreadPointer thread_pointer(address);
 }
 
 /// Executes one hypercall.
@@ -201,6 +211,10 @@ mod tests {
         fn cut(&mut self) -> Outcome {
             self.0 = Some(("cut", [0; 2]));
             Outcome::CutEpoch
+        }
+        fn thread_pointer(&mut self, address: u64) -> Outcome {
+            self.0 = Some(("thread_pointer", [address, 0]));
+            Outcome::SetThreadPointer { address }
         }
     }
 

@@ -195,6 +195,8 @@ pub trait Machine {
     fn touched_pages(&mut self, each: impl FnMut(u64));
     /// The guest's registers.
     fn registers(&mut self) -> &mut Self::Registers;
+    /// Gives the guest's thread pointer this value: an address of guest memory, or 0. Returns whether the machine has one.
+    fn set_thread_pointer(&mut self, address: u64) -> bool;
     /// Completes a trapped read of the time stamp counter.
     fn set_time_stamp(&mut self, value: u64);
     /// Sees to it that [`Machine::run_guest`] or [`Machine::halt`] comes back with an interrupt at `at_ns` or soon after.

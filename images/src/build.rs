@@ -4,6 +4,7 @@ mod cargo;
 mod elf;
 pub mod hppa;
 mod pack;
+mod program;
 pub mod ticks;
 
 use std::fmt;
@@ -22,6 +23,7 @@ pub use pack::{
     IMAGE_VERSION, ImageError, ImageInfo, PAYLOAD_ADDRESS, PAYLOAD_HEADER_BYTES, PAYLOAD_LIMIT_BYTES, PAYLOAD_MAGIC,
     hex, inspect, pack,
 };
+pub use program::{Program, build_std, build_std_library};
 
 use self::ticks::Coverage;
 use crate::error::{Error, Result};
@@ -54,6 +56,14 @@ pub enum BuildError {
         what: String,
         /// How cargo ended.
         status: String,
+    },
+    /// A manifest somewhere is not one of a program that can be built.
+    #[error("{path}: {what}", path = path.display())]
+    Program {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
     },
     /// The manifest of the app says something that makes no sense.
     #[error("{path}: [package.metadata.pollux] {what}", path = path.display())]

@@ -4,6 +4,7 @@ mod checkpoint;
 mod disk;
 mod manage;
 mod measure;
+mod program;
 mod up;
 
 use std::ffi::OsString;
@@ -37,7 +38,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build the bootable image of an app.
+    /// Make a project of an ordinary Rust program that serves as a pair.
+    New(program::NewArgs),
+    /// Build the bootable image of an app, or of any Rust program.
     Build(BuildArgs),
     /// Build and start an app; returns when it serves.
     Up(Box<up::UpArgs>),
@@ -90,7 +93,10 @@ enum Command {
 #[derive(Args)]
 struct BuildArgs {
     /// The app: a package under apps/, or one with [package.metadata.pollux] in its manifest.
-    app: String,
+    #[arg(required_unless_present = "manifest_path")]
+    app: Option<String>,
+    #[command(flatten)]
+    program: program::ProgramArgs,
     /// Make the program count its ticks (function entries and jumps backwards), as `up --epoch counted:N` needs it, and
     /// say which of its functions do not. An app whose manifest wants counted epochs is always built so.
     #[arg(long)]
@@ -188,6 +194,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(command: Command) -> Result<()> {
     match command {
+        Command::New(args) => program::new(&args),
         Command::Build(args) => build_command(&args),
         Command::Up(args) => up::up(&args),
         Command::Status(args) => manage::status(args.pair.name.as_deref(), args.json),
@@ -214,19 +221,25 @@ fn dispatch(command: Command) -> Result<()> {
 }
 
 fn build_command(args: &BuildArgs) -> Result<()> {
-    let workspace = Workspace::find()?;
-    let image = match args.target {
-        build::Target::X86_64 => build::build(&workspace, &args.app, args.counted.then_some(true), args.json)?,
-        build::Target::Hppa if workspace.has_program(&args.app) => {
-            build::build_program(&workspace, &args.app, args.json)?
-        }
-        build::Target::Hppa => build::build_hppa(&workspace, &args.app, args.json)?,
+    let image = match &args.app {
+        Some(app) => build_app(app, args)?,
+        None => args.program.build(args.target, args.counted, args.json)?,
     };
     if args.json {
         return print_json(&image);
     }
     let coverage = image.coverage.as_ref().map_or_else(String::new, describe_coverage);
     print(&format!("{}: {} bytes, id {}\n{coverage}", image.image.display(), image.image_bytes, &image.image_id[..16]))
+}
+
+/// Builds an app of the workspace.
+fn build_app(app: &str, args: &BuildArgs) -> Result<build::Image> {
+    let workspace = Workspace::find()?;
+    match args.target {
+        build::Target::X86_64 => build::build(&workspace, app, args.counted.then_some(true), args.json),
+        build::Target::Hppa if workspace.has_program(app) => build::build_program(&workspace, app, args.json),
+        build::Target::Hppa => build::build_hppa(&workspace, app, args.json),
+    }
 }
 
 /// What of a guest counts, for people.

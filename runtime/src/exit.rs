@@ -38,6 +38,15 @@ impl<T: Termination, E: Display> Termination for Result<T, E> {
     }
 }
 
+/// Ends the program as failed, with a report: the message, and the addresses of the calls that have led here, for which the
+/// supervisor finds names. Both replicas report the same.
+pub fn abort(message: core::fmt::Arguments<'_>) -> ! {
+    #[cfg(feature = "image")]
+    crate::panic::abort(message);
+    #[cfg(not(feature = "image"))]
+    panic!("{message}");
+}
+
 /// Ends the program at once, without running destructors. Console output still buffered is written first.
 pub fn exit(code: i32) -> ! {
     // Also when a computation calls it.

@@ -49,6 +49,7 @@ mod platform;
 pub mod random;
 pub mod sync;
 pub mod sys;
+pub mod thread;
 pub mod time;
 
 pub use executor::{JoinHandle, spawn, yield_now};

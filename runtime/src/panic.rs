@@ -37,19 +37,39 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     // Within something of the runtime a computation is masked, and its tables may be in disorder.
     let was_armed = compute::gate::is_armed();
     compute::gate::disarm();
-    let mut report = Report { bytes: [0; MAX_REPORT_BYTES], used: 0 };
-    // Writing cannot fail: the report cuts what does not fit.
-    let _ = writeln!(report, "{info}");
-    #[cfg(target_arch = "x86_64")]
-    backtrace(&mut report);
+    let report = Report::of(format_args!("{info}"));
     if was_armed && compute::is_contained() {
         // The supervisor finds names for the addresses of a last report only.
         let text = str::from_utf8(&report.bytes[..report.used]).unwrap_or_default();
         crate::println!("a contained computation has ended: {text}");
         compute::contain(format_args!("{}", info.message()));
     }
-    crate::console::flush_for_panic();
-    platform::panic_report(&report.bytes[..report.used])
+    report.end()
+}
+
+impl Report {
+    /// The message, and the calls that have led to the caller.
+    #[inline(never)]
+    fn of(message: fmt::Arguments<'_>) -> Self {
+        let mut report = Self { bytes: [0; MAX_REPORT_BYTES], used: 0 };
+        // Writing cannot fail: the report cuts what does not fit.
+        let _ = writeln!(report, "{message}");
+        #[cfg(target_arch = "x86_64")]
+        backtrace(&mut report);
+        report
+    }
+
+    /// Stops the guest.
+    fn end(&self) -> ! {
+        crate::console::flush_for_panic();
+        platform::panic_report(&self.bytes[..self.used])
+    }
+}
+
+/// Stops the guest with a report: the message, and the calls that have led here.
+pub(crate) fn abort(message: fmt::Arguments<'_>) -> ! {
+    compute::gate::disarm();
+    Report::of(message).end()
 }
 
 /// Writes the return addresses on the stack, innermost first, by following frame pointers; each pointer is checked
@@ -59,7 +79,9 @@ fn backtrace(report: &mut Report) {
     // Frames are followed in assembly's sense; other machines keep no chain of them.
     let _ = writeln!(report, "backtrace:");
     let Some(boot) = platform::boot() else { return };
-    let stack = compute::current_stack().unwrap_or(boot.stack_base..boot.stack_base + boot.stack_bytes);
+    let stack = compute::current_stack()
+        .or_else(crate::thread::current_stack)
+        .unwrap_or(boot.stack_base..boot.stack_base + boot.stack_bytes);
     let text = &raw const __text_start as u64..&raw const __text_end as u64;
     let mut frame: u64;
     // SAFETY: reads a register.

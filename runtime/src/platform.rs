@@ -4,9 +4,9 @@
 //! the module `host`.
 
 #[cfg(not(feature = "image"))]
-pub(crate) use crate::host::calls::{boot, console_write, entropy, exit, preempt, wait};
+pub(crate) use crate::host::calls::{boot, console_write, entropy, exit, preempt, thread_pointer, wait};
 #[cfg(feature = "image")]
-pub(crate) use image::{boot, console_write, entropy, exit, install, panic_report, preempt, wait};
+pub(crate) use image::{boot, console_write, entropy, exit, install, panic_report, preempt, thread_pointer, wait};
 
 #[cfg(feature = "image")]
 mod image {
@@ -59,6 +59,12 @@ mod image {
     pub(crate) fn preempt(block: u64, handler: u64) -> i64 {
         // SAFETY: the caller passes a static of its own that is made for this, and a handler that keeps all registers.
         unsafe { guest::preempt(block, handler) }
+    }
+
+    /// Sets the thread pointer, see [`guest::thread_pointer`]: 0, or a negative error number.
+    pub(crate) fn thread_pointer(address: u64) -> i64 {
+        // SAFETY: no memory is read or written; compiled code here uses no thread pointer but through what the caller sets.
+        unsafe { guest::thread_pointer(address) }
     }
 
     /// Appends to the console: bytes taken, or a negative error number.

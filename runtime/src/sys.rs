@@ -1,11 +1,10 @@
 //! The `sys_` functions of `hermit-abi` 0.5.3 that this version has, by the same names and with the same types.
 //!
 //! They are for code that was written against that surface; programs of their own use the modules of this crate.
-//! A function that waits ends epochs until its time has come: no other task runs meanwhile, because there is one
-//! stack. Errors are returned as negated error numbers.
+//! A function that waits lets others run if a thread ([`crate::thread`]) calls it. If a task does, it ends epochs until its
+//! time has come, and no other task runs meanwhile. Errors are returned as negated error numbers.
 //!
-//! Not in this version: files other than the console, sockets (`sys_socket` and so on: they block, and need a stack
-//! a task), threads, semaphores and futexes.
+//! Not in this version: files other than the console, sockets, semaphores.
 
 use core::slice;
 
@@ -15,7 +14,11 @@ use hermit_abi::{
 };
 use hypercall::layout::PAGE_BYTES;
 
-use crate::{console, exit, platform, random, time};
+use crate::{console, exit, platform, random, thread, time};
+
+mod threads;
+
+pub use threads::{sys_futex_wait, sys_futex_wake, sys_join, sys_spawn, sys_spawn2};
 
 const NS_PER_S: u64 = 1_000_000_000;
 
@@ -59,6 +62,7 @@ pub extern "C" fn sys_available_parallelism() -> usize {
 /// `tp` is null or points to a writable `timespec`.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_clock_gettime(clockid: clockid_t, tp: *mut timespec) -> i32 {
+    thread::look_at_clock();
     let ns = match clockid {
         CLOCK_REALTIME => time::realtime_ns(),
         CLOCK_MONOTONIC => time::monotonic_ns(),
@@ -72,8 +76,11 @@ pub unsafe extern "C" fn sys_clock_gettime(clockid: clockid_t, tp: *mut timespec
     0
 }
 
-/// Ends epochs until the clock has advanced by `ns`.
+/// Waits until the clock has advanced by `ns`.
 fn sleep_ns(ns: u64) {
+    if thread::is_thread() {
+        return thread::block_on(time::sleep(time::Duration::from_nanos(ns)));
+    }
     let deadline_ns = time::monotonic_ns().saturating_add(ns);
     while time::monotonic_ns() < deadline_ns {
         platform::wait(deadline_ns);
@@ -105,10 +112,10 @@ pub extern "C" fn sys_usleep(usecs: u64) {
     sleep_ns(usecs.saturating_mul(1000));
 }
 
-/// Ends the epoch, so that output leaves and input arrives.
+/// Lets others run, if a thread calls it; otherwise it ends the epoch, so that output leaves and input arrives.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub extern "C" fn sys_yield() {
-    platform::wait(0);
+    if thread::is_thread() { thread::yield_now() } else { platform::wait(0) }
 }
 
 /// Writes to the console (descriptors 1 and 2): how many bytes. `-EBADF` for another descriptor, `-EFAULT` for a null
@@ -192,6 +199,9 @@ pub unsafe extern "C" fn sys_read(fd: i32, buf: *mut u8, len: usize) -> isize {
     }
     // SAFETY: the caller vouches for pointer and length.
     let Some(buffer) = (unsafe { zeroed(buf, len) }) else { return -EFAULT as isize };
+    if thread::is_thread() {
+        return thread::block_on(console::read(buffer)) as isize;
+    }
     loop {
         let taken = console::try_read(buffer);
         if taken > 0 {
@@ -223,7 +233,6 @@ pub unsafe extern "C" fn sys_read_entropy(buf: *mut u8, len: usize, flags: u32) 
     }
 }
 
-#[cfg(feature = "image")]
 mod memory {
     //! The heap by C names.
 
@@ -239,14 +248,14 @@ mod memory {
     }
 
     /// Memory, or null.
-    #[unsafe(no_mangle)]
+    #[cfg_attr(feature = "image", unsafe(no_mangle))]
     pub extern "C" fn sys_alloc(size: usize, align: usize) -> *mut u8 {
         // SAFETY: the size is not zero.
         with_layout(size, align, |layout| unsafe { alloc(layout) })
     }
 
     /// Memory filled with zeros, or null.
-    #[unsafe(no_mangle)]
+    #[cfg_attr(feature = "image", unsafe(no_mangle))]
     pub extern "C" fn sys_alloc_zeroed(size: usize, align: usize) -> *mut u8 {
         // SAFETY: the size is not zero.
         with_layout(size, align, |layout| unsafe { alloc_zeroed(layout) })
@@ -256,7 +265,7 @@ mod memory {
     ///
     /// # Safety
     /// `ptr` came from `sys_alloc` with this size and alignment.
-    #[unsafe(no_mangle)]
+    #[cfg_attr(feature = "image", unsafe(no_mangle))]
     pub unsafe extern "C" fn sys_realloc(ptr: *mut u8, size: usize, align: usize, new_size: usize) -> *mut u8 {
         if new_size == 0 || Layout::from_size_align(new_size, align).is_err() {
             return ptr::null_mut();
@@ -269,7 +278,7 @@ mod memory {
     ///
     /// # Safety
     /// As for `sys_realloc`; the memory is not used any more.
-    #[unsafe(no_mangle)]
+    #[cfg_attr(feature = "image", unsafe(no_mangle))]
     pub unsafe extern "C" fn sys_dealloc(ptr: *mut u8, size: usize, align: usize) {
         with_layout(size, align, |layout| {
             if !ptr.is_null() {
@@ -281,7 +290,6 @@ mod memory {
     }
 }
 
-#[cfg(feature = "image")]
 pub use memory::{sys_alloc, sys_alloc_zeroed, sys_dealloc, sys_realloc};
 
 #[cfg(test)]

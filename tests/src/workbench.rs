@@ -64,19 +64,44 @@ pub fn image(app: &str) -> PathBuf {
     let kinds: [(&str, &[&str]); 2] = [(COUNTED, &["--counted"]), (HPPA, &["--target", "hppa"])];
     let kind = kinds.iter().find_map(|(suffix, options)| Some((app.strip_suffix(suffix)?, *options)));
     let (name, options) = kind.unwrap_or((app, &[]));
+    let path = built(&[&[name], options].concat());
+    images.insert(app.to_owned(), path.clone());
+    path
+}
+
+/// The folder of an ordinary program of these tests, a crate outside the workspace.
+pub fn program_folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(name)
+}
+
+/// The image of an ordinary program, built once in this process.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn program_image(name: &str) -> PathBuf {
+    static IMAGES: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut images = lock(&IMAGES);
+    if let Some(path) = images.get(name) {
+        return path.clone();
+    }
+    let path = built(&["--manifest-path", &program_folder(name).join("Cargo.toml").display().to_string()]);
+    images.insert(name.to_owned(), path.clone());
+    path
+}
+
+/// The image that `pollux build` makes with these arguments.
+fn built(arguments: &[&str]) -> PathBuf {
     let output = Command::new(command_path())
-        .args(["build", name, "--json"])
-        .args(options)
+        .args(["build", "--json"])
+        .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .expect("the pollux command starts");
-    assert!(output.status.success(), "`cargo pollux build {app}` failed: {}", output.status);
+    assert!(output.status.success(), "`cargo pollux build {}` failed: {}", arguments.join(" "), output.status);
     let built: serde_json::Value = serde_json::from_slice(&output.stdout).expect("`build --json` prints JSON");
-    let path = PathBuf::from(built["image"].as_str().expect("it names the image"));
-    images.insert(app.to_owned(), path.clone());
-    path
+    PathBuf::from(built["image"].as_str().expect("it names the image"))
 }
 
 /// The right to load the machine with some pairs; given back when dropped.

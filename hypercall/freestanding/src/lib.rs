@@ -344,9 +344,26 @@ pub unsafe extern "C" fn strlen(text: *const u8) -> usize {
     bytes
 }
 
-/// The prebuilt `core` and `alloc` refer to the unwinder because they were built for programs that unwind;
-/// images abort on panic, so neither symbol is ever used.
-#[cfg(feature = "symbols")]
+// The prebuilt `core` and `alloc` refer to the unwinder because they were built for programs that unwind; images abort on
+// panic, so neither symbol is ever used. Weak, because a program with `std` brings its own `rust_eh_personality`.
+#[cfg(all(feature = "symbols", target_arch = "x86_64"))]
+core::arch::global_asm!(
+    ".pushsection .text.unwinding, \"ax\", @progbits",
+    ".weak _Unwind_Resume",
+    ".type _Unwind_Resume, @function",
+    "_Unwind_Resume:",
+    "ud2",
+    ".size _Unwind_Resume, . - _Unwind_Resume",
+    ".weak rust_eh_personality",
+    ".type rust_eh_personality, @function",
+    "rust_eh_personality:",
+    "ud2",
+    ".size rust_eh_personality, . - rust_eh_personality",
+    ".popsection",
+);
+
+// As above, where there are no weak symbols.
+#[cfg(all(feature = "symbols", not(target_arch = "x86_64")))]
 mod unwinding {
     #[unsafe(no_mangle)]
     extern "C" fn _Unwind_Resume() -> ! {

@@ -296,6 +296,19 @@ fn unknown_hypercalls_are_enosys() {
 }
 
 #[test]
+fn a_thread_pointer_is_an_address_of_guest_memory_or_nothing() {
+    let mut bench = Bench::greeted();
+    let end = GUEST_BASE + MEMORY_BYTES as u64;
+    for address in [0, GUEST_BASE, end - 1] {
+        assert_eq!(bench.call(Number::ThreadPointer, [address, 0, 0, 0]), Outcome::SetThreadPointer { address });
+    }
+    // A base that is not canonical would fault in the shim.
+    for address in [1, GUEST_BASE - 1, end, 1 << 47, u64::MAX] {
+        assert_eq!(bench.call(Number::ThreadPointer, [address, 0, 0, 0]), Outcome::Return(-EFAULT), "{address:#x}");
+    }
+}
+
+#[test]
 fn wild_pointers_are_efault_and_touch_nothing() {
     let end = GUEST_BASE + MEMORY_BYTES as u64;
     let wild = [

@@ -410,6 +410,11 @@ impl Machine for HppaMachine {
         &mut self.context
     }
 
+    fn set_thread_pointer(&mut self, _address: u64) -> bool {
+        // Programs with threads, which alone have a use for one, are not translated to this machine.
+        false
+    }
+
     fn set_time_stamp(&mut self, _value: u64) {
         // There is no such trap: see ARCHITECTURE.md on how guests are kept from the timer.
     }

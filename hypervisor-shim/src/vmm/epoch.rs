@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 
+use hypercall::errno::ENOSYS;
 use hypercall::table::Outcome;
 use protocol::Epoch;
 use protocol::control::{Counter, Level, StoppedReason};
@@ -25,6 +26,10 @@ impl<M: Machine> Vmm<M> {
                     let (number, arguments) = self.machine.registers().hypercall();
                     match self.guest.call(number, arguments) {
                         Outcome::Return(result) => self.machine.registers().set_result(result),
+                        Outcome::SetThreadPointer { address } => {
+                            let result = if self.machine.set_thread_pointer(address) { 0 } else { -ENOSYS };
+                            self.machine.registers().set_result(result);
+                        }
                         Outcome::EndEpoch { deadline_ns } => {
                             self.machine.registers().set_result(0);
                             self.deadline_ns = deadline_ns;

@@ -4,6 +4,8 @@ use core::arch::global_asm;
 use core::mem::{offset_of, replace};
 
 use protocol::digest::Digest64;
+use x86_64::VirtAddr;
+use x86_64::registers::model_specific::FsBase;
 
 use crate::machine::{Diverted, Registers};
 
@@ -29,6 +31,8 @@ pub struct Context {
     pub retired: u64,
     /// `fxsave64` image, as saved by an exception or an interrupt.
     pub fxsave: [u8; 512],
+    /// Base of `fs`. The processor holds it all the time: the shim has no use for that segment.
+    pub thread_pointer: u64,
 }
 
 /// Indices into [`Context::general`].
@@ -78,6 +82,7 @@ static mut CONTEXT: Context = Context {
     mxcsr: MXCSR_RESET,
     retired: 0,
     fxsave: [0; 512],
+    thread_pointer: 0,
 };
 
 unsafe extern "C" {
@@ -129,6 +134,13 @@ impl VirtualCpu {
         context.mxcsr = MXCSR_RESET;
         context.retired = 0;
         self.last = Left::Hypercall;
+        self.set_thread_pointer(0);
+    }
+
+    /// Changes the base of `fs`: an address of guest memory, or 0.
+    pub fn set_thread_pointer(&mut self, address: u64) {
+        self.context().thread_pointer = address;
+        FsBase::write(VirtAddr::new(address));
     }
 
     /// Runs the guest until it leaves.
@@ -184,6 +196,7 @@ impl Registers for Context {
         digest.write_u64(self.rip);
         digest.write_u64(self.rflags);
         digest.write_u64(self.retired);
+        digest.write_u64(self.thread_pointer);
         if self.vector != HYPERCALL {
             digest.write_bytes(&self.fxsave[..FXSAVE_WRITTEN_BYTES]);
         }
@@ -208,7 +221,7 @@ impl Registers for Context {
     }
 
     fn describe(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
-        write!(out, "rip {:016x} rflags {:08x}", self.rip, self.rflags)?;
+        write!(out, "rip {:016x} rflags {:08x} fs {:016x}", self.rip, self.rflags, self.thread_pointer)?;
         for (index, (name, value)) in GENERAL_NAMES.iter().zip(self.general).enumerate() {
             let separator = if index % 4 == 0 { '\n' } else { ' ' };
             write!(out, "{separator}{name} {value:016x}")?;

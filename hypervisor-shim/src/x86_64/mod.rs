@@ -318,6 +318,11 @@ impl Machine for X86Machine {
         self.cpu.context()
     }
 
+    fn set_thread_pointer(&mut self, address: u64) -> bool {
+        self.cpu.set_thread_pointer(address);
+        true
+    }
+
     fn set_time_stamp(&mut self, value: u64) {
         let context = self.cpu.context();
         if let Some(length) = traps::reads_time_stamp(context.rip) {

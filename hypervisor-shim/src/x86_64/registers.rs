@@ -7,7 +7,8 @@
 //! | 136..144 | flags |
 //! | 144..152 | SSE control and status |
 //! | 152..160 | 0: the guest was left by a hypercall, and its vector registers are zero; 1: by an interrupt |
-//! | 160..672 | `fxsave64` image after an interrupt; zero after a hypercall |
+//! | 160..168 | base of `fs` |
+//! | 168..680 | `fxsave64` image after an interrupt; zero after a hypercall |
 
 use alloc::vec::Vec;
 
@@ -15,7 +16,7 @@ use super::context::{Context, Left, RFLAGS_GUEST, VirtualCpu};
 use crate::machine::RegistersError;
 
 const GENERAL: usize = 16;
-const WORDS: usize = GENERAL + 4;
+const WORDS: usize = GENERAL + 5;
 const FXSAVE_BYTES: usize = 512;
 /// All of them.
 const BYTES: usize = WORDS * 8 + FXSAVE_BYTES;
@@ -33,8 +34,8 @@ impl VirtualCpu {
     pub fn save(&mut self, out: &mut Vec<u8>) {
         let left_by_trap = self.last == Left::Trap;
         let context = self.context();
-        for word in context.general.into_iter().chain([context.rip, context.rflags, context.mxcsr, left_by_trap.into()])
-        {
+        let others = [context.rip, context.rflags, context.mxcsr, left_by_trap.into(), context.thread_pointer];
+        for word in context.general.into_iter().chain(others) {
             out.extend_from_slice(&word.to_le_bytes());
         }
         if left_by_trap {
@@ -57,7 +58,7 @@ impl VirtualCpu {
         for (word, bytes) in words.iter_mut().zip(head.as_chunks::<8>().0) {
             *word = u64::from_le_bytes(*bytes);
         }
-        let [rip, rflags, mxcsr, left_by_trap] = [16, 17, 18, 19].map(|index| words[index]);
+        let [rip, rflags, mxcsr, left_by_trap, thread_pointer] = [16, 17, 18, 19, 20].map(|index| words[index]);
         let check = |register, value: u64, fits: bool| {
             if fits { Ok(()) } else { Err(RegistersError::Value { register, got: value }) }
         };
@@ -66,6 +67,8 @@ impl VirtualCpu {
         check("rflags", rflags, rflags & !RFLAGS_FREE == RFLAGS_GUEST)?;
         check("mxcsr", mxcsr, mxcsr & !MXCSR_BITS == 0)?;
         check("left", left_by_trap, left_by_trap < 2)?;
+        // So does a base that is not canonical.
+        check("fs", thread_pointer, thread_pointer == 0 || is_guest(thread_pointer))?;
         let mut image_mxcsr = [0; 4];
         image_mxcsr.copy_from_slice(&fxsave[FXSAVE_MXCSR..FXSAVE_MXCSR + 4]);
         let image_mxcsr = u64::from(u32::from_le_bytes(image_mxcsr));
@@ -77,6 +80,7 @@ impl VirtualCpu {
         if left_by_trap == 1 {
             context.fxsave.copy_from_slice(fxsave);
         }
+        self.set_thread_pointer(thread_pointer);
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use crate::disk::check_name;
 use crate::supervise::spec::EpochSpec;
 
 /// The target that images are built for: the one whose prebuilt core and alloc every stable toolchain has.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(super) const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Cargo profile of images.
 pub(super) const PROFILE: &str = "image";
 /// Separates flags in `CARGO_ENCODED_RUSTFLAGS`.
@@ -36,6 +36,11 @@ pub struct Package {
 }
 
 impl Package {
+    /// Its manifest.
+    pub(super) fn manifest(&self) -> &Path {
+        &self.manifest_path
+    }
+
     /// An app lives under `apps/` or says `[package.metadata.pollux]` in its manifest.
     fn is_app(&self, root: &Path) -> bool {
         self.manifest_path.starts_with(root.join("apps")) || self.metadata.get("pollux").is_some()
@@ -128,11 +133,11 @@ pub struct Workspace {
 /// memory, so words are not gathered into vectors (nocona is the processor whose tuning says so; QEMU's least CPU model
 /// has all its features). Measured with `redis-benchmark -P 16`, four interleaved runs: 0.97 to 1.20 us of the vCPU's
 /// time a request instead of 1.10 to 1.42.
-const FOR_AN_EMULATOR: [&str; 4] =
+pub(super) const FOR_AN_EMULATOR: [&str; 4] =
     ["llvm-args=-inline-threshold=600", "target-cpu=nocona", "no-vectorize-loops", "no-vectorize-slp"];
 
 /// Backtraces follow frame pointers.
-const GUEST_CODEGEN: [&str; 1] = ["force-frame-pointers=yes"];
+pub(super) const GUEST_CODEGEN: [&str; 1] = ["force-frame-pointers=yes"];
 
 /// Arguments of the C compiler's driver when it links either half.
 const LINK: [&str; 7] = [
@@ -256,6 +261,16 @@ impl Workspace {
         Ok(target_dir.join(TARGET).join(PROFILE).join(SHIM))
     }
 
+    /// Builds a library for guests as one archive of everything that it needs.
+    pub(super) fn build_library(&self, package: &str, archive: &str, quiet: bool) -> Result<PathBuf, BuildError> {
+        let target_dir = self.pollux_target_dir().join("libraries");
+        let mut command = self.command("rustc", &target_dir, quiet);
+        command.args(["--package", package, "--lib", "--crate-type", "staticlib", "--features", "image"]);
+        command.env("CARGO_ENCODED_RUSTFLAGS", self.compile_flags(&GUEST_CODEGEN).join(FLAG_SEPARATOR.as_ref()));
+        run(command.stdout(Stdio::null()), package)?;
+        Ok(target_dir.join(TARGET).join(PROFILE).join(archive))
+    }
+
     /// Has the ring-3 half compiled to assembly.
     pub(super) fn compile_guest(&self, package: &Package, quiet: bool) -> Result<Compiled, BuildError> {
         // The crates are those of other guests; only what becomes of the last one differs. But cargo keeps one build of a
@@ -309,10 +324,15 @@ impl Workspace {
     /// A cargo invocation for one binary. Cargo keeps one build of a crate a folder, whatever the flags: in one folder
     /// guests and shim, whose flags differ, would throw out each other's.
     fn cargo(&self, command: &str, name: &str, target_dir: &Path, quiet: bool) -> Command {
+        let mut cargo = self.command(command, target_dir, quiet);
+        cargo.args(["--package", name, "--bin", name, "--features", "image"]);
+        cargo
+    }
+
+    fn command(&self, command: &str, target_dir: &Path, quiet: bool) -> Command {
         let mut cargo = Command::new(cargo_program());
         cargo
             .arg(command)
-            .args(["--package", name, "--bin", name, "--features", "image"])
             .args(["--profile", PROFILE, "--target", TARGET])
             .arg("--target-dir")
             .arg(target_dir)
@@ -329,18 +349,24 @@ impl Workspace {
     /// The flags go through the environment and together with `--target`, so that build scripts and procedural
     /// macros, which run on the host, are built without them.
     fn flags(&self, script: &Path, codegen: &[&str]) -> OsString {
-        let mut flags: Vec<OsString> = Vec::new();
-        for option in ["relocation-model=static", "no-redzone=yes"].iter().chain(&FOR_AN_EMULATOR).chain(codegen) {
-            flags.extend(["-C".into(), (*option).into()]);
-        }
+        let mut flags = self.compile_flags(codegen);
         for argument in LINK {
             flags.extend(["-C".into(), format!("link-arg={argument}").into()]);
         }
         let mut script_flag = OsString::from("link-arg=");
         script_flag.push(script);
         flags.extend(["-C".into(), "link-arg=-T".into(), "-C".into(), script_flag]);
-        flags.extend(self.remapped());
         flags.join(FLAG_SEPARATOR.as_ref())
+    }
+
+    /// Those of them that do not concern the linker.
+    fn compile_flags(&self, codegen: &[&str]) -> Vec<OsString> {
+        let mut flags: Vec<OsString> = Vec::new();
+        for option in ["relocation-model=static", "no-redzone=yes"].iter().chain(&FOR_AN_EMULATOR).chain(codegen) {
+            flags.extend(["-C".into(), (*option).into()]);
+        }
+        flags.extend(self.remapped());
+        flags
     }
 
     /// Flags by which it does not change the image where the sources lie: two machines build the same bits.
@@ -421,7 +447,7 @@ fn toolchain_linker(libraries: &Path) -> Vec<OsString> {
     vec![search, "-fuse-ld=lld".into()]
 }
 
-fn remap(from: &Path, to: &str) -> OsString {
+pub(super) fn remap(from: &Path, to: &str) -> OsString {
     let mut flag = OsString::from("--remap-path-prefix=");
     flag.push(from);
     flag.push("=");
@@ -434,7 +460,7 @@ pub fn app_names() -> Vec<String> {
     Workspace::find().map(|workspace| workspace.apps()).unwrap_or_default()
 }
 
-fn cargo_program() -> OsString {
+pub(super) fn cargo_program() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 

@@ -25,10 +25,12 @@ use crate::supervise::storage;
 #[derive(Args, Debug, Clone)]
 pub struct UpArgs {
     /// The app to build and run.
-    #[arg(required_unless_present = "image")]
+    #[arg(required_unless_present_any = ["image", "manifest_path"])]
     app: Option<String>,
+    #[command(flatten)]
+    program: super::program::ProgramArgs,
     /// Run this image instead of building one.
-    #[arg(long, value_name = "FILE", conflicts_with = "app")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["app", "manifest_path"])]
     image: Option<PathBuf>,
     /// Name of the pair; several run side by side under different names.
     #[arg(long, default_value = DEFAULT_NAME)]
@@ -323,6 +325,9 @@ pub(super) fn up(args: &UpArgs) -> Result<()> {
     args.storage()?;
     let image = match (&args.image, &args.app) {
         (Some(path), _) => build::open(path)?,
+        _ if args.program.is_given() => {
+            args.program.build(args.target, args.epoch.is_some_and(EpochSpec::needs_ticks), true)?
+        }
         (None, Some(app)) if args.target == Target::Hppa => build::build_hppa(&Workspace::find()?, app, true)?,
         (None, Some(app)) => build::build(&Workspace::find()?, app, args.epoch.map(EpochSpec::needs_ticks), true)?,
         (None, None) => return Err(Error::Usage("name an app or an --image".to_owned())),

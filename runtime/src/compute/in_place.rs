@@ -1,7 +1,7 @@
 //! A machine on which stacks cannot be changed: computations run to their ends where they are called.
 
 /// Whether this machine can change stacks.
-pub(super) const AVAILABLE: bool = false;
+pub(crate) const AVAILABLE: bool = false;
 
 /// Nothing is ever saved.
 #[derive(Debug)]
@@ -26,13 +26,13 @@ pub(super) fn handler() -> u64 {
 
 /// # Safety
 /// Never to be called.
-pub(super) unsafe fn switch(_from: *mut u64, _to: u64) -> bool {
+pub(crate) unsafe fn switch(_from: *mut u64, _to: u64) -> bool {
     unreachable!("computations are run in place")
 }
 
 /// # Safety
 /// None is needed.
-pub(super) unsafe fn prepare(_top: *mut u8, _entry: extern "C" fn() -> !) -> u64 {
+pub(crate) unsafe fn prepare(_top: *mut u8, _entry: extern "C" fn() -> !) -> u64 {
     0
 }
 

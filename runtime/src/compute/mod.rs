@@ -79,9 +79,9 @@ use crate::executor::waker::Wake;
 
 pub(crate) mod gate;
 mod panicked;
-mod stack;
+pub(crate) mod stack;
 #[cfg_attr(not(all(target_arch = "x86_64", unix)), path = "in_place.rs")]
-mod switch;
+pub(crate) mod switch;
 #[cfg(test)]
 mod tests;
 

@@ -1,4 +1,4 @@
-//! The stack of a computation.
+//! The stack of a computation or a thread.
 
 use alloc::alloc::{alloc, dealloc, handle_alloc_error};
 use core::alloc::Layout;
@@ -16,7 +16,7 @@ const SPARE_BYTES: u64 = 128 + 24;
 
 /// Memory of a computation's own.
 #[derive(Debug)]
-pub(super) struct Stack {
+pub(crate) struct Stack {
     base: NonNull<u8>,
     layout: Layout,
 }
@@ -24,18 +24,30 @@ pub(super) struct Stack {
 impl Stack {
     /// A stack of at least this many bytes.
     pub(super) fn new(bytes: usize) -> Self {
-        let bytes = bytes.max(MIN_STACK_BYTES).checked_next_multiple_of(ALIGN_BYTES);
-        let layout = bytes.and_then(|bytes| Layout::from_size_align(bytes, ALIGN_BYTES).ok());
-        let layout = layout.expect("a stack is smaller than the address space");
+        let layout = Self::layout(bytes).expect("a stack is smaller than the address space");
+        Self::of(layout).unwrap_or_else(|| handle_alloc_error(layout))
+    }
+
+    /// A stack of at least this many bytes, if there is memory for it.
+    pub(crate) fn try_new(bytes: usize) -> Option<Self> {
+        Self::of(Self::layout(bytes)?)
+    }
+
+    fn layout(bytes: usize) -> Option<Layout> {
+        let bytes = bytes.max(MIN_STACK_BYTES).checked_next_multiple_of(ALIGN_BYTES)?;
+        Layout::from_size_align(bytes, ALIGN_BYTES).ok()
+    }
+
+    fn of(layout: Layout) -> Option<Self> {
         // SAFETY: the layout's size is not zero.
-        let Some(base) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
+        let base = NonNull::new(unsafe { alloc(layout) })?;
         // SAFETY: the memory is new, aligned, and longer than that.
         unsafe { base.cast::<[u64; CANARY.len()]>().write(CANARY) };
-        Self { base, layout }
+        Some(Self { base, layout })
     }
 
     /// Behind its highest address.
-    pub(super) fn top(&self) -> *mut u8 {
+    pub(crate) fn top(&self) -> *mut u8 {
         // SAFETY: the end of the allocation.
         unsafe { self.base.as_ptr().add(self.layout.size()) }
     }
@@ -47,7 +59,7 @@ impl Stack {
     }
 
     /// Its addresses.
-    pub(super) fn range(&self) -> core::ops::Range<u64> {
+    pub(crate) fn range(&self) -> core::ops::Range<u64> {
         self.base.as_ptr() as u64..self.top() as u64
     }
 
@@ -55,7 +67,7 @@ impl Stack {
     ///
     /// # Panics
     /// If it was.
-    pub(super) fn check(&self, pointer: Option<u64>) {
+    pub(crate) fn check(&self, pointer: Option<u64>) {
         // SAFETY: written by `new`, and by nothing but what overflows the stack since; words have no invalid values.
         // Volatile, because the compiler knows nothing of the latter.
         let canary = unsafe { self.base.cast::<[u64; CANARY.len()]>().read_volatile() };
@@ -63,7 +75,7 @@ impl Stack {
         let inside = pointer.is_none_or(|pointer| (lowest..self.range().end).contains(&pointer));
         assert!(
             canary == CANARY && inside,
-            "a computation has overflowed its stack of {} bytes: spawn it with a larger one",
+            "a computation or thread has overflowed its stack of {} bytes: spawn it with a larger one",
             self.layout.size()
         );
     }

@@ -14,7 +14,7 @@ use hypercall::layout::PREEMPTION_ARMED;
 use super::gate::{BLOCK, Block};
 
 /// Whether this machine can change stacks.
-pub(super) const AVAILABLE: bool = true;
+pub(crate) const AVAILABLE: bool = true;
 
 /// All registers of an interrupted computation.
 #[derive(Debug)]
@@ -193,7 +193,7 @@ unsafe extern "C" {
 /// # Safety
 /// `to` was left by this function or is the result of [`prepare`], and has not been gone on with since; its stack is still
 /// there; `from` may be written to.
-pub(super) unsafe fn switch(from: *mut u64, to: u64) -> bool {
+pub(crate) unsafe fn switch(from: *mut u64, to: u64) -> bool {
     // SAFETY: the caller's; the assembly preserves all that a call must.
     unsafe { pollux_switch(from, to) != 0 }
 }
@@ -222,7 +222,7 @@ pub(super) fn handler() -> u64 {
 ///
 /// # Safety
 /// The 64 bytes below `top` may be written to, and `top` is a multiple of 16.
-pub(super) unsafe fn prepare(top: *mut u8, entry: extern "C" fn() -> !) -> u64 {
+pub(crate) unsafe fn prepare(top: *mut u8, entry: extern "C" fn() -> !) -> u64 {
     // Six registers, the address of `entry`, and the return address that it finds: its stack pointer is then 8 below a
     // multiple of 16, as after a call.
     let words: [u64; 8] = [0, 0, 0, 0, 0, 0, entry as *const () as u64, 0];

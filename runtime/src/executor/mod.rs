@@ -279,6 +279,7 @@ pub(crate) fn reset() {
         abort(TaskId { index: index as u32, generation });
     }
     crate::compute::reset();
+    crate::thread::reset();
     EXECUTOR.with(|executor| {
         drop(executor.tables.replace(Tables::new()));
         executor.polls.set(0);

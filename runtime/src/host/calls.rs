@@ -27,6 +27,7 @@ fn call(number: Number, first: u64, second: u64) -> i64 {
         let Some(shim) = shim.as_mut() else { return Ok(-hypercall::errno::ENOSYS) };
         match dispatch(shim, number as u64, arguments) {
             Outcome::Return(result) => Ok(result),
+            Outcome::SetThreadPointer { .. } => Ok(-hypercall::errno::ENOSYS),
             Outcome::EndEpoch { deadline_ns } => shim.end_epoch(deadline_ns).map(|()| 0),
             Outcome::CutEpoch => shim.end_epoch(0).map(|()| 0),
             Outcome::Stop => Err(Stopped::Exit(first as i32)),
@@ -55,6 +56,10 @@ pub(crate) fn console_write(text: &[u8]) -> i64 {
 
 pub(crate) fn preempt(block: u64, handler: u64) -> i64 {
     call(Number::Preempt, block, handler)
+}
+
+pub(crate) fn thread_pointer(address: u64) -> i64 {
+    call(Number::ThreadPointer, address, 0)
 }
 
 pub(crate) fn entropy(place: &mut [u8]) -> i64 {

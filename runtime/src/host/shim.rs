@@ -5,7 +5,7 @@ use std::mem;
 use std::rc::Rc;
 use std::vec::Vec;
 
-use hypercall::errno::{E2BIG, EAGAIN, EPROTO};
+use hypercall::errno::{E2BIG, EAGAIN, ENOSYS, EPROTO};
 use hypercall::layout::{CONSOLE_EPOCH_BYTES, DISK_RING_BYTES, MAX_ENTROPY_BYTES, RING_BYTES};
 use hypercall::record::{KIND_CONSOLE_INPUT, KIND_FRAME};
 use hypercall::ring::{Consumer, Producer};
@@ -232,5 +232,10 @@ impl Hypercalls for Shim {
 
     fn cut(&mut self) -> Outcome {
         Outcome::CutEpoch
+    }
+
+    fn thread_pointer(&mut self, _address: u64) -> Outcome {
+        // It belongs to the host's own thread.
+        Outcome::Return(-ENOSYS)
     }
 }

@@ -1,0 +1,266 @@
+//! Ordinary Rust programs: any crate with a binary, `std` and all, as a guest.
+//!
+//! `std` comes with the toolchain, made for Linux; what it asks of a C library is in one archive, `runtime/libc`, which is
+//! linked in place of Linux's. The toolchain names nine libraries of Linux to the linker: it is shown empty ones. Nothing of
+//! that is said in the program or its manifest: it is all in flags.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use super::cargo::{FLAG_SEPARATOR, FOR_AN_EMULATOR, GUEST_CODEGEN, Package, TARGET, cargo_program, remap, run};
+use super::{BuildError, Image, Target, Workspace, file_error, hex, pack, read, replace};
+use crate::error::Result;
+use crate::supervise::spec::EpochSpec;
+
+/// The package of the C library.
+const LIBRARY: &str = "image-libc";
+/// What rustc calls its archive.
+const ARCHIVE: &str = "libimage_libc.a";
+/// The libraries of Linux that `std` names to the linker.
+const EMPTY_LIBRARIES: [&str; 9] = ["c", "m", "rt", "pthread", "dl", "util", "gcc_s", "gcc_eh", "gcc"];
+/// An archive without members is its first line.
+const EMPTY_ARCHIVE: &[u8] = b"!<arch>\n";
+/// Profile of programs: their own release profile, but a panic ends the program, and there are line numbers for its report.
+const PROFILE: &str = "pollux";
+const PROFILE_SETTINGS: [&str; 3] =
+    [r#"profile.pollux.inherits="release""#, r#"profile.pollux.panic="abort""#, "profile.pollux.debug=1"];
+
+/// Arguments of the toolchain's own linker.
+const LINK: [&str; 5] = ["-static", "-znorelro", "--build-id=none", "-zmax-page-size=4096", "--no-eh-frame-hdr"];
+
+/// A crate somewhere, as cargo describes it.
+#[derive(Debug)]
+pub struct Program {
+    manifest: PathBuf,
+    package: Package,
+    binary: String,
+    root: PathBuf,
+    target_dir: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Described>,
+    workspace_root: PathBuf,
+    target_directory: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Described {
+    #[serde(flatten)]
+    package: Package,
+    default_run: Option<String>,
+    targets: Vec<Made>,
+}
+
+/// What cargo makes of a package.
+#[derive(Deserialize)]
+struct Made {
+    name: String,
+    kind: Vec<String>,
+}
+
+impl Described {
+    fn binaries(&self) -> impl Iterator<Item = &str> {
+        self.targets.iter().filter(|made| made.kind.iter().any(|kind| kind == "bin")).map(|made| made.name.as_str())
+    }
+
+    /// The binary that is meant.
+    fn choose(&self, wanted: Option<&str>) -> Result<String, String> {
+        let all: Vec<&str> = self.binaries().collect();
+        let known = all.join(", ");
+        match (wanted.or(self.default_run.as_deref()), all.as_slice()) {
+            (_, []) => Err("it has no binary: an image needs a `main`".to_owned()),
+            (Some(name), all) if all.contains(&name) => Ok(name.to_owned()),
+            (Some(name), _) => Err(format!("it has no binary {name:?}; it has: {known}")),
+            (None, [only]) => Ok((*only).to_owned()),
+            (None, _) => Err(format!("it has several binaries: choose one with --bin: {known}")),
+        }
+    }
+}
+
+impl Program {
+    /// Asks cargo for the package whose manifest this is; `binary` names one of its binaries, if it has several.
+    ///
+    /// # Errors
+    /// [`BuildError::Program`].
+    pub fn find(manifest: &Path, binary: Option<&str>) -> Result<Self, BuildError> {
+        let wrong = |what: String| BuildError::Program { path: manifest.to_owned(), what };
+        let manifest_path = manifest.canonicalize().map_err(|error| wrong(error.to_string()))?;
+        let output = Command::new(cargo_program())
+            .args(["metadata", "--format-version", "1", "--no-deps", "--manifest-path"])
+            .arg(&manifest_path)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| wrong(format!("cargo does not start ({error})")))?;
+        if !output.status.success() {
+            return Err(wrong(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+        }
+        let metadata: Metadata = serde_json::from_slice(&output.stdout).map_err(|error| wrong(error.to_string()))?;
+        let described = metadata.packages.into_iter().find(|described| described.package.manifest() == manifest_path);
+        let described = described.ok_or_else(|| wrong("it is no package's manifest, but a workspace's".to_owned()))?;
+        let binary = described.choose(binary).map_err(wrong)?;
+        Ok(Self {
+            manifest: manifest_path,
+            package: described.package,
+            binary,
+            root: metadata.workspace_root,
+            target_dir: metadata.target_directory.join("pollux"),
+        })
+    }
+
+    /// Builds the guest.
+    fn build(&self, library: &Library, workspace: &Workspace, quiet: bool) -> Result<PathBuf, BuildError> {
+        let mut command = Command::new(cargo_program());
+        command.args(["build", "--manifest-path"]).arg(&self.manifest);
+        command.args(["--package", &self.package.name, "--bin", &self.binary]);
+        command.args(["--profile", PROFILE, "--target", TARGET, "--target-dir"]).arg(&self.target_dir);
+        command.args(PROFILE_SETTINGS.iter().flat_map(|setting| ["--config", setting]));
+        command.args(quiet.then_some("--quiet"));
+        command.env("CARGO_ENCODED_RUSTFLAGS", self.flags(library, workspace));
+        for name in ["RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+        run(&mut command, &self.binary)?;
+        Ok(self.target_dir.join(TARGET).join(PROFILE).join(&self.binary))
+    }
+
+    fn flags(&self, library: &Library, workspace: &Workspace) -> OsString {
+        let mut flags: Vec<OsString> = Vec::new();
+        let linker =
+            ["linker=rust-lld", "linker-flavor=ld.lld", "link-self-contained=no", "target-feature=+crt-static"];
+        let codegen = ["relocation-model=static"].iter().chain(&linker).chain(&FOR_AN_EMULATOR).chain(&GUEST_CODEGEN);
+        for option in codegen {
+            flags.extend(["-C".into(), (*option).into()]);
+        }
+        let mut search = OsString::from("-Lnative=");
+        search.push(&library.folder);
+        flags.push(search);
+        let argument = |argument: OsString| {
+            let mut flag = OsString::from("-Clink-arg=");
+            flag.push(argument);
+            flag
+        };
+        let mut script = OsString::from("-T");
+        script.push(&library.script);
+        flags.extend(LINK.iter().map(OsString::from).chain([script, library.archive.clone().into()]).map(argument));
+        flags.push(remap(&self.root, "/program"));
+        flags.extend(workspace.remapped());
+        flags.join(FLAG_SEPARATOR.as_ref())
+    }
+}
+
+/// The C library, ready to be linked.
+struct Library {
+    /// Where the empty libraries are.
+    folder: PathBuf,
+    archive: PathBuf,
+    script: PathBuf,
+}
+
+impl Library {
+    /// Builds it. Its files lie in a folder that is named after their contents: so whoever was linked with others is linked
+    /// anew.
+    fn build(workspace: &Workspace, quiet: bool) -> Result<Self, BuildError> {
+        let built = read(&workspace.build_library(LIBRARY, ARCHIVE, quiet)?)?;
+        let script = read(&workspace.root.join("runtime/libc/guest.ld"))?;
+        let digest = Sha256::new().chain_update(&built).chain_update(&script).finalize();
+        let folder = workspace.pollux_target_dir().join("libc").join(&hex(&digest)[..16]);
+        std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
+        let place = |name: &str, bytes: &[u8]| {
+            let path = folder.join(name);
+            replace(&path, bytes).map(|()| path)
+        };
+        for name in EMPTY_LIBRARIES {
+            place(&format!("lib{name}.a"), EMPTY_ARCHIVE)?;
+        }
+        Ok(Self { archive: place(ARCHIVE, &built)?, script: place("guest.ld", &script)?, folder })
+    }
+}
+
+/// Builds the C library that ordinary programs are linked with: the path of its archive.
+///
+/// # Errors
+/// [`BuildError`], within [`crate::error::Error::Build`].
+pub fn build_std_library(workspace: &Workspace, quiet: bool) -> Result<PathBuf> {
+    Ok(Library::build(workspace, quiet)?.archive)
+}
+
+/// Builds the image of an ordinary program.
+///
+/// # Errors
+/// [`BuildError`], within [`crate::error::Error::Build`].
+pub fn build_std(workspace: &Workspace, program: &Program, quiet: bool) -> Result<Image> {
+    let (epoch, disks) = (program.package.epoch()?, program.package.disks()?);
+    if epoch.needs_ticks() {
+        return Err(program.cannot_count().into());
+    }
+    let library = Library::build(workspace, quiet)?;
+    let guest_bytes = read(&program.build(&library, workspace, quiet)?)?;
+    let shim_bytes = read(&workspace.build_shim(quiet)?)?;
+    let app = program.binary.clone();
+    let packed = pack(&shim_bytes, &guest_bytes).map_err(|source| BuildError::Pack { app: app.clone(), source })?;
+    let folder = program.target_dir.join("images");
+    std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
+    let image = folder.join(format!("{app}.img"));
+    let (guest_elf, shim_elf) = (image.with_extension("guest.elf"), image.with_extension("shim.elf"));
+    replace(&guest_elf, &guest_bytes)?;
+    replace(&shim_elf, &shim_bytes)?;
+    replace(&image, &packed.bytes)?;
+    Ok(Image {
+        app,
+        image,
+        image_bytes: packed.bytes.len() as u64,
+        image_id: hex(&packed.image_id),
+        guest_elf: Some(guest_elf),
+        shim_elf: Some(shim_elf),
+        epoch,
+        counts_ticks: false,
+        coverage: None,
+        disks,
+        target: Target::X86_64,
+    })
+}
+
+impl Program {
+    /// Why an epoch source is refused.
+    fn cannot_count(&self) -> BuildError {
+        let what = format!(
+            "counted epochs need a program whose assembly is all there, and `std` comes compiled: use {:?} or {:?}",
+            EpochSpec::Exact(100_000).to_string(),
+            EpochSpec::Cooperative.to_string()
+        );
+        BuildError::Program { path: self.manifest.clone(), what }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(default_run: Option<&str>, targets: &[(&str, &str)]) -> Described {
+        let targets: Vec<_> =
+            targets.iter().map(|(name, kind)| serde_json::json!({ "name": name, "kind": [kind] })).collect();
+        let package = serde_json::json!({
+            "name": "shop", "manifest_path": "/shop/Cargo.toml", "default_run": default_run, "targets": targets
+        });
+        serde_json::from_value(package).expect("as cargo says it")
+    }
+
+    #[test]
+    fn the_only_binary_the_default_one_or_the_one_that_was_asked_for() {
+        let one = described(None, &[("shop", "lib"), ("serve", "bin"), ("check", "test")]);
+        assert_eq!(one.choose(None), Ok("serve".to_owned()));
+        assert!(one.choose(Some("check")).expect_err("a test").contains("it has: serve"));
+        let two = [("serve", "bin"), ("admin", "bin")];
+        assert!(described(None, &two).choose(None).expect_err("two").contains("--bin: serve, admin"));
+        assert_eq!(described(None, &two).choose(Some("admin")), Ok("admin".to_owned()));
+        assert_eq!(described(Some("admin"), &two).choose(None), Ok("admin".to_owned()));
+        assert!(described(None, &[("shop", "lib")]).choose(None).expect_err("none").contains("no binary"));
+    }
+}

@@ -1,0 +1,45 @@
+//! The C library of ordinary Rust programs in an image.
+//!
+//! `std` for `x86_64-unknown-linux-gnu`, as every toolchain brings it, asks a C library for some 180 functions. This crate
+//! is that library: their C names and the types of Linux on x86-64, over the runtime's `sys_` functions and threads. A
+//! program needs nothing of it in its source or its manifest; `cargo pollux build --manifest-path` links it in.
+//!
+//! Each function works, or returns the error number that a program expects of a system that lacks the thing, or, where a
+//! program would not look at an error ([`refused`]), ends it with the function's name. `symbols.txt` says which, and a test
+//! compares it with what the toolchain's `std` refers to and with what is defined here.
+//!
+//! What is there instead of files: an empty root directory that cannot be written to.
+#![no_std]
+// Names are the C library's.
+#![allow(non_snake_case)]
+
+extern crate alloc;
+
+/// Defines functions of the C library: with their C names in an image; on a host, beside the host's own, without.
+macro_rules! c_functions {
+    ($( $(#[$attribute:meta])* fn $name:ident($($argument:ident: $kind:ty),* $(,)?) $(-> $result:ty)? $body:block )*) => { $(
+        $(#[$attribute])*
+        ///
+        /// # Safety
+        /// As C wants it: pointers are null where that is allowed, or point to what the type says.
+        #[cfg_attr(feature = "image", unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name($($argument: $kind),*) $(-> $result)? $body
+    )* };
+}
+
+pub mod environment;
+pub mod errno;
+pub mod files;
+pub mod io;
+pub mod memory;
+pub mod process;
+pub mod refused;
+pub mod signals;
+#[cfg(feature = "image")]
+pub mod start;
+pub mod system;
+pub mod text;
+pub mod threads;
+pub mod time;
+pub mod tls;
+pub mod unwind;

@@ -1,0 +1,181 @@
+//! What there is no meaning for in an image: other processes, other users, and so far sockets.
+//!
+//! Functions whose callers look at errors fail with the number that Linux gives where a thing is left out of the kernel, and
+//! leave a line with their name on the console, the first time. The others end the program with their name.
+
+use core::cell::Cell;
+use core::ffi::{c_char, c_int, c_short, c_void};
+use core::fmt;
+
+use libc::{gid_t, msghdr, pid_t, size_t, sockaddr, socklen_t, ssize_t, uid_t};
+
+use crate::errno::fail;
+
+/// Writes a line to the console about a thing that a program has asked for and does not get.
+pub(crate) fn note(what: fmt::Arguments<'_>) {
+    runtime::println!("pollux: the program has asked for {what}, which does not exist in an image");
+}
+
+/// That a function was noted already.
+struct Noted(Cell<bool>);
+
+// SAFETY: threads of a program take turns where they wait, and nothing here waits.
+unsafe impl Sync for Noted {}
+
+impl Noted {
+    fn once(&self, name: &str) {
+        if !self.0.replace(true) {
+            note(format_args!("{name}"));
+        }
+    }
+}
+
+/// Defines functions that note their name and fail with an error number.
+macro_rules! refused {
+    ($( $errno:ident: $name:ident($($argument:ident: $kind:ty),*) -> $result:ty; )*) => {
+        c_functions! { $(
+            #[doc = concat!("Notes its name and fails with `", stringify!($errno), "`.")]
+            fn $name($($argument: $kind),*) -> $result {
+                static NOTED: Noted = Noted(Cell::new(false));
+                $( let _ = $argument; )*
+                NOTED.once(stringify!($name));
+                fail(libc::$errno)
+            }
+        )* }
+    };
+}
+
+/// Defines functions that give an error number instead of leaving it.
+macro_rules! refused_by_result {
+    ($( $errno:ident: $name:ident($($argument:ident: $kind:ty),*); )*) => {
+        c_functions! { $(
+            #[doc = concat!("Notes its name and gives `", stringify!($errno), "`.")]
+            fn $name($($argument: $kind),*) -> c_int {
+                static NOTED: Noted = Noted(Cell::new(false));
+                $( let _ = $argument; )*
+                NOTED.once(stringify!($name));
+                libc::$errno
+            }
+        )* }
+    };
+}
+
+/// Defines functions that do nothing, successfully: they prepare what is refused then.
+macro_rules! nothing {
+    ($( $name:ident($($argument:ident: $kind:ty),*); )*) => {
+        c_functions! { $(
+            /// Does nothing: what it prepares is refused.
+            fn $name($($argument: $kind),*) -> c_int {
+                $( let _ = $argument; )*
+                0
+            }
+        )* }
+    };
+}
+
+/// Defines functions that never have a caller: they end the program with their name.
+macro_rules! impossible {
+    ($( $name:ident($($argument:ident: $kind:ty),*) -> $result:ty; )*) => {
+        c_functions! { $(
+            /// Ends the program with its name.
+            fn $name($($argument: $kind),*) -> $result {
+                $( let _ = $argument; )*
+                runtime::exit::abort(format_args!(
+                    "the program has called {}, which does not exist in an image", stringify!($name)
+                ))
+            }
+        )* }
+    };
+}
+
+type Texts = *const *const c_char;
+
+refused! {
+    ENOSYS: fork() -> pid_t;
+    ENOSYS: execvp(path: *const c_char, arguments: Texts) -> c_int;
+    ENOSYS: pipe2(place: *mut c_int, flags: c_int) -> c_int;
+    ECHILD: waitpid(process: pid_t, status: *mut c_int, options: c_int) -> pid_t;
+    ECHILD: waitid(kind: c_int, id: libc::id_t, place: *mut c_void, options: c_int) -> c_int;
+    ENOSYS: pidfd_getpid(file: c_int) -> pid_t;
+    EPERM: setuid(user: uid_t) -> c_int;
+    EPERM: setgid(group: gid_t) -> c_int;
+    EPERM: setgroups(count: size_t, groups: *const gid_t) -> c_int;
+    EPERM: setpgid(process: pid_t, group: pid_t) -> c_int;
+    EPERM: setsid() -> pid_t;
+    EAFNOSUPPORT: socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
+    EAFNOSUPPORT: socketpair(domain: c_int, kind: c_int, protocol: c_int, place: *mut c_int) -> c_int;
+    EBADF: bind(socket: c_int, address: *const sockaddr, bytes: socklen_t) -> c_int;
+    EBADF: connect(socket: c_int, address: *const sockaddr, bytes: socklen_t) -> c_int;
+    EBADF: listen(socket: c_int, backlog: c_int) -> c_int;
+    EBADF: accept4(socket: c_int, address: *mut sockaddr, bytes: *mut socklen_t, flags: c_int) -> c_int;
+    EBADF: shutdown(socket: c_int, how: c_int) -> c_int;
+    EBADF: getsockname(socket: c_int, address: *mut sockaddr, bytes: *mut socklen_t) -> c_int;
+    EBADF: getpeername(socket: c_int, address: *mut sockaddr, bytes: *mut socklen_t) -> c_int;
+    EBADF: getsockopt(socket: c_int, level: c_int, name: c_int, place: *mut c_void, bytes: *mut socklen_t) -> c_int;
+    EBADF: setsockopt(socket: c_int, level: c_int, name: c_int, value: *const c_void, bytes: socklen_t) -> c_int;
+    EBADF: recv(socket: c_int, place: *mut c_void, bytes: size_t, flags: c_int) -> ssize_t;
+    EBADF: recvfrom(
+        socket: c_int, place: *mut c_void, bytes: size_t, flags: c_int, from: *mut sockaddr, from_bytes: *mut socklen_t
+    ) -> ssize_t;
+    EBADF: recvmsg(socket: c_int, message: *mut msghdr, flags: c_int) -> ssize_t;
+    EBADF: send(socket: c_int, place: *const c_void, bytes: size_t, flags: c_int) -> ssize_t;
+    EBADF: sendto(
+        socket: c_int, place: *const c_void, bytes: size_t, flags: c_int, to: *const sockaddr, to_bytes: socklen_t
+    ) -> ssize_t;
+    EBADF: sendmsg(socket: c_int, message: *const msghdr, flags: c_int) -> ssize_t;
+}
+
+refused_by_result! {
+    ENOSYS: posix_spawnp(
+        process: *mut pid_t, path: *const c_char, actions: *const c_void, attributes: *const c_void, arguments: Texts,
+        environment: Texts
+    );
+    ENOSYS: pidfd_spawnp(
+        process: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void, arguments: Texts,
+        environment: Texts
+    );
+}
+
+nothing! {
+    posix_spawn_file_actions_init(actions: *mut c_void);
+    posix_spawn_file_actions_destroy(actions: *mut c_void);
+    posix_spawn_file_actions_adddup2(actions: *mut c_void, from: c_int, to: c_int);
+    posix_spawn_file_actions_addchdir(actions: *mut c_void, path: *const c_char);
+    posix_spawn_file_actions_addchdir_np(actions: *mut c_void, path: *const c_char);
+    posix_spawnattr_init(attributes: *mut c_void);
+    posix_spawnattr_destroy(attributes: *mut c_void);
+    posix_spawnattr_setflags(attributes: *mut c_void, flags: c_short);
+    posix_spawnattr_setpgroup(attributes: *mut c_void, group: pid_t);
+    posix_spawnattr_setsigdefault(attributes: *mut c_void, set: *const libc::sigset_t);
+    __res_init();
+}
+
+// Nothing is unwound, and thread-local variables are found without a call.
+impossible! {
+    _Unwind_GetDataRelBase(frame: *mut c_void) -> usize;
+    _Unwind_GetTextRelBase(frame: *mut c_void) -> usize;
+    _Unwind_GetRegionStart(frame: *mut c_void) -> usize;
+    _Unwind_GetLanguageSpecificData(frame: *mut c_void) -> *mut c_void;
+    _Unwind_SetGR(frame: *mut c_void, register: c_int, value: usize) -> ();
+    _Unwind_SetIP(frame: *mut c_void, address: usize) -> ();
+    __tls_get_addr(index: *mut c_void) -> *mut c_void;
+}
+
+c_functions! {
+    /// There is no resolver: `EAI_FAIL`.
+    fn getaddrinfo(
+        _node: *const c_char, _service: *const c_char, _hints: *const libc::addrinfo, _found: *mut *mut libc::addrinfo,
+    ) -> c_int {
+        static NOTED: Noted = Noted(Cell::new(false));
+        NOTED.once("getaddrinfo");
+        libc::EAI_FAIL
+    }
+
+    /// Nothing was given.
+    fn freeaddrinfo(_found: *mut libc::addrinfo) {}
+
+    /// What an error of [`getaddrinfo`] means.
+    fn gai_strerror(_error: c_int) -> *const c_char {
+        c"Non-recoverable failure in name resolution".as_ptr()
+    }
+}

@@ -1,0 +1,71 @@
+//! From the entry point to `main`.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ffi::{c_char, c_int};
+use core::ptr;
+
+use runtime::entry::Boot;
+use runtime::thread;
+
+use crate::{environment, process, tls};
+
+/// Stack of the thread that runs `main`.
+const MAIN_STACK_BYTES: usize = 1024 * 1024;
+/// Where there is little memory: at most this part of the heap.
+const MAIN_STACK_PART: usize = 8;
+
+/// A constructor, as the C library of Linux calls it: `std` gets its arguments by one.
+type Constructor = unsafe extern "C" fn(c_int, *const *const c_char, *const *const c_char);
+
+unsafe extern "C" {
+    fn main(argc: c_int, argv: *const *const c_char) -> c_int;
+    // From the linker script.
+    static __init_array_start: Constructor;
+    static __init_array_end: Constructor;
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn pollux_main(boot: *const Boot) -> ! {
+    // SAFETY: the entry code passes on what the shim gave, once.
+    unsafe { runtime::entry::start(boot, program) }
+}
+
+/// The task that starts the first thread; it never ends, the thread ends the program.
+async fn program() -> i32 {
+    let stack_bytes = MAIN_STACK_BYTES.min(runtime::env::heap_bytes() / MAIN_STACK_PART);
+    if let Err(error) = thread::spawn(stack_bytes, first_thread) {
+        runtime::println!("error: no thread for main: {error:?}; raise --memory-mib");
+        return 1;
+    }
+    core::future::pending().await
+}
+
+fn first_thread() {
+    tls::enter();
+    let arguments = arguments();
+    let count = (arguments.len() - 1) as c_int;
+    let arguments = Box::leak(arguments.into_boxed_slice()).as_ptr();
+    environment::install();
+    // SAFETY: the linker script puts nothing but constructors between the two; `main` is the one that rustc has made. The
+    // arrays end in null pointers and are never given back.
+    let status = unsafe {
+        let mut constructor = &raw const __init_array_start;
+        while constructor < &raw const __init_array_end {
+            (*constructor)(count, arguments, environment::environ);
+            constructor = constructor.add(1);
+        }
+        main(count, arguments)
+    };
+    process::leave(status)
+}
+
+/// The program's name and the words of the argument text, each with a terminating zero, and a null pointer.
+fn arguments() -> Vec<*const c_char> {
+    let owned = |word: &str| -> *const c_char {
+        let bytes: Vec<u8> = word.bytes().chain([0]).collect();
+        Box::leak(bytes.into_boxed_slice()).as_ptr().cast()
+    };
+    let words = runtime::env::words().map(owned);
+    [owned("program")].into_iter().chain(words).chain([ptr::null()]).collect()
+}

@@ -1,0 +1,139 @@
+//! What `std` asks of a C library, what `runtime/libc` says becomes of it, and what is in the archive that programs are
+//! linked with: three lists that must be one. And what the runtime exports by hermit's names is what hermit has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use object::read::archive::ArchiveFile;
+use object::{Object, ObjectSymbol};
+use pollux::build::{Workspace, build_std_library};
+
+/// Crates of the toolchain that a program with `std` whose panics abort is linked with, whatever else it uses.
+const CRATES: [&str; 17] = [
+    "addr2line",
+    "adler2",
+    "alloc",
+    "cfg_if",
+    "compiler_builtins",
+    "core",
+    "gimli",
+    "hashbrown",
+    "libc",
+    "memchr",
+    "miniz_oxide",
+    "object",
+    "panic_abort",
+    "rustc_demangle",
+    "std",
+    "std_detect",
+    "unwind",
+];
+
+/// Symbols that are the linker's own, or the program's: rustc makes them when it links.
+fn is_made_by_the_linker(name: &str) -> bool {
+    name == "_GLOBAL_OFFSET_TABLE_" || name.starts_with("_R") || name.starts_with("__rust")
+}
+
+/// Symbols of an archive's members: defined, and asked for.
+#[derive(Default)]
+struct Symbols {
+    defined: BTreeSet<String>,
+    wanted: BTreeSet<String>,
+}
+
+impl Symbols {
+    fn add(&mut self, archive: &Path) {
+        let bytes = fs::read(archive).unwrap_or_else(|error| panic!("{}: {error}", archive.display()));
+        let members = ArchiveFile::parse(&*bytes).expect("an archive");
+        for member in members.members() {
+            let data = member.and_then(|member| member.data(&*bytes)).expect("a member");
+            // What is no object is metadata of rustc.
+            let Ok(object) = object::File::parse(data) else { continue };
+            for symbol in object.symbols().filter(|symbol| symbol.is_global()) {
+                let name = symbol.name().expect("UTF-8").to_owned();
+                if symbol.is_undefined() {
+                    self.wanted.insert(name)
+                } else {
+                    self.defined.insert(name)
+                };
+            }
+        }
+    }
+}
+
+fn output(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().expect("it starts");
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// What the toolchain's `std` wants of others.
+fn wanted_by_std() -> BTreeSet<String> {
+    let folder = output("rustc", &["--print", "target-libdir", "--target", "x86_64-unknown-linux-gnu"]);
+    let libraries: Vec<PathBuf> =
+        fs::read_dir(folder.trim()).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    let mut symbols = Symbols::default();
+    for name in CRATES {
+        let is_it = |path: &&PathBuf| {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            file.starts_with(&format!("lib{name}-")) && file.ends_with(".rlib")
+        };
+        symbols.add(libraries.iter().find(is_it).unwrap_or_else(|| panic!("the toolchain has no {name}")));
+    }
+    let wanted = symbols.wanted.difference(&symbols.defined);
+    wanted.filter(|name| !is_made_by_the_linker(name)).cloned().collect()
+}
+
+/// What the list says.
+fn listed() -> BTreeMap<String, String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/libc/symbols.txt");
+    let text = fs::read_to_string(path).expect("the list");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.split_once(' ').expect("a name and a word")).map(|(a, b)| (a.into(), b.into())).collect()
+}
+
+fn in_the_archive() -> BTreeSet<String> {
+    let workspace = Workspace::find().expect("this workspace");
+    let mut symbols = Symbols::default();
+    symbols.add(&build_std_library(&workspace, true).expect("the library is built"));
+    symbols.defined
+}
+
+#[test]
+fn what_std_asks_for_is_what_the_list_names_and_the_archive_has() {
+    let (wanted, listed, defined) = (wanted_by_std(), listed(), in_the_archive());
+    assert!(wanted.len() > 150, "the toolchain was read: {wanted:?}");
+    let names: BTreeSet<String> = listed.keys().cloned().collect();
+    let unlisted: Vec<_> = wanted.difference(&names).collect();
+    assert!(unlisted.is_empty(), "std asks for what runtime/libc/symbols.txt does not name: {unlisted:?}");
+    let idle: Vec<_> = names.difference(&wanted).collect();
+    assert!(idle.is_empty(), "runtime/libc/symbols.txt names what std does not ask for: {idle:?}");
+    for (name, fate) in &listed {
+        match fate.as_str() {
+            "works" | "nothing" | "fails" | "refused" | "ends" => {
+                assert!(defined.contains(name), "{name} is to be there ({fate}), and is not");
+            }
+            "absent" => assert!(!defined.contains(name), "{name} is to be absent, and is there"),
+            other => panic!("{name}: no such fate: {other}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_exported_by_hermits_names_is_hermits() {
+    let metadata = output("cargo", &["metadata", "--format-version", "1", "--offline"]);
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let hermit = packages.iter().find(|package| package["name"] == "hermit-abi").expect("a dependency");
+    let manifest = PathBuf::from(hermit["manifest_path"].as_str().expect("a path"));
+    let source = fs::read_to_string(manifest.with_file_name("src").join("lib.rs")).expect("its source");
+    let declared: BTreeSet<&str> =
+        source.split('"').filter(|text| text.starts_with("sys_") && !text.contains(char::is_whitespace)).collect();
+    assert!(declared.contains("sys_futex_wait"), "its source was read");
+    let ours: Vec<String> = in_the_archive().into_iter().filter(|name| name.starts_with("sys_")).collect();
+    assert!(ours.len() >= 22, "{ours:?}");
+    let foreign: Vec<_> = ours.iter().filter(|name| !declared.contains(name.as_str())).collect();
+    assert!(foreign.is_empty(), "hermit-abi does not declare {foreign:?}");
+}
