@@ -159,7 +159,7 @@ fn segments_make_one_history() {
 #[test]
 fn numbers_at_the_end_of_the_number_line_do_not_wrap() {
     let far = segment(&header(u64::MAX, u64::MAX), 0, &[1]);
-    let known = history(&[far.clone()]).expect("one log");
+    let known = history(std::slice::from_ref(&far)).expect("one log");
     assert_eq!((known.first_epoch(), known.last_epoch()), (Some(u64::MAX), Some(u64::MAX)));
     assert_eq!((known.digest(u64::MAX), known.place(0)), (None, None));
     let error = LogError::Missing { sequence: u64::MAX };
