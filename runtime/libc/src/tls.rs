@@ -5,7 +5,9 @@
 //! pointer less its size, rounded up to its alignment, and the word at the thread pointer holds the thread pointer. Behind
 //! that word lies what this library keeps for a thread.
 
-use alloc::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
+#[cfg(any(feature = "image", test))]
+use alloc::alloc::dealloc;
+use alloc::alloc::{alloc_zeroed, handle_alloc_error};
 use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::cell::{Cell, RefCell};
@@ -89,6 +91,7 @@ fn make(template: &Template) -> NonNull<Control> {
 ///
 /// # Safety
 /// `control` came from `make` with this template, and is not used any more.
+#[cfg(any(feature = "image", test))]
 unsafe fn unmake(template: &Template, control: NonNull<Control>) {
     let (_, offset, layout) = plan(template);
     // SAFETY: the caller's.
