@@ -358,9 +358,10 @@ impl World {
             let alone = solo || (settles && held.epoch <= node.state_of);
             let claims_solo = alone.then_some(generation);
             verdict = verdict.and(Checker::releases(id, held.epoch, held_by_peer, claims_solo, record));
+            // As the shim, which confirms what it has sent: of epochs without outputs behind that it knows nothing.
+            node.device_through = node.device_through.max(held.epoch);
             node.device.push_back(held);
         }
-        node.device_through = node.device_through.max(through);
         let released = node.device.back().map(|held| held.epoch);
         self.judge_by(verdict);
         if let Some(epoch) = released {

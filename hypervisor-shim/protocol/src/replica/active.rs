@@ -205,7 +205,8 @@ impl Replica {
                     // back behind it now that something is commanded again.
                     active.confirmed_through = active.released_through;
                 }
-                active.commanded_through = committed_through;
+                // What lies behind the newest outputs has none, and nobody will confirm it.
+                active.commanded_through = committed_through.min(active.newest_output_epoch);
                 out.push(Command::Release { through: committed_through });
             }
             active.released_through = committed_through;
@@ -236,7 +237,8 @@ impl Replica {
     }
 
     /// The outputs that [`Command::Release`] let go have left the devices' queues through this epoch, so that even the
-    /// death of this machine cannot lose them. Only with [`super::Config::confirms_releases`].
+    /// death of this machine cannot lose them. It is enough to name the newest epoch that had any. Only with
+    /// [`super::Config::confirms_releases`].
     pub fn confirm_released(&mut self, now_ns: u64, through: Epoch, out: &mut impl Commands) {
         if self.stopped.is_some() || self.role != Role::Primary {
             return;

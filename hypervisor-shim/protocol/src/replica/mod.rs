@@ -116,7 +116,7 @@ struct Active {
     disks_done_below: u64,
     /// Commanded to be released, or free of outputs.
     released_through: Epoch,
-    /// The last [`Command::Release`].
+    /// The newest epoch with outputs that the last [`Command::Release`] let go, as far as that is known here.
     commanded_through: Epoch,
     /// Known to have left the devices' queues.
     confirmed_through: Epoch,

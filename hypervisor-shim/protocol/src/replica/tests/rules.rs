@@ -159,6 +159,26 @@ fn a_release_is_claimed_only_when_the_devices_have_confirmed_it() {
     assert_eq!(pair.backup.discarded, 2, "no more than was commanded");
 }
 
+/// The caller knows of outputs, and not of epochs without: it confirms the last epoch that had some.
+#[test]
+fn epochs_without_outputs_that_leave_with_others_need_no_confirmation() {
+    let mut pair = Pair::unpaired(Discipline::Revised);
+    pair.primary = Node::new(Config { confirms_releases: true, ..config(Role::Primary) });
+    pair.exchange();
+    pair.primary.epoch(b"");
+    pair.primary.begin(b"");
+    pair.primary.end_quietly();
+    pair.exchange();
+    pair.backup.catch_up();
+    pair.exchange();
+    assert_eq!(pair.primary.released, 2, "both at once");
+    let mut out = std::vec::Vec::new();
+    pair.primary.replica.confirm_released(pair.primary.now_ns, 1, &mut out);
+    pair.primary.idle_ns(HEARTBEAT_NS);
+    pair.deliver_to_backup();
+    assert_eq!(pair.backup.discarded, 2);
+}
+
 #[test]
 fn a_claim_never_falls_back_behind_epochs_that_had_no_outputs() {
     let mut pair = Pair::unpaired(Discipline::Revised);
