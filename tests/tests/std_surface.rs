@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use object::read::archive::ArchiveFile;
 use object::{Object, ObjectSymbol};
@@ -94,11 +95,15 @@ fn listed() -> BTreeMap<String, String> {
     lines.map(|line| line.split_once(' ').expect("a name and a word")).map(|(a, b)| (a.into(), b.into())).collect()
 }
 
-fn in_the_archive() -> BTreeSet<String> {
-    let workspace = Workspace::find().expect("this workspace");
-    let mut symbols = Symbols::default();
-    symbols.add(&build_std_library(&workspace, true).expect("the library is built"));
-    symbols.defined
+/// What the archive defines; it is built once, whichever test asks first.
+fn in_the_archive() -> &'static BTreeSet<String> {
+    static DEFINED: OnceLock<BTreeSet<String>> = OnceLock::new();
+    DEFINED.get_or_init(|| {
+        let workspace = Workspace::find().expect("this workspace");
+        let mut symbols = Symbols::default();
+        symbols.add(&build_std_library(&workspace, true).expect("the library is built"));
+        symbols.defined
+    })
 }
 
 #[test]
@@ -132,7 +137,7 @@ fn what_is_exported_by_hermits_names_is_hermits() {
     let declared: BTreeSet<&str> =
         source.split('"').filter(|text| text.starts_with("sys_") && !text.contains(char::is_whitespace)).collect();
     assert!(declared.contains("sys_futex_wait"), "its source was read");
-    let ours: Vec<String> = in_the_archive().into_iter().filter(|name| name.starts_with("sys_")).collect();
+    let ours: Vec<&String> = in_the_archive().iter().filter(|name| name.starts_with("sys_")).collect();
     assert!(ours.len() >= 22, "{ours:?}");
     let foreign: Vec<_> = ours.iter().filter(|name| !declared.contains(name.as_str())).collect();
     assert!(foreign.is_empty(), "hermit-abi does not declare {foreign:?}");
