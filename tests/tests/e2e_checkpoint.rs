@@ -257,15 +257,17 @@ fn a_checkpoint_builds_upon_another() {
         assert!(client.must(&format!("SET key:{number} {number}")).is_ok());
         assert!(client.must(&format!("SET newest {number}")).is_ok());
         let since = number.checked_sub(1).map(|before| text(&files[before]));
-        pair.must(
-            &since.map_or(vec!["checkpoint", text(path)], |since| vec!["checkpoint", text(path), "--since", since]),
-        );
+        pair.must(&since.map_or(vec!["checkpoint", "--full", text(path)], |since| {
+            vec!["checkpoint", text(path), "--since", since]
+        }));
         bytes.push(fs::metadata(path).expect("written").len());
     }
     println!("{bytes:?} bytes");
     assert!(bytes[1] < bytes[0] && bytes[2] < bytes[0]);
     let refused = pair.run(&["checkpoint", text(&file(&pair, "x.ckpt")), "--since", text(&files[0])]);
     assert_eq!(refused.status.code(), Some(12), "only the newest can be built upon");
+    let both = pair.run(&["checkpoint", "--full", text(&file(&pair, "x.ckpt")), "--since", text(&files[2])]);
+    assert_eq!(both.status.code(), Some(2), "{both:?}");
     // A new primary does not know what its predecessor's checkpoint lacks.
     pair.kill(Role::Primary, "KILL");
     pair.wait_for_survivor(2);

@@ -25,6 +25,9 @@ pub struct CheckpointArgs {
     /// files, in one folder.
     #[arg(long, value_name = "FILE")]
     since: Option<PathBuf>,
+    /// All pages that are not zero, which is so without --since, too.
+    #[arg(long, conflicts_with = "since")]
+    full: bool,
     #[command(flatten)]
     pair: NameArgs,
     /// Print one JSON object instead of text.
