@@ -246,7 +246,7 @@ fn lines_typed_before_the_pair_serves_are_refused() {
         assert_eq!(output.status.code(), Some(REFUSED), "{moment}: {text}");
         assert!(text.contains("the pair does not serve yet"), "{moment}: {text}");
     }
-    send_signal(starting.id() as i32, Signal::INT);
+    send_signal(starting.id() as i32, Signal::TERM);
     starting.wait().expect("it ends");
 }
 
