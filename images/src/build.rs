@@ -163,13 +163,21 @@ pub fn build(workspace: &Workspace, app: &str, counts_ticks: Option<bool>, quiet
         (read(&workspace.build_guest(package, quiet)?)?, None)
     };
     let shim_bytes = read(&workspace.build_shim(quiet)?)?;
-    let folder = workspace.images_dir();
-    std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
     let packed = pack(&shim_bytes, &guest_bytes).map_err(|source| BuildError::Pack { app: app.to_owned(), source })?;
-    let image = folder.join(image_name(app, counts_ticks));
+    let path = workspace.images_dir().join(image_name(app, counts_ticks));
+    let written = write(app, path, [&guest_bytes, &shim_bytes], &packed)?;
+    Ok(Image { epoch, counts_ticks, coverage, disks, ..written })
+}
+
+/// Writes an image to `image` and, beside it, the guest and the shim (in this order) with their symbols. What is described is an
+/// image for x86-64 whose manifest wants nothing in particular.
+fn write(app: &str, image: PathBuf, [guest, shim]: [&[u8]; 2], packed: &pack::Packed) -> Result<Image, BuildError> {
+    if let Some(folder) = image.parent() {
+        std::fs::create_dir_all(folder).map_err(|source| file_error(folder, source))?;
+    }
     let (guest_elf, shim_elf) = (image.with_extension("guest.elf"), image.with_extension("shim.elf"));
-    replace(&guest_elf, &guest_bytes)?;
-    replace(&shim_elf, &shim_bytes)?;
+    replace(&guest_elf, guest)?;
+    replace(&shim_elf, shim)?;
     replace(&image, &packed.bytes)?;
     Ok(Image {
         app: app.to_owned(),
@@ -178,10 +186,10 @@ pub fn build(workspace: &Workspace, app: &str, counts_ticks: Option<bool>, quiet
         image_id: hex(&packed.image_id),
         guest_elf: Some(guest_elf),
         shim_elf: Some(shim_elf),
-        epoch,
-        counts_ticks,
-        coverage,
-        disks,
+        epoch: EpochSpec::default(),
+        counts_ticks: false,
+        coverage: None,
+        disks: Vec::new(),
         target: Target::X86_64,
     })
 }
@@ -260,26 +268,9 @@ pub fn build_hppa(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image
     let native = hppa::image::NativeImage::parse(&guest_bytes).map_err(wrong)?;
     hppa::image::check_code(&native).map_err(wrong)?;
     let packed = pack::pack_hppa(&shim_bytes, &hppa::image::guest(&native, &halves.data)).map_err(wrong)?;
-    let folder = workspace.images_dir();
-    std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
-    let image = folder.join(format!("{app}{HPPA}.img"));
-    let (guest_elf, shim_elf) = (image.with_extension("guest.elf"), image.with_extension("shim.elf"));
-    replace(&guest_elf, &guest_bytes)?;
-    replace(&shim_elf, &shim_bytes)?;
-    replace(&image, &packed.bytes)?;
-    Ok(Image {
-        app: app.to_owned(),
-        image,
-        image_bytes: packed.bytes.len() as u64,
-        image_id: hex(&packed.image_id),
-        guest_elf: Some(guest_elf),
-        shim_elf: Some(shim_elf),
-        epoch,
-        counts_ticks: false,
-        coverage: None,
-        disks,
-        target: Target::Hppa,
-    })
+    let path = workspace.images_dir().join(format!("{app}{HPPA}.img"));
+    let written = write(app, path, [&guest_bytes, &shim_bytes], &packed)?;
+    Ok(Image { epoch, disks, target: Target::Hppa, ..written })
 }
 
 /// The file name of an app's image.

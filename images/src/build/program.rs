@@ -12,7 +12,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::cargo::{FLAG_SEPARATOR, FOR_AN_EMULATOR, GUEST_CODEGEN, Package, TARGET, cargo_program, remap, run};
-use super::{BuildError, Image, Target, Workspace, file_error, hex, pack, read, replace};
+use super::{BuildError, Image, Workspace, file_error, hex, image_name, pack, read, replace, write};
 use crate::error::Result;
 use crate::supervise::spec::EpochSpec;
 
@@ -203,28 +203,11 @@ pub fn build_std(workspace: &Workspace, program: &Program, quiet: bool) -> Resul
     let library = Library::build(workspace, quiet)?;
     let guest_bytes = read(&program.build(&library, workspace, quiet)?)?;
     let shim_bytes = read(&workspace.build_shim(quiet)?)?;
-    let app = program.binary.clone();
+    let app = &program.binary;
     let packed = pack(&shim_bytes, &guest_bytes).map_err(|source| BuildError::Pack { app: app.clone(), source })?;
-    let folder = program.target_dir.join("images");
-    std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
-    let image = folder.join(format!("{app}.img"));
-    let (guest_elf, shim_elf) = (image.with_extension("guest.elf"), image.with_extension("shim.elf"));
-    replace(&guest_elf, &guest_bytes)?;
-    replace(&shim_elf, &shim_bytes)?;
-    replace(&image, &packed.bytes)?;
-    Ok(Image {
-        app,
-        image,
-        image_bytes: packed.bytes.len() as u64,
-        image_id: hex(&packed.image_id),
-        guest_elf: Some(guest_elf),
-        shim_elf: Some(shim_elf),
-        epoch,
-        counts_ticks: false,
-        coverage: None,
-        disks,
-        target: Target::X86_64,
-    })
+    let path = program.target_dir.join("images").join(image_name(app, false));
+    let written = write(app, path, [&guest_bytes, &shim_bytes], &packed)?;
+    Ok(Image { epoch, disks, ..written })
 }
 
 impl Program {
