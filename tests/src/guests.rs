@@ -138,6 +138,36 @@ pub fn found_out_in_the_first_full_epoch(options: &Options, rounds: u64) {
     pair.down();
 }
 
+/// Starts a pair whose backup's instructions take another time than the counter reckons with; it must leave.
+///
+/// # Panics
+/// When it does not, or for another reason.
+pub fn refused_where_the_machine_counts_otherwise(options: &Options) {
+    let other = ["--backup-qemu-arg=-icount", "--backup-qemu-arg=shift=4,sleep=on"];
+    let mut pair = Pair::up(&options.clone().with(&other));
+    let status = pair.wait_until("the end of the backup", |status| (status.ended.len() == 1).then(|| status.clone()));
+    assert!(status.ended[0].reason.contains("exact epochs cannot be had"), "{}", status.ended[0].reason);
+    pair.down();
+}
+
+/// Kills the primary of a Dhrystone that never gives way, when its backup is `epochs` further than at the beginning of so many
+/// `runs`. The answer must come all the same.
+///
+/// # Panics
+/// When it does not.
+pub fn survives_its_primary_while_computing(options: &Options, runs: u64, epochs: u64) {
+    let mut pair = Pair::up(&options.clone().with(&["--epoch", "exact:50000", "--args", "serve"]));
+    let mut client = Client::connect(pair.address(7000)).expect("a published port takes connections");
+    let before = epoch_of(&pair.status(), Role::Backup);
+    client.send(format!("run {runs}\n").as_bytes()).expect("the connection stands");
+    let moment = before + epochs;
+    pair.wait_until("the chosen epoch", |status| (epoch_of(status, Role::Backup) >= moment).then_some(()));
+    pair.kill(Role::Primary, "KILL");
+    assert_eq!(client.line().expect("the connection lives on"), format!("dhrystone: runs={runs} ok"));
+    pair.wait_for_solo(2);
+    pair.down();
+}
+
 /// Starts a probe, gives it a command that ends it, and returns the end that both replicas have reported.
 ///
 /// # Panics

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::status::{Role, Status};
-use crate::workbench::{COUNTED, HPPA, Permit, Watch, command_line, command_path, image, wait_for_end};
+use crate::workbench::{COUNTED, HPPA, Permit, Watch, command_line, command_path, image, send_signal, wait_for_end};
 
 /// What takes longer never happens: generous, because the machine may be busy. No test passes sooner or later for it.
 pub const DEADLINE: Duration = Duration::from_secs(40);
@@ -359,6 +359,27 @@ impl Pair {
     pub fn kill(&self, role: Role, signal: &str) -> i32 {
         let text = self.must(&["kill", role.name(), "--signal", signal]);
         text.trim().parse().unwrap_or_else(|_| panic!("`cargo pollux kill` printed {text:?}, not a process id"))
+    }
+
+    /// Kills every QEMU at once, without the supervisor's help, and waits for their ends.
+    ///
+    /// # Panics
+    /// When there is none, or one does not end.
+    pub fn kill_machines(&mut self) {
+        let pids: Vec<i32> = self.status().replicas.iter().map(|replica| replica.pid).collect();
+        assert!(!pids.is_empty(), "nothing left to kill");
+        pids.iter().for_each(|&pid| send_signal(pid, Signal::KILL));
+        pids.iter().for_each(|&pid| assert!(wait_for_end(pid, DEADLINE), "process {pid} is gone"));
+    }
+
+    /// Starts a store again from a checkpoint, or from a folder with checkpoints and a log.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restore(&self, from: &Path, arguments: &[&str]) -> Status {
+        let from = from.to_str().expect("UTF-8");
+        let restore = [&["restore", from, "--publish", "0:6379", "--json"], arguments].concat();
+        serde_json::from_str(&self.must(&restore)).expect("a status")
     }
 
     /// Where a guest's port is reached.

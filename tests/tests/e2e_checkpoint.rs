@@ -43,8 +43,7 @@ fn text(path: &Path) -> &str {
 /// Takes the pair down and starts it again from a checkpoint.
 fn restore(pair: &mut Pair, from: &Path, arguments: &[&str]) -> Status {
     pair.must(&["down"]);
-    let restore = [&["restore", text(from), "--publish", "0:6379", "--json"], arguments].concat();
-    serde_json::from_str(&pair.must(&restore)).expect("a status")
+    pair.restore(from, arguments)
 }
 
 fn wait_for_pair(pair: &mut Pair) {

@@ -6,18 +6,17 @@
 //! Run with `cargo test -p pollux-tests --test e2e_durable`.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use pollux_tests::client::{Client, Reply};
-use pollux_tests::counts::{Count, count_on};
+use pollux_tests::counts::{Count, check, count_on};
 use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::small::Small;
-use pollux_tests::status::{Role, Status};
+use pollux_tests::status::Role;
 use pollux_tests::workbench::{moments, seed, send_signal, wait_for_end};
 use rustix::process::Signal;
 
@@ -62,36 +61,12 @@ impl Drop for Folder {
     }
 }
 
-fn restore(pair: &Pair, from: &Path, arguments: &[&str]) -> Status {
-    let from = from.to_str().expect("UTF-8");
-    let restore = [&["restore", from, "--publish", "0:6379", "--json"], arguments].concat();
-    serde_json::from_str(&pair.must(&restore)).expect("a status")
-}
-
-/// What the store holds lies between what was told and what was asked for.
-fn check(address: SocketAddr, counts: &[Count], life: u64) {
-    let mut reader = Client::connect(address).expect("a published port takes connections");
-    for (index, count) in counts.iter().enumerate() {
-        let found = match reader.must(&format!("GET count:{index}")) {
-            Reply::Bulk(Some(text)) => String::from_utf8(text).expect("digits").parse().expect("a number"),
-            _ => 0,
-        };
-        let bounds = count.told.load(Ordering::SeqCst)..=count.asked.load(Ordering::SeqCst);
-        assert!(bounds.contains(&found), "life {life}, count:{index}: {found} is not in {bounds:?}");
-        count.asked.store(found, Ordering::SeqCst);
-        count.told.store(found, Ordering::SeqCst);
-    }
-}
-
 fn qemu_pids(pair: &mut Pair) -> Vec<i32> {
     pair.status().replicas.iter().map(|replica| replica.pid).collect()
 }
 
 fn kill_all(pair: &mut Pair) {
-    let pids = qemu_pids(pair);
-    assert!(!pids.is_empty(), "nothing left to kill");
-    pids.iter().for_each(|&pid| send_signal(pid, Signal::KILL));
-    pids.iter().for_each(|&pid| assert!(wait_for_end(pid, DEADLINE), "process {pid} is gone"));
+    pair.kill_machines();
     pair.must(&["down"]);
 }
 
@@ -143,7 +118,7 @@ fn nothing_acknowledged_is_lost_when_both_machines_die() {
             die(&mut pair, life);
         });
         let before: Vec<_> = folder.files("").iter().map(|path| path.file_name().map(|name| name.to_owned())).collect();
-        let status = restore(&pair, &folder.0, &[]);
+        let status = pair.restore(&folder.0, &[]);
         println!("life {life}: {before:?}, {:?}", status.storage);
         assert_eq!(status.storage.expect("the log goes on").log, "durable");
         // The second one is brought in.
@@ -183,7 +158,7 @@ fn the_log_goes_on_over_a_failover_under_load() {
     let before = contents(&mut pair);
     assert!(!before.0.is_empty());
     kill_all(&mut pair);
-    restore(&pair, &folder.0, &["--solo"]);
+    pair.restore(&folder.0, &["--solo"]);
     assert!(contents(&mut pair) == before, "the restored store is another");
     pair.down();
 }
@@ -222,7 +197,7 @@ fn a_torn_log_ends_where_it_is_torn_and_a_damaged_one_is_refused() {
         let cut = rng.between(0, good.len() as u64) as usize;
         fs::write(&last, &good[..cut]).expect("written");
         let kept = folder.files("log-").len();
-        restore(&pair, &folder.0, &["--solo"]);
+        pair.restore(&folder.0, &["--solo"]);
         numbers.push((cut, number(&mut pair)));
         pair.must(&["down"]);
         folder.files("log-").split_off(kept).iter().for_each(|path| fs::remove_file(path).expect("removed"));
@@ -243,7 +218,7 @@ fn a_torn_log_ends_where_it_is_torn_and_a_damaged_one_is_refused() {
     assert_eq!(output.status.code(), Some(NOT_A_CHECKPOINT), "{text}");
     assert!(text.contains("damaged at byte") && text.contains(last.file_name().unwrap().to_str().unwrap()), "{text}");
     fs::write(&last, &good).expect("written");
-    restore(&pair, &folder.0, &["--solo"]);
+    pair.restore(&folder.0, &["--solo"]);
     assert_eq!(number(&mut pair), 50, "whole again");
     pair.down();
 }
@@ -264,7 +239,7 @@ fn an_older_checkpoint_serves_when_the_newest_is_damaged() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&newest, bytes).expect("written");
-    restore(&pair, &folder.0, &["--solo"]);
+    pair.restore(&folder.0, &["--solo"]);
     assert_eq!(number(&mut pair), told);
     pair.down();
 }
@@ -333,7 +308,7 @@ fn a_full_disk_stops_the_outputs_and_not_the_guest() {
     });
     assert_eq!(client.must("INCR n"), Reply::Integer(2));
     kill_all(&mut pair);
-    restore(&pair, &inner.0, &["--solo"]);
+    pair.restore(&inner.0, &["--solo"]);
     assert_eq!(number(&mut pair), 2);
     let mut client = Client::connect(pair.address(6379)).expect("a published port takes connections");
     assert_eq!(client.must("STRLEN big"), Reply::Integer(8192));

@@ -13,14 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use pollux_tests::client::{Client, Reply};
-use pollux_tests::counts::{Count, count_on};
+use pollux_tests::counts::{Count, check, count_on};
 use pollux_tests::disks::DISK_CODE;
 use pollux_tests::guests::ask;
-use pollux_tests::pair::{DEADLINE, Options, Pair};
+use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::{Role, Status};
-use pollux_tests::workbench::{command_path, moments, seed, send_signal, wait_for_end};
-use rustix::process::Signal;
+use pollux_tests::workbench::{command_path, moments, seed};
 use serde_json::Value;
 
 const CONNECTIONS: usize = 6;
@@ -92,37 +91,14 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-fn restore(pair: &Pair, from: &Path, arguments: &[&str]) -> Status {
-    let restore = [&["restore", text(from), "--publish", "0:6379", "--json"], arguments].concat();
-    serde_json::from_str(&pair.must(&restore)).expect("a status")
-}
-
 /// Restores what must be refused; returns the exit code and what was said.
 fn refused(pair: &Pair, from: &Path, arguments: &[&str]) -> (i32, String) {
     let output = pair.run(&[&["restore", text(from)], arguments].concat());
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// What the store holds lies between what was told and what was asked for.
-fn check(address: SocketAddr, counts: &[Count], life: u64) {
-    let mut reader = Client::connect(address).expect("a published port takes connections");
-    for (index, count) in counts.iter().enumerate() {
-        let found = match reader.must(&format!("GET count:{index}")) {
-            Reply::Bulk(Some(text)) => String::from_utf8(text).expect("digits").parse().expect("a number"),
-            _ => 0,
-        };
-        let bounds = count.told.load(Ordering::SeqCst)..=count.asked.load(Ordering::SeqCst);
-        assert!(bounds.contains(&found), "life {life}, count:{index}: {found} is not in {bounds:?}");
-        count.asked.store(found, Ordering::SeqCst);
-        count.told.store(found, Ordering::SeqCst);
-    }
-}
-
 fn kill_all(pair: &mut Pair) {
-    let pids: Vec<i32> = pair.status().replicas.iter().map(|replica| replica.pid).collect();
-    assert!(!pids.is_empty(), "nothing left to kill");
-    pids.iter().for_each(|&pid| send_signal(pid, Signal::KILL));
-    pids.iter().for_each(|&pid| assert!(wait_for_end(pid, DEADLINE), "process {pid} is gone"));
+    pair.kill_machines();
     pair.must(&["down"]);
 }
 
@@ -180,7 +156,7 @@ fn lives(test: &str, kind: &str, lives: u64) {
             }
             die(&mut pair, life);
         });
-        let status = restore(&pair, &folder.log(), &[]);
+        let status = pair.restore(&folder.log(), &[]);
         println!("life {life}: {:?}", status.storage);
         assert_eq!(status.storage.expect("the log goes on").log, "durable");
         pair.wait_until("a complete pair", |status| (status.mode == "paired").then_some(()));
@@ -291,7 +267,7 @@ fn a_disk_of_another_time_than_its_log_is_refused() {
     copy(&folder.log(), &old_log);
     fs::copy(folder.0.join("data.0"), &old_disk).expect("copied");
 
-    restore(&pair, &folder.log(), &["--solo"]);
+    pair.restore(&folder.log(), &["--solo"]);
     for expected in 21..=40 {
         assert_eq!(number(pair.address(6379)), expected);
     }
@@ -321,10 +297,10 @@ fn a_disk_of_another_time_than_its_log_is_refused() {
     assert!(before == folder.disk_files(), "what was refused has changed something");
 
     // An old log with the disk of its time is a pair of that time.
-    restore(&pair, &old_log, &["--solo", "--disk", &elsewhere]);
+    pair.restore(&old_log, &["--solo", "--disk", &elsewhere]);
     assert_eq!(number(pair.address(6379)), 21);
     pair.must(&["down"]);
-    restore(&pair, &folder.log(), &["--solo"]);
+    pair.restore(&folder.log(), &["--solo"]);
     assert_eq!(number(pair.address(6379)), 41);
     pair.down();
 }

@@ -1,10 +1,11 @@
 //! Epochs that the machine ends after an exact number of instructions, whatever the guest does.
 
-use pollux_tests::client::Client;
-use pollux_tests::guests::{epoch_of, epochs_alike, found_out_in_the_first_full_epoch, say_hello};
+use pollux_tests::guests::{
+    epochs_alike, found_out_in_the_first_full_epoch, refused_where_the_machine_counts_otherwise, say_hello,
+    survives_its_primary_while_computing,
+};
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
-use pollux_tests::status::Role;
 use pollux_tests::workbench::seed;
 
 /// Instructions of an epoch.
@@ -33,27 +34,14 @@ fn a_computation_that_never_waits_survives_its_primary() {
     let seed = seed("a kill within a computation");
     let mut rng = Rng::new(seed);
     for _ in 0..3 {
-        let mut pair = Pair::up(&Options::new("dhrystone").with(&["--epoch", "exact:50000", "--args", "serve"]));
-        let mut client = Client::connect(pair.address(7000)).expect("a published port takes connections");
-        let before = epoch_of(&pair.status(), Role::Backup);
-        client.send(b"run 1000000\n").expect("the connection stands");
-        let moment = before + rng.between(1, 4_000);
-        pair.wait_until("the chosen epoch", |status| (epoch_of(status, Role::Backup) >= moment).then_some(()));
-        pair.kill(Role::Primary, "KILL");
-        assert_eq!(client.line().expect("the connection lives on"), "dhrystone: runs=1000000 ok");
-        pair.wait_for_solo(2);
-        pair.down();
+        survives_its_primary_while_computing(&Options::new("dhrystone"), 1_000_000, rng.between(1, 4_000));
     }
 }
 
 /// The counter's own numbers are measured on each machine; one whose instructions take another time is found out.
 #[test]
 fn a_machine_that_counts_otherwise_is_refused() {
-    let other = ["--backup-qemu-arg=-icount", "--backup-qemu-arg=shift=4,sleep=on"];
-    let mut pair = Pair::up(&Options::new("probe").with(&["--epoch", LENGTH]).with(&other));
-    let status = pair.wait_until("the end of the backup", |status| (status.ended.len() == 1).then(|| status.clone()));
-    assert!(status.ended[0].reason.contains("exact epochs cannot be had"), "{}", status.ended[0].reason);
-    pair.down();
+    refused_where_the_machine_counts_otherwise(&Options::new("probe").with(&["--epoch", LENGTH]));
 }
 
 #[test]

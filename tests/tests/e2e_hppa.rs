@@ -4,7 +4,10 @@
 //! `POLLUX_E2E_EPOCHS=10000` compares that many exact epochs, `POLLUX_SEED` repeats a run.
 
 use pollux_tests::client::{Client, Reply};
-use pollux_tests::guests::{end_of, epoch_of, epochs_alike, found_out_in_the_first_full_epoch, say_hello};
+use pollux_tests::guests::{
+    end_of, epochs_alike, found_out_in_the_first_full_epoch, refused_where_the_machine_counts_otherwise, say_hello,
+    survives_its_primary_while_computing,
+};
 use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
@@ -122,11 +125,7 @@ fn a_replica_cut_one_instruction_late_is_found_out_in_that_epoch() {
 /// The counter's own numbers are measured on each machine; one whose instructions take another time is found out.
 #[test]
 fn a_machine_that_counts_otherwise_is_refused() {
-    let other = ["--backup-qemu-arg=-icount", "--backup-qemu-arg=shift=4,sleep=on"];
-    let mut pair = Pair::up(&patient("probe.hppa").with(&["--epoch", "exact:50000"]).with(&other));
-    let status = pair.wait_until("the end of the backup", |status| (status.ended.len() == 1).then(|| status.clone()));
-    assert!(status.ended[0].reason.contains("exact epochs cannot be had"), "{}", status.ended[0].reason);
-    pair.down();
+    refused_where_the_machine_counts_otherwise(&patient("probe.hppa").with(&["--epoch", "exact:50000"]));
 }
 
 #[test]
@@ -160,14 +159,5 @@ fn wild_accesses_and_instructions_are_reported() {
 #[test]
 fn a_computation_that_never_waits_survives_its_primary() {
     let mut rng = Rng::new(seed("a kill within a computation on PA-RISC"));
-    let mut pair = Pair::up(&patient("dhrystone.hppa").with(&["--epoch", "exact:50000", "--args", "serve"]));
-    let mut client = Client::connect(pair.address(7000)).expect("a published port takes connections");
-    let before = epoch_of(&pair.status(), Role::Backup);
-    client.send(b"run 200000\n").expect("the connection stands");
-    let moment = before + rng.between(1, 1_000);
-    pair.wait_until("the chosen epoch", |status| (epoch_of(status, Role::Backup) >= moment).then_some(()));
-    pair.kill(Role::Primary, "KILL");
-    assert_eq!(client.line().expect("the connection lives on"), "dhrystone: runs=200000 ok");
-    pair.wait_for_solo(2);
-    pair.down();
+    survives_its_primary_while_computing(&patient("dhrystone.hppa"), 200_000, rng.between(1, 1_000));
 }

@@ -11,8 +11,7 @@ use pollux_tests::guests::ask;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
-use pollux_tests::workbench::{Permit, moments, seed, send_signal, wait_for_end};
-use rustix::process::Signal;
+use pollux_tests::workbench::{Permit, moments, seed};
 
 const PORT: u16 = 7000;
 /// No replica is to be taken for dead because the machine has other things to do. One that is killed is seen at once.
@@ -57,14 +56,6 @@ fn ask_until(client: &mut Client, what: &str, mut holds: impl FnMut(&BTreeMap<St
     }
 }
 
-/// Kills every QEMU of a pair at once.
-fn kill_all(pair: &mut Pair) {
-    let pids: Vec<i32> = pair.status().replicas.iter().map(|replica| replica.pid).collect();
-    assert!(!pids.is_empty(), "nothing left to kill");
-    pids.iter().for_each(|&pid| send_signal(pid, Signal::KILL));
-    pids.iter().for_each(|&pid| assert!(wait_for_end(pid, DEADLINE), "process {pid} is gone"));
-}
-
 fn no_divergence(pair: &mut Pair) {
     let status = pair.status();
     assert!(status.event("diverge").is_none(), "{:#?}", status.events);
@@ -91,7 +82,7 @@ fn periodic_checkpoints_lose_at_most_what_came_after_the_last() {
         let young_us = (2.0 * cost_us * mean_us).sqrt();
         assert!((state["young_us"] as f64 / young_us - 1.0).abs() < 0.01, "{young_us}");
         assert!(state["daly_us"] < state["young_us"]);
-        kill_all(&mut pair);
+        pair.kill_machines();
     }
 }
 
@@ -123,7 +114,7 @@ fn a_chain_on_a_disk_is_bounded_and_survives_the_death_of_both() {
         assert!(kinds.iter().any(|kind| kind == "full") && kinds.iter().any(|kind| kind == "incremental"));
         expected = Some(ask(&mut client, "sum"));
         ask(&mut client, "touch 1 100");
-        kill_all(&mut pair);
+        pair.kill_machines();
     }
 }
 
@@ -243,7 +234,7 @@ impl Two {
 
     /// Both virtual machines of one side die, and a new pair goes on from the disk.
     fn kill_both(&mut self, side: usize) {
-        kill_all(self.pair(side));
+        self.pair(side).kill_machines();
         self.pairs[side] = None;
         self.start(side);
     }
