@@ -424,6 +424,16 @@ impl Disks {
         })
     }
 
+    /// Takes a request out of those that are outstanding: the guest hears how it has ended, and nothing waits for that any more.
+    fn take_told(&mut self, index: usize) -> Option<Outstanding> {
+        let outstanding = self.outstanding.remove(index)?;
+        // One that was rejected may have named a disk that does not exist.
+        if let Some(schedule) = self.schedules.get_mut(outstanding.disk) {
+            schedule.tell(outstanding.number);
+        }
+        Some(outstanding)
+    }
+
     /// Ends a request as the record of an epoch says: what a read has read goes to guest memory now. Returns where, if it does.
     pub(super) fn complete(
         &mut self,
@@ -433,10 +443,7 @@ impl Disks {
         digest: Option<&mut Digest64>,
     ) -> Result<Option<Range<usize>>, DeliverError> {
         let index = self.find(completion.number).ok_or(DeliverError::Malformed)?;
-        let outstanding = self.outstanding.remove(index).ok_or(DeliverError::Malformed)?;
-        if let Some(schedule) = self.schedules.get_mut(outstanding.disk) {
-            schedule.tell(outstanding.number);
-        }
+        let outstanding = self.take_told(index).ok_or(DeliverError::Malformed)?;
         if self.leaves_out(outstanding.disk, outstanding.operation) && outstanding.end.is_none() {
             return self.complete_brought(outstanding, completion, memory, digest);
         }

@@ -177,11 +177,8 @@ impl Disks {
                 index += 1;
                 continue;
             }
-            let Some(outstanding) = self.outstanding.remove(index) else { break };
+            let Some(outstanding) = self.take_told(index) else { break };
             completions.push(Completion { number: outstanding.number, status: UNCERTAIN, reserved: 0 });
-            if let Some(schedule) = self.schedules.get_mut(outstanding.disk) {
-                schedule.tell(outstanding.number);
-            }
             self.put_back(outstanding.brought);
             if let Some(job) = outstanding.withheld {
                 self.put_back(job.buffer);
