@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
+use serde::Serialize;
 
 use super::{print, print_json};
 use crate::bench::paper::pa_risc;
@@ -33,11 +35,7 @@ pub struct DemoArgs {
 
 pub(super) fn demo(args: &DemoArgs) -> Result<()> {
     let result = demo::run(usize::from(args.connections), args.target, args.yes)?;
-    if args.json {
-        print_json(&result)?
-    } else {
-        print(&demo::describe(&result))?
-    }
+    show(args.json, &result, demo::describe)?;
     demo::judge(&result)
 }
 
@@ -188,33 +186,40 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
     }
 }
 
+/// Measures under a bar that shows how far it is, and is gone when that is done.
+fn under_bar<R>(bar: ProgressBar, measure: impl FnOnce(&ProgressBar) -> R) -> R {
+    let measured = measure(&bar);
+    bar.finish_and_clear();
+    measured
+}
+
+fn advance(bar: &ProgressBar, progress: &bench::paper::Progress<'_>) {
+    bar.set_position(progress.done as u64);
+    bar.set_message(progress.text.to_owned());
+}
+
+/// Prints a result: one JSON object, or what `describe` makes of it.
+fn show<R: Serialize>(json: bool, result: &R, describe: impl FnOnce(&R) -> String) -> Result<()> {
+    if json { print_json(result) } else { print(&describe(result)) }
+}
+
 fn bench_failover(args: &MeasureArgs) -> Result<()> {
     setup::ensure(Need::Run, args.yes)?;
     let image = args.image()?;
-    let bar = demo::progress();
-    let report = bench::failover(&image, &args.net, args.quick, |text| bar.set_message(text.to_owned()));
-    bar.finish_and_clear();
-    let report = report?;
-    if args.json {
-        print_json(&report)?
-    } else {
-        print(&bench::describe_failover(&report))?
-    }
+    let report = under_bar(demo::progress(), |bar| {
+        bench::failover(&image, &args.net, args.quick, |text| bar.set_message(text.to_owned()))
+    })?;
+    show(args.json, &report, bench::describe_failover)?;
     bench::judge(&report.promises)
 }
 
 fn bench_checkpoint(args: &MeasureArgs) -> Result<()> {
     setup::ensure(Need::Run, args.yes)?;
     let image = args.image()?;
-    let bar = demo::progress();
-    let report = bench::checkpoint(&image, &args.net, args.quick, |text| bar.set_message(text.to_owned()));
-    bar.finish_and_clear();
-    let report = report?;
-    if args.json {
-        print_json(&report)?
-    } else {
-        print(&bench::describe_checkpoint(&report))?
-    }
+    let report = under_bar(demo::progress(), |bar| {
+        bench::checkpoint(&image, &args.net, args.quick, |text| bar.set_message(text.to_owned()))
+    })?;
+    show(args.json, &report, bench::describe_checkpoint)?;
     bench::judge(&report.promises)
 }
 
@@ -222,17 +227,10 @@ fn bench_throughput(args: &MeasureArgs, peer: Option<(&Path, &Path)>) -> Result<
     setup::ensure(Need::Test, args.yes)?;
     let image = args.image()?;
     let neighbour = build::build(&Workspace::find()?, "dhrystone", Some(false), true)?;
-    let bar = demo::progress();
-    let report = bench::throughput(&image, &neighbour, &args.net, args.quick, peer, |text| {
-        bar.set_message(text.to_owned());
-    });
-    bar.finish_and_clear();
-    let report = report?;
-    if args.json {
-        print_json(&report)?
-    } else {
-        print(&bench::describe_throughput(&report))?
-    }
+    let report = under_bar(demo::progress(), |bar| {
+        bench::throughput(&image, &neighbour, &args.net, args.quick, peer, |text| bar.set_message(text.to_owned()))
+    })?;
+    show(args.json, &report, bench::describe_throughput)?;
     bench::judge(&report.promises)
 }
 
@@ -245,15 +243,10 @@ fn bench_disk(args: &DiskBenchArgs) -> Result<()> {
     let images = bench::DiskImages { probe: image(&args.image, "probe")?, store: image(&args.store_image, "kv")? };
     let folder = args.folder.clone().unwrap_or_else(std::env::temp_dir);
     let folder = std::path::absolute(&folder).context(|| format!("cannot use {}", folder.display()))?;
-    let bar = demo::progress();
-    let report = bench::disk(&images, &folder, args.quick, args.seed, |text| bar.set_message(text.to_owned()));
-    bar.finish_and_clear();
-    let report = report?;
-    if args.json {
-        print_json(&report)?
-    } else {
-        print(&bench::describe_disk(&report))?
-    }
+    let report = under_bar(demo::progress(), |bar| {
+        bench::disk(&images, &folder, args.quick, args.seed, |text| bar.set_message(text.to_owned()))
+    })?;
+    show(args.json, &report, bench::describe_disk)?;
     bench::judge(&report.promises)
 }
 
@@ -271,11 +264,7 @@ fn bench_paper(args: &PaperArgs) -> Result<()> {
     if args.write_docs {
         written.push(bench::paper::write(&report, &docs, false)?);
     }
-    if args.json {
-        print_json(&report)?
-    } else {
-        print(&bench::paper::describe(&report))?
-    }
+    show(args.json, &report, bench::paper::describe)?;
     tell_written(&written);
     bench::judge(&report.promises)
 }
@@ -289,11 +278,7 @@ fn bench_paper_on_hppa(args: &PaperArgs, workspace: &Workspace, out: &Path, docs
     if args.write_docs {
         written.push(pa_risc::write(&report, docs, false)?);
     }
-    if args.json {
-        print_json(&report)?
-    } else {
-        print(&pa_risc::describe(&report))?
-    }
+    show(args.json, &report, pa_risc::describe)?;
     tell_written(&written);
     bench::judge(&report.paper.promises)
 }
@@ -313,13 +298,9 @@ fn measure_paper(args: &PaperArgs, workspace: &Workspace) -> Result<bench::paper
     let both = |app| Ok::<_, Error>(ImagesOf { plain: image(app, false)?, counting: Some(image(app, true)?) });
     let images = Images { dhrystone: both("dhrystone")?, store: Some(both("kv")?), probe: Some(both("probe")?) };
     let plan = Plan::new(args.quick, &args.only, args.rounds.map(usize::from), args.seed);
-    let bar = demo::progress_of(plan.steps());
-    let report = bench::paper::run(&images, &plan, |progress| {
-        bar.set_position(progress.done as u64);
-        bar.set_message(progress.text.to_owned());
-    });
-    bar.finish_and_clear();
-    Ok(report)
+    Ok(under_bar(demo::progress_of(plan.steps()), |bar| {
+        bench::paper::run(&images, &plan, |progress| advance(bar, &progress))
+    }))
 }
 
 fn measure_paper_on_hppa(args: &PaperArgs, workspace: &Workspace) -> Result<pa_risc::PaRiscReport> {
@@ -332,13 +313,9 @@ fn measure_paper_on_hppa(args: &PaperArgs, workspace: &Workspace) -> Result<pa_r
     let images = Images { dhrystone: plain("dhrystone", Target::Hppa)?, store, probe: None };
     let other = Images { dhrystone: plain("dhrystone", Target::X86_64)?, store: None, probe: None };
     let plan = pa_risc::plan(args.quick, args.rounds.map(usize::from), args.seed);
-    let bar = demo::progress_of(plan.steps() + plan.rounds);
-    let report = pa_risc::measure(&images, &other, &plan, |progress| {
-        bar.set_position(progress.done as u64);
-        bar.set_message(progress.text.to_owned());
-    });
-    bar.finish_and_clear();
-    Ok(report)
+    Ok(under_bar(demo::progress_of(plan.steps() + plan.rounds), |bar| {
+        pa_risc::measure(&images, &other, &plan, |progress| advance(bar, &progress))
+    }))
 }
 
 /// What `test` accepts.
