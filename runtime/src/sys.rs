@@ -15,13 +15,17 @@ use crate::{exit, platform, random, thread, time};
 
 mod console;
 pub mod descriptors;
+pub mod epoll;
+pub mod events;
 mod io;
 pub mod poll;
+pub mod resolve;
 pub mod signal;
 pub mod sockets;
 mod threads;
 pub mod wait;
 
+pub use events::sys_eventfd;
 pub use io::{
     sys_close, sys_dup, sys_fcntl, sys_fstat, sys_ioctl, sys_lseek, sys_read, sys_readv, sys_write, sys_writev,
 };
