@@ -29,12 +29,15 @@ macro_rules! c_functions {
 
 pub mod environment;
 pub mod errno;
+pub mod events;
 pub mod files;
 pub mod io;
 pub mod memory;
 pub mod process;
 pub mod refused;
+pub mod resolve;
 pub mod signals;
+pub mod sockets;
 #[cfg(feature = "image")]
 pub mod start;
 pub mod system;

@@ -6,6 +6,7 @@
 use std::fmt::Debug;
 
 mod collections;
+mod net;
 mod sync;
 mod system;
 mod threads;
@@ -27,6 +28,7 @@ fn main() {
             threads::run();
             sync::run();
             system::run();
+            net::run();
             println!("all done");
         }
     }
