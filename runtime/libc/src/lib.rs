@@ -37,6 +37,7 @@ pub mod environment;
 pub mod errno;
 pub mod files;
 pub mod io;
+pub mod math;
 pub mod memory;
 #[cfg(feature = "image")]
 pub mod panics;

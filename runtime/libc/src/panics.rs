@@ -3,8 +3,9 @@
 //! When `main` has panicked, its stack is unwound and gone before it is known that nobody catches the panic. So the calls
 //! that have led to a panic are noted where unwinding begins, for each thread.
 
+use core::arch::global_asm;
 use core::cell::Cell;
-use core::ffi::{c_int, c_void};
+use core::ffi::c_int;
 
 use runtime::thread::{self, Masked};
 
@@ -25,25 +26,24 @@ impl Trace {
     }
 }
 
-unsafe extern "C-unwind" {
-    /// The unwinder's, by the name that the linker gives it when it is wrapped.
-    fn __real__Unwind_RaiseException(exception: *mut c_void) -> c_int;
-}
-
-/// What the linker puts in the unwinder's place: notes the calls, then unwinds.
-///
-/// # Safety
-/// As of `_Unwind_RaiseException`: the exception is one of its caller's, made for this.
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn __wrap__Unwind_RaiseException(exception: *mut c_void) -> c_int {
-    note();
-    // SAFETY: the caller's.
-    unsafe { __real__Unwind_RaiseException(exception) }
-}
+// What the linker puts in place of `_Unwind_RaiseException`: notes the calls that have led here, and goes on with the
+// unwinder, whose name is then this. A jump, so that there is no frame between the panic and the unwinder.
+global_asm!(
+    ".pushsection .text.__wrap__Unwind_RaiseException, \"ax\", @progbits",
+    ".globl __wrap__Unwind_RaiseException",
+    ".type __wrap__Unwind_RaiseException, @function",
+    "__wrap__Unwind_RaiseException:",
+    "push rdi",
+    "call {note}",
+    "pop rdi",
+    "jmp __real__Unwind_RaiseException",
+    ".size __wrap__Unwind_RaiseException, . - __wrap__Unwind_RaiseException",
+    ".popsection",
+    note = sym note,
+);
 
 /// Notes the calls that have led to the caller.
-#[inline(never)]
-fn note() {
+extern "C" fn note() {
     let _masked = Masked::new();
     let start: usize;
     // SAFETY: reads a register.
