@@ -1,0 +1,57 @@
+//! Ordinary servers out of crates.io's, unchanged, whose machines die under load.
+//!
+//! `POLLUX_E2E_MOMENTS=30` kills so many, `POLLUX_SEED` repeats a run.
+
+use pollux_tests::http::{Connection, HttpLoad};
+use pollux_tests::pair::{Options, Pair};
+use pollux_tests::sim::Rng;
+use pollux_tests::status::Role;
+use pollux_tests::workbench::{moments, program_image, seed};
+
+/// Connections at once.
+const CLIENTS: usize = 8;
+/// Where both servers listen.
+const PORT: u16 = 8080;
+
+/// Starts a server, and kills its primary again and again under load, each time with a new replica brought in afterwards.
+fn survives(program: &str) -> Pair {
+    let seed = seed(program);
+    let mut rng = Rng::new(seed);
+    // No replica is to be taken for dead because the machine has other things to do.
+    let mut options = Options::new("").with(&["--memory-mib", "32", "--failure-timeout-ms", "5000"]).alone();
+    options.image = Some(program_image(program));
+    options.ports = vec![PORT];
+    let mut pair = Pair::up(&options);
+    let load = HttpLoad::start(pair.address(PORT), CLIENTS);
+    for round in 0..moments(10) {
+        load.wait_for_answers(rng.between(1, 40));
+        pair.kill(Role::Primary, "KILL");
+        pair.wait_for_survivor(2 * round + 2);
+        load.wait_for_answers(rng.between(1, 10));
+        pair.must(&["rejoin"]);
+        pair.wait_for_pair(2 * round + 3);
+    }
+    load.wait_for_answers(20);
+    let entries = load.finish();
+    println!("{program}: {entries} entries acknowledged, and there");
+    let status = pair.status();
+    assert_eq!(status.hub["connections_reset"], 0, "no connection was reset");
+    assert!(status.event("diverge").is_none(), "{:#?}", status.events);
+    pair
+}
+
+#[test]
+fn a_server_of_threads_survives_its_machines() {
+    survives("http-threads").down();
+}
+
+#[test]
+fn a_server_of_tasks_survives_its_machines() {
+    let mut pair = survives("http-async");
+    let mut connection = Connection::open(pair.address(PORT)).expect("a published port takes connections");
+    for (path, expected) in [("/later", (200, "later")), ("/elsewhere", (200, "elsewhere")), ("/nothing", (404, ""))] {
+        let (status, body) = connection.ask("GET", path, "").expect("an answer");
+        assert_eq!((status, body.as_str()), expected, "{path}");
+    }
+    pair.down();
+}
