@@ -8,6 +8,7 @@
 //! wire. The next `status` says so.
 
 mod arbiter;
+pub mod boot_text;
 mod channel;
 pub mod checkpoint;
 mod console;

@@ -143,7 +143,10 @@ impl Supervisor {
         if let Some(Err(error)) = self.restoring.as_ref().map(|restoring| restoring.check(&ready, self.spec.machine)) {
             return self.refusal = Some(format!("the checkpoint cannot be restored here: {error}"));
         }
-        let arguments = self.spec.arguments.clone();
+        let arguments = match self.spec.boot_text(id) {
+            Ok(text) => text,
+            Err(error) => return self.refusal = Some(error),
+        };
         let config = ToShim::Config(self.config(id, &arguments));
         self.configured = true;
         self.prepare_storage(&ready);

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use protocol::{Discipline, EpochSource, RunMode};
+use protocol::{Discipline, EpochSource, ReplicaId, RunMode};
 use serde::{Deserialize, Serialize};
 
+use super::boot_text::{self, Variable};
 use super::net::Net;
 use crate::disk::{DiskFault, DiskSpec, Kind};
 use crate::qemu::{Accelerator, Machine};
@@ -380,6 +381,9 @@ pub struct BackupOverrides {
     /// Instructions or ticks that each of its epochs is too long.
     #[serde(default)]
     pub epoch_skew: u64,
+    /// Another environment.
+    #[serde(default)]
+    pub environment: Option<Vec<Variable>>,
 }
 
 /// What a replica's machine is made of on the host; `pollux migrate` changes it while the pair runs.
@@ -443,6 +447,9 @@ pub struct Spec {
     pub allow_host: bool,
     /// The program's arguments.
     pub arguments: String,
+    /// The program's environment.
+    #[serde(default)]
+    pub environment: Vec<Variable>,
     /// Times and bounds.
     pub tuning: Tuning,
     /// Disks.
@@ -467,6 +474,15 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// What the program is told when it starts, by this replica.
+    ///
+    /// # Errors
+    /// It is too long.
+    pub fn boot_text(&self, id: ReplicaId) -> Result<String, String> {
+        let different = self.backup.environment.as_ref().filter(|_| id == ReplicaId::ONE);
+        boot_text::compose(&self.arguments, different.unwrap_or(&self.environment))
+    }
+
     /// Which disks are shared, as the shims are told: bit i for the i-th by name.
     pub fn shared_disks(&self) -> u8 {
         let mut disks: Vec<_> = self.disks.iter().map(|disk| (&disk.name, disk.kind == Kind::Shared)).collect();

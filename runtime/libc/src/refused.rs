@@ -128,13 +128,7 @@ nothing! {
     __res_init();
 }
 
-// Nothing is unwound, and thread-local variables are found without a call.
+// Thread-local variables are found without a call.
 impossible! {
-    _Unwind_GetDataRelBase(frame: *mut c_void) -> usize;
-    _Unwind_GetTextRelBase(frame: *mut c_void) -> usize;
-    _Unwind_GetRegionStart(frame: *mut c_void) -> usize;
-    _Unwind_GetLanguageSpecificData(frame: *mut c_void) -> *mut c_void;
-    _Unwind_SetGR(frame: *mut c_void, register: c_int, value: usize) -> ();
-    _Unwind_SetIP(frame: *mut c_void, address: usize) -> ();
     __tls_get_addr(index: *mut c_void) -> *mut c_void;
 }
