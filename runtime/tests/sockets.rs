@@ -284,7 +284,7 @@ fn datagrams_go_out_and_come_back() {
         assert_eq!(receive(&socket, &mut buffer, Mode { peek: true, ..Mode::default() }), Ok(5));
         assert_eq!(receive(&socket, &mut buffer[..2], Mode::default()), Ok(2), "the rest is cut off");
         assert_eq!(receive(&socket, &mut buffer, Mode::default()), Ok(4));
-        assert_eq!(socket.send(&[0; 2000], Mode::default()), Err(EMSGSIZE));
+        assert_eq!(socket.send(&[0; 70_000], Mode::default()), Err(EMSGSIZE));
         assert_eq!(socket.local_address().map(|address| *address.ip()), Some(GUEST));
         nonblocking(&socket, true);
         assert_eq!(receive(&socket, &mut buffer, Mode::default()), Err(EAGAIN));
