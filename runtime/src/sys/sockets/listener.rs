@@ -11,6 +11,7 @@ use super::local::{self, End};
 use super::stream::Stream;
 use super::{Events, Family, Kind, Mode, Reservation, Result, Signal, Socket, State, errno};
 use crate::net::TcpListener;
+use crate::thread;
 
 /// Most connections that may wait, whatever a program asks for.
 const MOST_WAITING: usize = 4096;
@@ -120,6 +121,11 @@ impl Socket {
             _ if self.kind == Kind::Datagram => return Err(EOPNOTSUPP),
             _ => return Err(EINVAL),
         };
+        if !super::Open::status(self).is_nonblocking() {
+            // Those first who were woken for the last one. Pools of threads look for an idle thread, and one that was woken and
+            // has not run yet would be taken for that, however many connections it was given.
+            thread::yield_now();
+        }
         let limit = self.options.receive_limit.get();
         let accepted = self.attempt(POLLIN, limit, Mode::default(), || listener.accept())?;
         if nonblocking {
