@@ -112,3 +112,24 @@ fn a_new_project_runs_as_a_pair_and_survives() {
     pair.down();
     fs::remove_dir_all(folder.parent().expect("a folder")).expect("it is ours");
 }
+
+/// A program without `std` that was written against hermit-abi alone is linked with the same functions.
+#[test]
+fn a_program_against_hermit_abi_runs() {
+    let mut pair = Pair::up(&Options::new("syscalls"));
+    pair.fault(&["console-input", "go"]);
+    let stopped: GuestStopped = pair.wait_until("the program's end", |status| status.guest_stopped.clone());
+    pair.wait_for_console("one process, one processor");
+    let console = fs::read_to_string(pair.folder().join("console.log")).expect("the console's log");
+    assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{console}");
+    let order: Vec<_> = console.lines().take(5).collect();
+    let expected = [
+        "it begins when it is told to: true",
+        "a thread has started: true",
+        "thread 7 wakes the first",
+        "it has woken 1",
+        "the first waits until it is woken: true",
+    ];
+    assert_eq!(order, expected);
+    pair.down();
+}

@@ -56,8 +56,9 @@ pub struct UpArgs {
     /// again and again; or the survivor stays alone until `cargo pollux rejoin` ("manual").
     #[arg(long, value_enum, default_value_t)]
     rejoin: RejoinName,
-    /// Where the threads run that run the guests' processors: while busy each on one of the host's processors, another than
-    /// its twin's ("hold"), or wherever the system puts them ("free").
+    /// Where the machines' threads run: wherever the system puts them ("free"); there unless twins wait for each other while
+    /// one of the host's processors is idle, then each machine on one of its own ("auto"); or those that run guests' processors,
+    /// while busy, each on one of the host's processors, another than its twin's ("hold").
     #[arg(long, value_enum, default_value_t)]
     placement: PlacementName,
     /// Compare all memory that the guest writes to, after every epoch, and name the first byte that differs, with its

@@ -379,7 +379,7 @@ impl Supervisor {
         if self.counts() {
             due_ns = Some(due_ns.unwrap_or(u64::MAX).min(self.clock_due_ns));
         }
-        if self.spec.placement == PlacementName::Hold {
+        if self.spec.placement != PlacementName::Free {
             let processes = self.replicas.each_ref().map(|replica| replica.as_ref().map(|replica| replica.vm.pid()));
             let look_ns = self.placement.look_after(now_ns, processes, &self.spec.host.processors);
             due_ns = Some(due_ns.unwrap_or(u64::MAX).min(look_ns));

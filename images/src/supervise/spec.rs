@@ -72,14 +72,17 @@ pub enum RejoinName {
     Manual,
 }
 
-/// Where the threads run that run the guests' processors.
+/// Where the machines' threads run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum PlacementName {
-    /// Busy ones are held where the host is idlest, each on another processor than its twin's.
+    /// Wherever the system puts them, unless that makes twins wait for each other while a processor is idle: then all threads of each
+    /// machine run on a processor of its own.
+    #[default]
+    Auto,
+    /// Those that run guests' processors are held while busy, where the host is idlest, each on another processor than its twin's.
     Hold,
     /// Wherever the system puts them.
-    #[default]
     Free,
 }
 
