@@ -30,6 +30,7 @@ pub use io::{
     sys_close, sys_dup, sys_fcntl, sys_fstat, sys_ioctl, sys_lseek, sys_read, sys_readv, sys_write, sys_writev,
 };
 pub use poll::sys_poll;
+pub use resolve::sys_getaddrbyname;
 pub use sockets::{
     sys_accept, sys_bind, sys_connect, sys_getpeername, sys_getsockname, sys_getsockopt, sys_listen, sys_recv,
     sys_recvfrom, sys_send, sys_sendto, sys_setsockopt, sys_shutdown, sys_socket,
