@@ -254,7 +254,7 @@ fn bench_std(args: &StdBenchArgs) -> Result<()> {
     setup::ensure(Need::Run, args.yes)?;
     let workspace = Workspace::find()?;
     let manifest = workspace.root.join("tests/programs/hello/Cargo.toml");
-    let hello = build::build_std(&workspace, &build::Program::find(&manifest, None)?, true)?;
+    let hello = build::build_std(&workspace, &build::Program::find(&manifest, None)?, build::StdLibrary::Linux, true)?;
     let report = under_bar(demo::progress(), |bar| {
         bench::std_programs(&hello, args.quick, |text| bar.set_message(text.to_owned()))
     })?;
