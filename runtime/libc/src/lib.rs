@@ -35,6 +35,7 @@ macro_rules! c_functions {
 
 pub mod environment;
 pub mod errno;
+pub mod events;
 pub mod files;
 pub mod io;
 pub mod math;
@@ -43,7 +44,9 @@ pub mod memory;
 pub mod panics;
 pub mod process;
 pub mod refused;
+pub mod resolve;
 pub mod signals;
+pub mod sockets;
 #[cfg(feature = "image")]
 pub mod start;
 pub mod system;

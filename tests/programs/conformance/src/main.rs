@@ -6,6 +6,7 @@
 use std::fmt::Debug;
 
 mod collections;
+mod net;
 mod panics;
 mod process;
 mod sync;
@@ -32,6 +33,7 @@ fn main() {
             sync::run();
             panics::run();
             system::run();
+            net::run();
             process::run();
             println!("all done");
         }
