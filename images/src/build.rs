@@ -23,7 +23,7 @@ pub use pack::{
     IMAGE_VERSION, ImageError, ImageInfo, PAYLOAD_ADDRESS, PAYLOAD_HEADER_BYTES, PAYLOAD_LIMIT_BYTES, PAYLOAD_MAGIC,
     hex, inspect, pack,
 };
-pub use program::{Program, build_std, build_std_library};
+pub use program::{Program, StdLibrary, build_std, build_std_library};
 
 use self::ticks::Coverage;
 use crate::error::{Error, Result};
@@ -207,6 +207,8 @@ pub enum Target {
     X86_64,
     /// PA-RISC 1.1 (HP 9000 B160L).
     Hppa,
+    /// x86-64, for ordinary programs with the `std` for hermit, which is built from source. Their images are for x86-64.
+    Hermit,
 }
 
 impl fmt::Display for Target {
@@ -214,6 +216,7 @@ impl fmt::Display for Target {
         f.write_str(match self {
             Self::X86_64 => "x86-64",
             Self::Hppa => "PA-RISC",
+            Self::Hermit => "x86-64 with std for hermit",
         })
     }
 }
@@ -247,6 +250,9 @@ pub fn build_program(workspace: &Workspace, name: &str, quiet: bool) -> Result<I
     })
 }
 
+/// Why an app is not built with the `std` for hermit.
+pub(crate) const NO_APPS_FOR_HERMIT: &str = "--target hermit is for ordinary programs: name one by --manifest-path";
+
 /// Builds the image of `app` for `target`, counting its ticks only if its manifest wants epochs that need it.
 ///
 /// # Errors
@@ -255,6 +261,7 @@ pub fn build_for(workspace: &Workspace, app: &str, target: Target, quiet: bool) 
     match target {
         Target::X86_64 => build(workspace, app, None, quiet),
         Target::Hppa => build_hppa(workspace, app, quiet),
+        Target::Hermit => Err(Error::Usage(NO_APPS_FOR_HERMIT.to_owned())),
     }
 }
 

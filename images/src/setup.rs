@@ -181,6 +181,21 @@ pub fn ensure_hppa() -> Result<()> {
     }
 }
 
+/// Refuses when something is missing that `std` is built from source with.
+///
+/// # Errors
+/// [`Error::Missing`] with what to run.
+pub fn ensure_rust_sources() -> Result<()> {
+    let mut findings = examine();
+    findings.retain(|finding| [hppa::CARGO, hppa::RUSTC, RUST_SOURCES].contains(&finding.name));
+    match install_command(&findings, Need::Test).and_then(|mut words| words.pop()) {
+        Some(command) => Err(Error::Missing(format!(
+            "std for hermit is built from source, which is missing on this machine; run\n  {command}"
+        ))),
+        None => check(&findings, Need::Test),
+    }
+}
+
 fn kvm() -> Finding {
     let fault = qemu::kvm_fault();
     Finding {

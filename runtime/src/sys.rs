@@ -183,6 +183,22 @@ mod memory {
         with_layout(size, align, |layout| unsafe { alloc(layout) })
     }
 
+    /// As [`sys_alloc`], by the name that `std` for hermit uses.
+    #[cfg_attr(feature = "image", unsafe(no_mangle))]
+    pub extern "C" fn sys_malloc(size: usize, align: usize) -> *mut u8 {
+        sys_alloc(size, align)
+    }
+
+    /// As [`sys_dealloc`], by the name that `std` for hermit uses.
+    ///
+    /// # Safety
+    /// As for `sys_dealloc`.
+    #[cfg_attr(feature = "image", unsafe(no_mangle))]
+    pub unsafe extern "C" fn sys_free(ptr: *mut u8, size: usize, align: usize) {
+        // SAFETY: the caller's.
+        unsafe { sys_dealloc(ptr, size, align) }
+    }
+
     /// Memory filled with zeros, or null.
     #[cfg_attr(feature = "image", unsafe(no_mangle))]
     pub extern "C" fn sys_alloc_zeroed(size: usize, align: usize) -> *mut u8 {
@@ -219,7 +235,7 @@ mod memory {
     }
 }
 
-pub use memory::{sys_alloc, sys_alloc_zeroed, sys_dealloc, sys_realloc};
+pub use memory::{sys_alloc, sys_alloc_zeroed, sys_dealloc, sys_free, sys_malloc, sys_realloc};
 
 #[cfg(test)]
 mod tests;

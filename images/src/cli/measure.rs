@@ -256,7 +256,7 @@ fn bench_std(args: &StdBenchArgs) -> Result<()> {
     let workspace = Workspace::find()?;
     let image = |name: &str| {
         let manifest = workspace.root.join("tests/programs").join(name).join("Cargo.toml");
-        build::build_std(&workspace, &build::Program::find(&manifest, None)?, true)
+        build::build_std(&workspace, &build::Program::find(&manifest, None)?, build::StdLibrary::Linux, true)
     };
     let (hello, server) = (image("hello")?, image("http-async")?);
     let report = under_bar(demo::progress(), |bar| {

@@ -3,12 +3,13 @@
 //! So whatever is looked up is not there (`ENOENT`), whatever is to be made or changed cannot be (`EROFS`), and descriptors
 //! are those of the console, which are no files (`EINVAL`, `ESPIPE`, `ENOTDIR`).
 
-use core::ffi::{c_char, c_int, c_uint, c_void};
+use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use core::ptr;
 
 use libc::{DIR, gid_t, iovec, mode_t, off_t, ssize_t, timespec, uid_t};
 
 use crate::errno::fail;
+use crate::refused;
 use crate::text::put;
 
 type Path = *const c_char;
@@ -71,7 +72,9 @@ failing! {
 
 c_functions! {
     /// `ENOENT`, or `EROFS` for a file that is to be made.
-    fn open64(_path: Path, flags: c_int, _mode: mode_t) -> c_int {
+    fn open64(path: Path, flags: c_int, _mode: mode_t) -> c_int {
+        // SAFETY: the caller's.
+        refused::note_missing(unsafe { CStr::from_ptr(path) });
         fail(if flags & libc::O_CREAT == 0 { libc::ENOENT } else { libc::EROFS })
     }
 

@@ -20,6 +20,8 @@ type Constructor = unsafe extern "C" fn(c_int, *const *const c_char, *const *con
 
 unsafe extern "C" {
     fn main(argc: c_int, argv: *const *const c_char) -> c_int;
+    // A number: where `std` for hermit begins; 0 with `std` for Linux.
+    static __runtime_entry: u8;
     // From the linker script.
     static __init_array_start: Constructor;
     static __init_array_end: Constructor;
@@ -60,10 +62,24 @@ fn first_thread() {
             (*constructor)(count, arguments, environment::environ);
             constructor = constructor.add(1);
         }
+        if let Some(entry) = entry_of_hermit() {
+            entry(count, arguments, environment::environ);
+        }
         main(count, arguments)
     });
     panics::end_if_panicked(status);
     process::leave(status)
+}
+
+/// How `std` for hermit is begun: it calls `main` itself, and ends the program.
+type Entry = unsafe extern "C" fn(c_int, *const *const c_char, *const *const c_char) -> !;
+
+/// Where the program's `std` begins, if it is the one for hermit.
+fn entry_of_hermit() -> Option<Entry> {
+    // The compiler takes it for granted that nothing of a program lies at 0.
+    let address = core::hint::black_box((&raw const __runtime_entry).addr());
+    // SAFETY: null is the one value that is none; any other is the address of that function, as the linker script says.
+    unsafe { core::mem::transmute::<usize, Option<Entry>>(address) }
 }
 
 /// The program's name and the words of the argument text, each with a terminating zero, and a null pointer.
