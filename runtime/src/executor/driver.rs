@@ -3,6 +3,8 @@
 use alloc::rc::Rc;
 use core::cell::Cell;
 use core::future::Future;
+use core::pin::pin;
+use core::task::{Context, Poll, Waker};
 
 use super::{EPOCH_BUDGET, EXECUTOR, spawn};
 use crate::compute::{self, Turn};
@@ -44,6 +46,24 @@ where
             Turn::Interrupted => {}
             Turn::GaveWay | Turn::Ended => platform::wait(0),
         }
+    }
+}
+
+/// Awaits a future within a call of a task: ends epochs until it is done. No other task runs meanwhile, but what arrives is
+/// taken in, and what is due is sent.
+pub(crate) fn wait_in_place<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        // Nobody need be woken: it is asked in each epoch.
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return output;
+        }
+        let sent = net::send();
+        block::send();
+        let at_once = net::has_arrived() || sent.backlog;
+        platform::wait(if at_once { 0 } else { sent.deadline_ns.min(next_timer_ns()) });
+        net::receive(|_| true);
+        wake_due_timers();
     }
 }
 

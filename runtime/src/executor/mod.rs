@@ -26,6 +26,7 @@ mod driver;
 mod tests;
 
 pub use driver::block_on;
+pub(crate) use driver::wait_in_place;
 pub use join::{Aborted, JoinHandle};
 
 use timers::Timers;
@@ -280,6 +281,7 @@ pub(crate) fn reset() {
     }
     crate::compute::reset();
     crate::thread::reset();
+    crate::sys::descriptors::reset();
     EXECUTOR.with(|executor| {
         drop(executor.tables.replace(Tables::new()));
         executor.polls.set(0);

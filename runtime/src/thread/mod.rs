@@ -36,6 +36,8 @@ pub type ThreadId = u32;
 
 /// How often a thread may look at the clock in one epoch before the epoch ends for it.
 const CLOCK_LOOKS: u32 = 200;
+/// How often it may look in vain whether something has arrived.
+const VAIN_LOOKS: u32 = 10_000;
 
 /// A thread, while it exists.
 struct Thread {
@@ -60,8 +62,8 @@ struct Threads {
     executor: Cell<u64>,
     /// What the processor's thread pointer holds.
     thread_pointer: Cell<u64>,
-    /// The epoch in which the clock was looked at last, and how often since it began.
-    looks: Cell<(u64, u32)>,
+    /// The epoch in which somebody looked last, and how often since it began: at the clock, and in vain for other things.
+    looks: Cell<(u64, [u32; 2])>,
 }
 
 local! {
@@ -69,7 +71,7 @@ local! {
         running: RefCell::new(None),
         executor: Cell::new(0),
         thread_pointer: Cell::new(0),
-        looks: Cell::new((0, 0)),
+        looks: Cell::new((0, [0; 2])),
     };
 }
 
@@ -201,14 +203,26 @@ pub fn yield_now() {
 /// To be called where a thread looks at the clock. The clock stands still during an epoch, so a thread that waits for a time
 /// by looking again and again has to let the epoch end.
 pub fn look_at_clock() {
+    look(0, CLOCK_LOOKS);
+}
+
+/// To be called where a thread that does not want to wait is told that nothing is there yet: nothing arrives during an epoch.
+pub fn look_in_vain() {
+    look(1, VAIN_LOOKS);
+}
+
+fn look(at: usize, most: u32) {
     let epoch = time::epoch();
     let looks = THREADS.with(|all| {
-        let (last, looks) = all.looks.get();
-        let looks = if last == epoch { looks + 1 } else { 1 };
+        let (last, mut looks) = all.looks.get();
+        if last != epoch {
+            looks = [0; 2];
+        }
+        looks[at] += 1;
         all.looks.set((epoch, looks));
-        looks
+        looks[at]
     });
-    if looks < CLOCK_LOOKS {
+    if looks < most {
         return;
     }
     if is_thread() {
@@ -249,7 +263,7 @@ pub(crate) fn reset() {
     THREADS.with(|all| {
         all.running.replace(None);
         all.thread_pointer.set(0);
-        all.looks.set((0, 0));
+        all.looks.set((0, [0; 2]));
     });
     table::reset();
     futex::reset();
