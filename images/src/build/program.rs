@@ -22,6 +22,8 @@ const LIBRARY: &str = "image-libc";
 const ARCHIVE: &str = "libimage_libc.a";
 /// The libraries of Linux that `std` names to the linker.
 const EMPTY_LIBRARIES: [&str; 9] = ["c", "m", "rt", "pthread", "dl", "util", "gcc_s", "gcc_eh", "gcc"];
+/// What the linker script calls the files that are packed into an image.
+const BUNDLE: &str = "pollux.bundle";
 /// An archive without members is its first line.
 const EMPTY_ARCHIVE: &[u8] = b"!<arch>\n";
 /// Profile of programs: their own release profile, but a panic ends the program, and there are line numbers for its report.
@@ -114,14 +116,14 @@ impl Program {
     }
 
     /// Builds the guest.
-    fn build(&self, library: &Library, workspace: &Workspace, quiet: bool) -> Result<PathBuf, BuildError> {
+    fn build(&self, library: &Library, bundle: Option<&Path>, workspace: &Workspace, quiet: bool) -> Result<PathBuf, BuildError> {
         let mut command = Command::new(cargo_program());
         command.args(["build", "--manifest-path"]).arg(&self.manifest);
         command.args(["--package", &self.package.name, "--bin", &self.binary]);
         command.args(["--profile", PROFILE, "--target", TARGET, "--target-dir"]).arg(&self.target_dir);
         command.args(PROFILE_SETTINGS.iter().flat_map(|setting| ["--config", setting]));
         command.args(quiet.then_some("--quiet"));
-        command.env("CARGO_ENCODED_RUSTFLAGS", self.flags(library, workspace));
+        command.env("CARGO_ENCODED_RUSTFLAGS", self.flags(library, bundle, workspace));
         for name in ["RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
             command.env_remove(name);
         }
@@ -130,7 +132,7 @@ impl Program {
         Ok(self.target_dir.join(TARGET).join(PROFILE).join(&self.binary))
     }
 
-    fn flags(&self, library: &Library, workspace: &Workspace) -> OsString {
+    fn flags(&self, library: &Library, bundle: Option<&Path>, workspace: &Workspace) -> OsString {
         let mut flags: Vec<OsString> = Vec::new();
         let linker =
             ["linker=rust-lld", "linker-flavor=ld.lld", "link-self-contained=no", "target-feature=+crt-static"];
@@ -149,6 +151,10 @@ impl Program {
         let mut script = OsString::from("-T");
         script.push(&library.script);
         flags.extend(LINK.iter().map(OsString::from).chain([script, library.archive.clone().into()]).map(argument));
+        if let Some(bundle) = bundle {
+            // The linker script says where its bytes go.
+            flags.extend(["--format=binary".into(), bundle.into(), "--format=default".into()].map(argument));
+        }
         flags.push(remap(&self.root, "/program"));
         flags.extend(workspace.remapped());
         flags.join(FLAG_SEPARATOR.as_ref())
@@ -201,7 +207,8 @@ pub fn build_std(workspace: &Workspace, program: &Program, quiet: bool) -> Resul
         return Err(program.cannot_count().into());
     }
     let library = Library::build(workspace, quiet)?;
-    let guest_bytes = read(&program.build(&library, workspace, quiet)?)?;
+    let bundle = program.place_bundle()?;
+    let guest_bytes = read(&program.build(&library, bundle.as_deref(), workspace, quiet)?)?;
     let shim_bytes = read(&workspace.build_shim(quiet)?)?;
     let app = &program.binary;
     let packed = pack(&shim_bytes, &guest_bytes).map_err(|source| BuildError::Pack { app: app.clone(), source })?;
@@ -211,6 +218,17 @@ pub fn build_std(workspace: &Workspace, program: &Program, quiet: bool) -> Resul
 }
 
 impl Program {
+    /// Writes the files that the manifest wants in the image to where the linker finds them: a folder that is named after their
+    /// contents, so that the program is linked anew when they have changed.
+    fn place_bundle(&self) -> Result<Option<PathBuf>, BuildError> {
+        let Some(bytes) = self.package.bundle()? else { return Ok(None) };
+        let folder = self.target_dir.join("files").join(&hex(&Sha256::digest(&bytes))[..16]);
+        std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
+        let path = folder.join(BUNDLE);
+        replace(&path, &bytes)?;
+        Ok(Some(path))
+    }
+
     /// Why an epoch source is refused.
     fn cannot_count(&self) -> BuildError {
         let what = format!(
