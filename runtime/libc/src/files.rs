@@ -318,6 +318,21 @@ c_functions! {
         nothing(fs::sync_all(file))
     }
 
+    /// Advice changes nothing: the error number of what is no file, or 0.
+    fn posix_fadvise64(file: c_int, _offset: off_t, _bytes: off_t, _advice: c_int) -> c_int {
+        fs::metadata_of(file).map_or_else(|errno| errno, |_| 0)
+    }
+
+    /// Room is taken when something is written: `EOPNOTSUPP`.
+    fn fallocate64(_file: c_int, _mode: c_int, _offset: off_t, _bytes: off_t) -> c_int {
+        fail(libc::EOPNOTSUPP)
+    }
+
+    /// As [`fallocate64`], the error number being the result.
+    fn posix_fallocate64(_file: c_int, _offset: off_t, _bytes: off_t) -> c_int {
+        libc::EOPNOTSUPP
+    }
+
     /// Locks a file for an open file. `EWOULDBLOCK` if others have it and it is not to wait.
     fn flock(file: c_int, operation: c_int) -> c_int {
         let exclusive = match operation & !libc::LOCK_NB {
