@@ -1,11 +1,11 @@
 //! Files of ordinary programs: `std::fs` on disks and in the image, and what becomes of them when machines die.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use pollux_tests::disks::Files;
+use pollux_tests::disks::{Files, connect};
+use pollux_tests::guests::ask;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::GuestStopped;
@@ -71,13 +71,18 @@ fn std_fs_behaves_as_on_linux() {
     }
 }
 
-/// What cannot be mounted is said, and the program does not start.
+/// What cannot be mounted is said, the program does not start, and what is on the disk stays.
 #[test]
 fn what_is_no_file_system_is_refused_and_left_alone() {
     let files = Files::new("foreign");
-    let content = [b"somebody's data".repeat(100), vec![0; 8 << 20]].concat();
-    let path = PathBuf::from(format!("{}.0", files.stem().display()));
-    fs::write(&path, &content).expect("a disk");
+    // Another program's disk, with a single block that is not zeros.
+    let probe = |size: &str, work: &[(&str, &str)]| {
+        let mut pair = Pair::up(&files.options(size, &["--bare"]));
+        let mut client = connect(&mut pair);
+        work.iter().for_each(|(asked, answer)| assert_eq!(ask(&mut client, asked), *answer));
+        pair.down();
+    };
+    probe(",size=8M", &[("disk data write 200 1 5 9", "done"), ("disk data flush", "done")]);
     let refusals = [
         (program("files", Some((&files, "")), &["--bare"]), "disk data cannot be mounted at /data: it holds something"),
         (program("files", None, &["--bare"]), "there is no disk data, which is to be mounted at /data"),
@@ -89,7 +94,7 @@ fn what_is_no_file_system_is_refused_and_left_alone() {
         assert!(pair.console().contains(why), "{}", pair.console());
         pair.down();
     }
-    assert!(fs::read(&path).expect("a disk").starts_with(&content[..8 << 20]), "it was left alone");
+    probe("", &[("disk data verify 200 1 5 9", "same")]);
 }
 
 /// ripgrep's searcher finds in the image what it finds on Linux.

@@ -13,7 +13,8 @@ use hermit_abi::{
 };
 
 use super::*;
-use crate::host::{Boundary, End, HostDisk, Setup, World, run};
+use crate::host::disk::HostDisk;
+use crate::host::{Boundary, End, Setup, World, run};
 use crate::sync::oneshot;
 use crate::sys::descriptors::{close, get};
 use crate::{thread, time};
