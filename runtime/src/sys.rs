@@ -15,14 +15,18 @@ use crate::{exit, platform, random, thread, time};
 
 mod console;
 pub mod descriptors;
+pub mod epoll;
+pub mod events;
 mod files;
 mod io;
 pub mod poll;
+pub mod resolve;
 pub mod signal;
 pub mod sockets;
 mod threads;
 pub mod wait;
 
+pub use events::sys_eventfd;
 pub use files::{
     sys_fsync, sys_getdents64, sys_lstat, sys_mkdir, sys_open, sys_opendir, sys_rmdir, sys_stat, sys_unlink,
 };

@@ -34,6 +34,10 @@ where
             if let Some(output) = result.take() {
                 return output;
             }
+            if EXECUTOR.with(|executor| executor.interrupted.take()) {
+                // A thread's interruption is the beginning of an epoch, as a computation's is.
+                break (Turn::Interrupted, 0);
+            }
             let turn = compute::turn(deadline_ns);
             // What has waited for a computation's end runs in the same epoch if it has budget left.
             if turn != Turn::Ended || !has_budget() {
@@ -73,8 +77,9 @@ fn run_tasks() -> u64 {
     let sent = loop {
         EXECUTOR.with(|executor| executor.run_ready());
         let sent = net::send();
+        EXECUTOR.with(|executor| executor.network_ns.set(sent.deadline_ns));
         // Sending may have told tasks of closed connections; they run in the same epoch if it has budget left.
-        if sent.crowded || !has_work() || !has_budget() {
+        if sent.crowded || !has_work() || !has_budget() || was_interrupted() {
             break sent;
         }
     };
@@ -91,6 +96,10 @@ fn spend(units: u32) -> bool {
 
 fn has_budget() -> bool {
     EXECUTOR.with(|executor| executor.budget.get() > 0)
+}
+
+fn was_interrupted() -> bool {
+    EXECUTOR.with(|executor| executor.interrupted.get())
 }
 
 fn has_work() -> bool {

@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::*;
+use crate::host::{Boundary, End, Setup, World, run};
 use core::ffi::c_void;
 use hermit_abi::{EBADF, iovec, nfds_t, pollfd, sockaddr, socklen_t, stat};
-use crate::host::{Boundary, End, Setup, World, run};
 
 /// Never called: it compiles only if each function has the type that `hermit-abi` declares.
 #[allow(dead_code)]

@@ -107,6 +107,10 @@ impl Queue {
         left
     }
 
+    pub(in crate::sys) fn has_bytes(&self) -> bool {
+        !self.bytes.borrow().is_empty()
+    }
+
     pub(in crate::sys) fn is_readable(&self) -> bool {
         !self.bytes.borrow().is_empty() || self.finished.get() || self.reset.get()
     }
