@@ -7,7 +7,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 use recordstore::{Batch, BlockDevice, OpenError, Store};
 
-use crate::BLOCK_BYTES;
 use crate::blocks::{BlockMap, Place};
 use crate::cache::Cache;
 use crate::data::SECTORS;
@@ -17,6 +16,7 @@ use crate::inode::{Content, Ino, Inode, Kind};
 use crate::part::Part;
 use crate::record::{InodeRecord, Record, VERSION};
 use crate::space::Space;
+use crate::{BLOCK_BYTES, MAX_FILE_BYTES};
 
 /// The smallest device.
 const LEAST_BYTES: u64 = 1 << 20;
@@ -163,6 +163,8 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
         if kinds.get(&ROOT) != Some(&Kind::Directory) {
             return Err("no root directory".into());
         }
+        // How many names each has, and the directory of the last one.
+        let mut names: BTreeMap<Ino, (u32, Ino)> = BTreeMap::from([(ROOT, (1, ROOT))]);
         for (&ino, inode) in &mut self.inodes {
             self.weight = self.weight.and(Weight::INODE);
             match &mut inode.content {
@@ -173,9 +175,14 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
                             kinds.get(entry).ok_or_else(|| format!("a name in directory {ino} leads nowhere"))?;
                         *subdirectories += u32::from(*kind == Kind::Directory);
                         self.weight = self.weight.and(Weight::name(name));
+                        let (count, directory) = names.entry(*entry).or_insert((0, ino));
+                        (*count, *directory) = (*count + 1, ino);
                     }
                 }
-                Content::File { map, .. } => {
+                Content::File { bytes, map } => {
+                    if *bytes > MAX_FILE_BYTES {
+                        return Err(format!("file {ino} has {bytes} bytes, more than any can"));
+                    }
                     for (index, place) in map.iter() {
                         if !self.space.claim(place.block) {
                             return Err(format!("block {index} of file {ino} lies where it cannot ({})", place.block));
@@ -186,11 +193,35 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
                 Content::Link { target } => self.weight = self.weight.and(Weight::target(target)),
             }
         }
+        self.check_names(&names)?;
         // What was open and had no name when the machine went.
         for ino in kinds.into_keys() {
             self.drop_if_unused(ino);
         }
         Ok(())
+    }
+
+    /// Everything has as many names as it says, and a directory one, where it says that it lies.
+    fn check_names(&self, names: &BTreeMap<Ino, (u32, Ino)>) -> Result<(), String> {
+        for (&ino, inode) in &self.inodes {
+            let (count, directory) = names.get(&ino).copied().unwrap_or((0, 0));
+            let fits = match inode.content {
+                Content::Directory { parent, .. } => {
+                    count == inode.links && count <= 1 && (count == 0 || parent == directory)
+                }
+                Content::File { .. } | Content::Link { .. } => count == inode.links,
+            };
+            if !fits {
+                return Err(format!(
+                    "inode {ino} has {count} names, the last one in {directory}, and should have {}",
+                    inode.links
+                ));
+            }
+        }
+        match self.inodes.last_key_value() {
+            Some((&last, _)) if last >= self.next_ino => Err(format!("inode {last} should not be there yet")),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -148,3 +148,62 @@ fn a_device_that_does_not_write_is_no_end_of_reading() {
     drop(fs);
     assert!(matches!(now(FileSystem::mount(device, OPTIONS)).map(drop), Err(MountError::Device(_))));
 }
+
+/// Records that no file system has written, in a log that is sound: they are refused, or taken and worked with.
+#[test]
+fn records_that_nobody_has_written_do_no_harm() {
+    use crate::inode::{Kind, Times};
+    use crate::record::{InodeRecord, Record, VERSION};
+    use recordstore::model::Mixer;
+
+    let (mut refused, mut taken) = (0, 0);
+    for seed in 0..3000 {
+        let mut mixer = Mixer(seed);
+        let mut batch = recordstore::Batch::new();
+        Record::Format { version: VERSION, block_bytes: 4096, data_blocks: 192 }.put(&mut batch);
+        Record::Begin { whole: true }.put(&mut batch);
+        let inode = |ino, kind, links, bytes, parent| {
+            let (mode, times, target) = (0o644, Times::default(), &b"target"[..]);
+            Record::Inode(InodeRecord { ino, kind, mode, links, bytes, times, parent, target })
+        };
+        inode(ROOT, Kind::Directory, 1, 0, ROOT).put(&mut batch);
+        let sums = [7_u64.to_le_bytes(); 3].concat();
+        for _ in 0..mixer.below(6) {
+            let mut small = || mixer.below(5);
+            let (ino, other, third) = (small(), small(), small());
+            let kind = [Kind::File, Kind::Directory, Kind::Link][third as usize % 3];
+            match mixer.below(7) {
+                0 => Record::Gone { ino }.put(&mut batch),
+                1 => Record::Cut { ino, index: other }.put(&mut batch),
+                2 => Record::Run { ino, index: other << (third * 15), block: third as u32 * 64, sums: &sums }
+                    .put(&mut batch),
+                3 | 4 => Record::Entry { directory: ino, ino: other, name: &[b'a' + third as u8] }.put(&mut batch),
+                _ => inode(ino, kind, other as u32, other << (third * 15), third).put(&mut batch),
+            }
+        }
+        if mixer.below(4) == 0 {
+            batch.push(&mixer.next().to_le_bytes()[..1 + mixer.below(7) as usize]);
+        }
+        Record::End { next_ino: mixer.below(9) }.put(&mut batch);
+        let device = ModelDevice::new(BLOCKS);
+        let log = crate::part::Part { device: device.clone(), first: 0, blocks: 512 };
+        let (mut store, _) =
+            now(recordstore::Store::open(log, recordstore::Options::default(), |_| ())).expect("a log");
+        now(store.append(&batch)).expect("appended");
+        now(store.sync()).expect("synced");
+        match mount(&device) {
+            Err(MountError::Damaged(_)) => refused += 1,
+            Err(error) => panic!("seed {seed}: {error}"),
+            Ok((mut fs, _)) => {
+                taken += 1;
+                // Blocks that were never written have other checksums: reading them fails, and nothing else.
+                let _ = super::reference::view(&mut fs);
+                let file = fs.create_file(ROOT, b"new", 0o644, 1).expect("made");
+                assert_eq!(now(fs.write(file, 5, &[9; 9000], 1)), Ok(9000), "seed {seed}");
+                now(fs.sync()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                mounted(&device.after(Crash::LoseAll));
+            }
+        }
+    }
+    assert!(refused > 300 && taken > 300, "{refused} refused, {taken} taken");
+}

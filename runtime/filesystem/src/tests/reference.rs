@@ -233,9 +233,11 @@ pub(super) fn view<D: BlockDevice + Clone>(fs: &mut FileSystem<D>) -> Result<Vie
                 // Two links of one content are two or one: not told apart here.
                 Kind::Link => (fs.target(ino)?.to_vec(), 1),
                 Kind::File => {
-                    let mut content = vec![0; attributes.bytes as usize + 1];
+                    // No operation here makes a file longer than that; a damaged device may.
+                    let most = attributes.bytes.min(4 << 20);
+                    let mut content = vec![0; most as usize + 1];
                     let bytes = now(fs.read(ino, 0, &mut content))?;
-                    if bytes as u64 != attributes.bytes {
+                    if (bytes as u64) < most {
                         return Err(FsError::Io);
                     }
                     content.truncate(bytes);
