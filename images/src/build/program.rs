@@ -122,7 +122,13 @@ impl Program {
     }
 
     /// Builds the guest.
-    fn build(&self, library: &Library, bundle: Option<&Path>, workspace: &Workspace, quiet: bool) -> Result<PathBuf, BuildError> {
+    fn build(
+        &self,
+        library: &Library,
+        bundle: Option<&Path>,
+        workspace: &Workspace,
+        quiet: bool,
+    ) -> Result<PathBuf, BuildError> {
         let mut command = Command::new(cargo_program());
         command.args(["build", "--manifest-path"]).arg(&self.manifest);
         command.args(["--package", &self.package.name, "--bin", &self.binary]);

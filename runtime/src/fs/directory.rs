@@ -91,9 +91,9 @@ impl File {
 fn next_after(directory: Place, after: Option<&[u8]>) -> Result<Option<(Vec<u8>, Place)>> {
     match directory {
         Place::Stored(at, ino) => {
-            let next = block_on(volume(at)?.with(async |fs| {
-                Ok(fs.next_entry(ino, after)?.map(|(name, ino, _)| (name.to_vec(), ino)))
-            }))?;
+            let next = block_on(
+                volume(at)?.with(async |fs| Ok(fs.next_entry(ino, after)?.map(|(name, ino, _)| (name.to_vec(), ino)))),
+            )?;
             Ok(next.map(|(name, ino)| (name, Place::Stored(at, ino))))
         }
         Place::Packed(index) => {

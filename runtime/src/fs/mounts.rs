@@ -11,7 +11,7 @@ use filesystem::{FileSystem, MountError, Options};
 use super::path::Place;
 use super::tree::{self, Tree};
 use super::volume::Volume;
-use super::{State, STATE};
+use super::{STATE, State};
 use crate::block::Disk;
 use crate::{env, random, spawn, time};
 

@@ -63,13 +63,7 @@ pub fn symlink(target: &[u8], base: Option<i32>, path: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// `EEXIST`, `EXDEV` for another disk, `EPERM` for a directory, and as [`make_directory`].
-pub fn link(
-    old_base: Option<i32>,
-    old: &[u8],
-    new_base: Option<i32>,
-    new: &[u8],
-    follow: bool,
-) -> Result<()> {
+pub fn link(old_base: Option<i32>, old: &[u8], new_base: Option<i32>, new: &[u8], follow: bool) -> Result<()> {
     let place = resolve(old_base, old, follow)?;
     let name = new_name(new_base, new)?;
     let (at, volume, directory) = stored(&name)?;
@@ -130,13 +124,7 @@ fn is_mount(place: Place) -> bool {
 /// # Errors
 /// `ENOENT`, `EXDEV` for another disk, `EROFS`, `EBUSY` for what is mounted, `EEXIST`, `EISDIR`, `ENOTDIR`, `ENOTEMPTY`,
 /// `EINVAL` for a directory that would lie in itself.
-pub fn rename(
-    old_base: Option<i32>,
-    old: &[u8],
-    new_base: Option<i32>,
-    new: &[u8],
-    replace: bool,
-) -> Result<()> {
+pub fn rename(old_base: Option<i32>, old: &[u8], new_base: Option<i32>, new: &[u8], replace: bool) -> Result<()> {
     let busy = |name: Result<Name>| name.map_err(|errno| if errno == EINVAL { EBUSY } else { errno });
     let from = busy(resolve_name(old_base, old))?;
     let to = busy(resolve_name(new_base, new))?;
@@ -153,9 +141,7 @@ pub fn rename(
         return Err(EXDEV);
     }
     let now_ns = time::realtime_ns();
-    block_on(volume.with(async |fs| {
-        fs.rename((from_directory, &from.name), (to_directory, &to.name), replace, now_ns)
-    }))
+    block_on(volume.with(async |fs| fs.rename((from_directory, &from.name), (to_directory, &to.name), replace, now_ns)))
 }
 
 /// What there is to know of what lies at a path.

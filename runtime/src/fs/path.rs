@@ -83,9 +83,7 @@ impl Place {
                 let child = core::str::from_utf8(name).ok().and_then(|name| tree.child(index, name));
                 child.map(|child| Self::at(&tree, child)).ok_or(ENOENT)
             }
-            Self::Stored(at, ino) => {
-                Ok(Self::Stored(at, block_on(volume(at)?.with(async |fs| fs.lookup(ino, name)))?))
-            }
+            Self::Stored(at, ino) => Ok(Self::Stored(at, block_on(volume(at)?.with(async |fs| fs.lookup(ino, name)))?)),
         }
     }
 

@@ -40,7 +40,8 @@ impl Tree {
             Item::Mount(_) => Node::Mount(volume),
         };
         let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let found = directory.split('/').filter(|name| !name.is_empty()).try_fold(ROOT, |at, name| self.child(at, name));
+        let found =
+            directory.split('/').filter(|name| !name.is_empty()).try_fold(ROOT, |at, name| self.child(at, name));
         let index = self.nodes.len();
         if name.is_empty() {
             // The root itself: a disk may take its place as long as nothing else is in it.
