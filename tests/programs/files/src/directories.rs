@@ -9,7 +9,9 @@ use crate::{check, done, why};
 /// The names in a directory, in order, with what they are.
 fn listed(path: &Path) -> io::Result<Vec<(String, bool)>> {
     let mut names = fs::read_dir(path)?
-        .map(|entry| entry.and_then(|entry| Ok((entry.file_name().into_string().expect("UTF-8"), entry.file_type()?.is_dir()))))
+        .map(|entry| {
+            entry.and_then(|entry| Ok((entry.file_name().into_string().expect("UTF-8"), entry.file_type()?.is_dir())))
+        })
         .collect::<io::Result<Vec<_>>>()?;
     names.sort();
     Ok(names)
@@ -30,7 +32,10 @@ pub fn run(folder: &Path) {
         File::create(top.join(format!("a/{number}"))).expect("made");
     }
     check("listed", listed(&top).map_err(why));
-    check("many are listed", listed(&top.join("a")).map(|names| (names.len(), names[0].clone(), names[200].clone())).map_err(why));
+    check(
+        "many are listed",
+        listed(&top.join("a")).map(|names| (names.len(), names[0].clone(), names[200].clone())).map_err(why),
+    );
     check("what is not there is listed", listed(&top.join("z")).map_err(why));
     check("a file is listed", listed(&top.join("file")).map_err(why));
     check("an entry's path", {

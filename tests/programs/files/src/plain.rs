@@ -19,7 +19,10 @@ pub fn run(folder: &Path) {
     check("made new where it is", done(OpenOptions::new().write(true).create_new(true).open(&path)));
     check("made new", done(OpenOptions::new().write(true).create_new(true).open(folder.join("new"))));
     check("neither read nor write", done(OpenOptions::new().open(&path)));
-    check("truncated when opened", File::create(&path).and_then(|file| file.metadata()).map(|it| it.len()).map_err(why));
+    check(
+        "truncated when opened",
+        File::create(&path).and_then(|file| file.metadata()).map(|it| it.len()).map_err(why),
+    );
     positions(&path);
     offsets(&path);
     appending(&path);
@@ -28,7 +31,8 @@ pub fn run(folder: &Path) {
     access(&path);
     check("a mode that was asked for", {
         let made = OpenOptions::new().write(true).create(true).mode(0o600).open(folder.join("private"));
-        made.map(|file| file.metadata().map(|found| format!("{:o}", found.permissions().mode())).map_err(why)).map_err(why)
+        made.map(|file| file.metadata().map(|found| format!("{:o}", found.permissions().mode())).map_err(why))
+            .map_err(why)
     });
     check("permissions that were set", {
         let set = fs::set_permissions(&path, fs::Permissions::from_mode(0o640));
@@ -72,7 +76,10 @@ fn positions(path: &Path) {
     let mut all = Vec::new();
     check("with a hole", file.read_to_end(&mut all).map(|_| all).map_err(why));
     let mut clone = file.try_clone().expect("another of it");
-    check("a clone has the same position", clone.seek(SeekFrom::Start(4)).and_then(|_| file.stream_position()).map_err(why));
+    check(
+        "a clone has the same position",
+        clone.seek(SeekFrom::Start(4)).and_then(|_| file.stream_position()).map_err(why),
+    );
 }
 
 fn offsets(path: &Path) {

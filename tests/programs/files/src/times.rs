@@ -15,7 +15,10 @@ pub fn run(folder: &Path) {
     let modified = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).expect("a time");
     let first = modified(&path);
     check("made now", (first > before, first < before + Duration::from_secs(60)));
-    check("when it was made", fs::metadata(&path).and_then(|found| found.created()).map(|time| time > before).map_err(why));
+    check(
+        "when it was made",
+        fs::metadata(&path).and_then(|found| found.created()).map(|time| time > before).map_err(why),
+    );
     sleep(Duration::from_millis(30));
     (&file).write_all(b"x").expect("written");
     check("changed later", modified(&path) > first);
