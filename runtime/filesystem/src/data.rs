@@ -137,9 +137,12 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
     }
 
     fn has_room(&self, (ino, index): Key) -> Result<bool, FsError> {
-        let kept = if self.map(ino)?.get(index).is_some() { 0 } else { self.space.kept() };
         let changed = self.cache.dirty() + 1;
-        let fits = u64::from(self.space.free()) >= changed as u64 + u64::from(kept);
+        if self.map(ino)?.get(index).is_some() {
+            // It has a place in the metadata; the blocks that are kept are for this.
+            return Ok(u64::from(self.space.free()) >= changed as u64);
+        }
+        let fits = u64::from(self.space.free()) >= changed as u64 + u64::from(self.space.kept());
         Ok(fits && self.allow(Weight::BLOCK.and(Weight::GROUP).times(changed)).is_ok())
     }
 

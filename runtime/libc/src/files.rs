@@ -370,16 +370,16 @@ c_functions! {
         unsafe { give(place, described(file)) }
     }
 
-    /// What there is to know of what lies at a path, with the time at which it was made. `ENOSYS` for what is no file.
+    /// What there is to know of what lies at a path, with the time at which it was made.
     fn statx(folder: c_int, path: Path, flags: c_int, _mask: c_uint, place: *mut libc::statx) -> c_int {
         // SAFETY: the caller's.
         let found = match unsafe { find_at(folder, path, flags) } {
-            // The console and sockets: `fstat` knows them.
-            Err(libc::EBADF) if descriptors::get(folder).is_ok() => Err(libc::ENOSYS),
-            found => found,
+            // The console and sockets.
+            Err(libc::EBADF) => described(folder).map(|found| statx_of_other(&found)),
+            found => found.map(|found| statx_of(&found)),
         };
         // SAFETY: the caller's.
-        unsafe { give(place, found.map(|found| statx_of(&found))) }
+        unsafe { give(place, found) }
     }
 
     /// Whether something lies at a path. All that is there may be used.
@@ -669,5 +669,19 @@ fn statx_of(metadata: &Metadata) -> libc::statx {
     found.stx_ctime = time(attributes.times.changed_ns);
     found.stx_btime = time(attributes.times.born_ns);
     found.stx_dev_minor = metadata.device as u32;
+    found
+}
+
+/// Of what is no file, and was made at no time.
+fn statx_of_other(stat: &libc::stat64) -> libc::statx {
+    // SAFETY: all of it are numbers.
+    let mut found: libc::statx = unsafe { core::mem::zeroed() };
+    found.stx_mask = libc::STATX_BASIC_STATS;
+    found.stx_blksize = 4096;
+    found.stx_nlink = stat.st_nlink as u32;
+    found.stx_mode = stat.st_mode as u16;
+    found.stx_ino = stat.st_ino;
+    found.stx_size = stat.st_size as u64;
+    found.stx_dev_minor = stat.st_dev as u32;
     found
 }

@@ -1,7 +1,7 @@
 //! Open files and directories.
 
 use alloc::rc::Rc;
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
 
 use filesystem::{Ino, Kind};
 use hermit_abi::{
@@ -17,6 +17,7 @@ use super::status::{Metadata, metadata_at};
 use super::tree::Node;
 use super::volume::Volume;
 use super::{Result, the_tree, volume};
+use crate::sync::Mutex;
 use crate::sys::descriptors::{self, Open, Status};
 use crate::sys::wait::block_on;
 use crate::time;
@@ -34,7 +35,8 @@ pub struct File {
     /// Where it lies, if not in the image.
     stored: Option<(Rc<Volume>, Ino)>,
     kind: Kind,
-    position: Cell<u64>,
+    /// Held while it is read or written from there: threads that share it take turns.
+    position: Mutex<u64>,
     opening: Opening,
     pub(super) cursor: RefCell<Cursor>,
 }
@@ -55,7 +57,7 @@ impl File {
             place,
             stored,
             kind,
-            position: Cell::new(0),
+            position: Mutex::new(0),
             opening: locks::new_opening(),
             cursor: RefCell::default(),
         })
@@ -96,13 +98,20 @@ impl File {
     }
 
     /// Writes at an offset, or at the end of a file that is only appended to: how many bytes, and where they end.
-    fn write_to(&self, offset: u64, data: &[u8]) -> Result<(usize, u64)> {
+    fn write_to(&self, offset: u64, pieces: &[&[u8]]) -> Result<(usize, u64)> {
         self.may(O_RDONLY)?;
         let (volume, ino) = self.stored.as_ref().ok_or(EBADF)?;
         let flags = self.status.flags();
         block_on(volume.with(async |fs| {
             let offset = if flags & O_APPEND == 0 { offset } else { fs.attributes(*ino)?.bytes };
-            let written = fs.write(*ino, offset, data, time::realtime_ns()).await?;
+            let mut written = 0;
+            for piece in pieces {
+                match fs.write(*ino, offset + written as u64, piece, time::realtime_ns()).await {
+                    Ok(bytes) => written += bytes,
+                    Err(error) if written == 0 => return Err(error),
+                    Err(_) => break,
+                }
+            }
             if flags & O_DSYNC != 0 {
                 fs.sync().await?;
             }
@@ -152,30 +161,38 @@ impl Open for File {
     }
 
     fn read(&self, buffer: &mut [u8]) -> Result<usize> {
-        let bytes = self.read_from(self.position.get(), buffer)?;
-        self.position.set(self.position.get() + bytes as u64);
+        let mut position = block_on(self.position.lock());
+        let bytes = self.read_from(*position, buffer)?;
+        *position += bytes as u64;
         Ok(bytes)
     }
 
     fn write(&self, data: &[u8]) -> Result<usize> {
-        let (bytes, end) = self.write_to(self.position.get(), data)?;
-        self.position.set(end);
+        self.write_pieces(&[data])
+    }
+
+    /// As one: nobody else's data comes between the pieces.
+    fn write_pieces(&self, pieces: &[&[u8]]) -> Result<usize> {
+        let mut position = block_on(self.position.lock());
+        let (bytes, end) = self.write_to(*position, pieces)?;
+        *position = end;
         Ok(bytes)
     }
 
     fn seek(&self, offset_bytes: i64, whence: i32) -> Result<i64> {
+        let mut position = block_on(self.position.lock());
         let from = match whence {
             SEEK_SET => 0,
-            SEEK_CUR => self.position.get(),
+            SEEK_CUR => *position,
             SEEK_END => self.metadata()?.attributes.bytes,
             _ => return Err(EINVAL),
         };
-        let position = from.checked_add_signed(offset_bytes).filter(|at| i64::try_from(*at).is_ok()).ok_or(EINVAL)?;
+        let new = from.checked_add_signed(offset_bytes).filter(|at| i64::try_from(*at).is_ok()).ok_or(EINVAL)?;
         if self.kind == Kind::Directory {
-            self.cursor.borrow_mut().seek(position)?;
+            self.cursor.borrow_mut().seek(new)?;
         }
-        self.position.set(position);
-        Ok(position as i64)
+        *position = new;
+        Ok(new as i64)
     }
 
     fn stat(&self) -> Result<stat> {
@@ -283,7 +300,7 @@ pub fn read_at(descriptor: i32, buffer: &mut [u8], offset: i64) -> Result<usize>
 /// As [`read_at`], and `ENOSPC`, `EFBIG`.
 pub fn write_at(descriptor: i32, data: &[u8], offset: i64) -> Result<usize> {
     let offset = u64::try_from(offset).map_err(|_| EINVAL)?;
-    file(descriptor, hermit_abi::ESPIPE)?.write_to(offset, data).map(|(bytes, _)| bytes)
+    file(descriptor, hermit_abi::ESPIPE)?.write_to(offset, &[data]).map(|(bytes, _)| bytes)
 }
 
 /// Makes an open file shorter, or longer by zeros.
