@@ -70,6 +70,7 @@ impl BlockMap {
     }
 
     /// Takes the places of all blocks from `index` on away.
+    #[inline(never)]
     pub fn cut(&mut self, index: u64, mut each: impl FnMut(Place)) {
         let mut cut = |places: &mut [Place], blocks: &mut u64| {
             for place in places.iter_mut().filter(|place| !place.is_hole()) {

@@ -54,6 +54,7 @@ impl Changes {
     }
 
     /// A file has no blocks from `index` on any more.
+    #[inline(never)]
     pub fn cut(&mut self, ino: Ino, index: u64) {
         let lowest = self.cuts.entry(ino).or_insert(index);
         *lowest = index.min(*lowest);
@@ -64,6 +65,7 @@ impl Changes {
     }
 
     /// There is no such inode any more.
+    #[inline(never)]
     pub fn gone(&mut self, ino: Ino) {
         self.cut(ino, 0);
         self.cuts.remove(&ino);
@@ -219,6 +221,7 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
     }
 
     /// Takes an inode away that has no name and is not open.
+    #[inline(never)]
     pub(crate) fn drop_if_unused(&mut self, ino: Ino) {
         if self.open.contains_key(&ino) || self.inodes.get(&ino).is_none_or(|inode| inode.links > 0) {
             return;

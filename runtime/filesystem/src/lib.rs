@@ -30,6 +30,8 @@
 //! All metadata is in memory: some 13 bytes for a block, 200 for a file and its name. [`Options::metadata_bytes`] is the
 //! bound of that, and the log's size another; both end in [`FsError::NoSpace`]. Lists are in the order of names,
 //! and free blocks are taken in the order of numbers, so equal operations leave equal devices.
+// Images are compiled to inline much. What is called from many places and not often says `inline(never)`: it is in every
+// ordinary program's image.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -158,6 +158,7 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
     }
 
     /// Looks whether what was read fits together, and derives the rest from it.
+    #[inline(never)]
     fn check(&mut self) -> Result<(), String> {
         let kinds: BTreeMap<Ino, Kind> = self.inodes.iter().map(|(&ino, inode)| (ino, inode.kind())).collect();
         if kinds.get(&ROOT) != Some(&Kind::Directory) {
@@ -347,6 +348,7 @@ impl Replay {
         Ok(())
     }
 
+    #[inline(never)]
     fn apply(&mut self, record: Record<'_>) -> Result<(), MountError> {
         match record {
             Record::Inode(inode) => self.set_inode(&inode),

@@ -38,6 +38,7 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
     ///
     /// # Errors
     /// [`FsError::NotFound`], [`FsError::NotDirectory`], [`FsError::NameTooLong`].
+    #[inline(never)]
     pub fn lookup(&self, directory: Ino, name: &[u8]) -> Result<Ino, FsError> {
         if name.len() > MAX_NAME_BYTES {
             return Err(FsError::NameTooLong);
@@ -95,6 +96,7 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
     }
 
     /// Gives an inode a name.
+    #[inline(never)]
     fn enter(&mut self, directory: Ino, name: &[u8], ino: Ino, now_ns: u64) -> Result<(), FsError> {
         let is_directory = self.inode(ino)?.kind() == Kind::Directory;
         let inode = self.change(directory)?;
@@ -112,6 +114,7 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
     }
 
     /// Takes a name away: whose it was.
+    #[inline(never)]
     fn leave(&mut self, directory: Ino, name: &[u8], now_ns: u64) -> Result<Ino, FsError> {
         let ino = self.lookup(directory, name)?;
         let is_directory = self.inode(ino)?.kind() == Kind::Directory;

@@ -91,6 +91,7 @@ impl<'a> Fields<'a> {
 
 impl<'a> Record<'a> {
     /// Reads a record; nothing if it is none.
+    #[inline(never)]
     pub fn decode(bytes: &'a [u8]) -> Option<Self> {
         let mut fields = Fields(bytes);
         Some(match fields.u8()? {
@@ -116,6 +117,7 @@ impl<'a> Record<'a> {
     }
 
     /// Adds it to a batch.
+    #[inline(never)]
     pub fn put(&self, batch: &mut Batch) {
         batch.open();
         match *self {

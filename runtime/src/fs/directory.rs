@@ -12,7 +12,6 @@ use super::path::Place;
 use super::status::metadata_at;
 use super::tree::Node;
 use super::{Result, the_tree, volume};
-use crate::sys::wait::block_on;
 
 /// A name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,9 +90,8 @@ impl File {
 fn next_after(directory: Place, after: Option<&[u8]>) -> Result<Option<(Vec<u8>, Place)>> {
     match directory {
         Place::Stored(at, ino) => {
-            let next = block_on(
-                volume(at)?.with(async |fs| Ok(fs.next_entry(ino, after)?.map(|(name, ino, _)| (name.to_vec(), ino)))),
-            )?;
+            let next =
+                volume(at)?.with(|fs| Ok(fs.next_entry(ino, after)?.map(|(name, ino, _)| (name.to_vec(), ino))))?;
             Ok(next.map(|(name, ino)| (name, Place::Stored(at, ino))))
         }
         Place::Packed(index) => {

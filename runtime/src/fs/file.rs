@@ -48,7 +48,7 @@ impl File {
             Place::Packed(_) => None,
             Place::Stored(at, ino) => {
                 let volume = volume(at)?;
-                block_on(volume.with(async |fs| fs.open(ino)))?;
+                volume.with(|fs| fs.open(ino))?;
                 Some((volume, ino))
             }
         };
@@ -88,7 +88,7 @@ impl File {
             return Err(EISDIR);
         }
         if let Some((volume, ino)) = &self.stored {
-            return block_on(volume.with(async |fs| fs.read(*ino, offset, buffer).await));
+            return volume.with(|fs| block_on(fs.read(*ino, offset, buffer)));
         }
         let content = self.content();
         let from = content.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
@@ -102,27 +102,27 @@ impl File {
         self.may(O_RDONLY)?;
         let (volume, ino) = self.stored.as_ref().ok_or(EBADF)?;
         let flags = self.status.flags();
-        block_on(volume.with(async |fs| {
+        volume.with(|fs| {
             let offset = if flags & O_APPEND == 0 { offset } else { fs.attributes(*ino)?.bytes };
             let mut written = 0;
             for piece in pieces {
-                match fs.write(*ino, offset + written as u64, piece, time::realtime_ns()).await {
+                match block_on(fs.write(*ino, offset + written as u64, piece, time::realtime_ns())) {
                     Ok(bytes) => written += bytes,
                     Err(error) if written == 0 => return Err(error),
                     Err(_) => break,
                 }
             }
             if flags & O_DSYNC != 0 {
-                fs.sync().await?;
+                block_on(fs.sync())?;
             }
             Ok((written, offset + written as u64))
-        }))
+        })
     }
 
     fn truncate(&self, bytes: u64) -> Result<()> {
         self.may(O_RDONLY).map_err(|_| EINVAL)?;
         let (volume, ino) = self.stored.as_ref().ok_or(EINVAL)?;
-        block_on(volume.with(async |fs| fs.truncate(*ino, bytes, time::realtime_ns()).await))
+        volume.with(|fs| block_on(fs.truncate(*ino, bytes, time::realtime_ns())))
     }
 
     fn sync(&self) -> Result<()> {
@@ -277,11 +277,11 @@ fn make_file(name: &Name, mode: u32) -> Result<Place> {
     }
     let (at, directory) = name.directory.stored()?;
     let volume = volume(at)?;
-    let ino = block_on(volume.with(async |fs| match fs.lookup(directory, &name.name) {
+    let ino = volume.with(|fs| match fs.lookup(directory, &name.name) {
         // Somebody else was quicker.
         Ok(ino) => Ok(ino),
         Err(_) => fs.create_file(directory, &name.name, mode, time::realtime_ns()),
-    }))?;
+    })?;
     Ok(Place::Stored(at, ino))
 }
 

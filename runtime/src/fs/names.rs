@@ -11,7 +11,6 @@ use super::path::{Name, Place, resolve, resolve_name};
 use super::status::{Metadata, NewTimes, metadata_at};
 use super::volume::Volume;
 use super::{Result, volume, with_state};
-use crate::sys::wait::block_on;
 use crate::time;
 
 /// A name on a disk: the disk, and the directory's number there.
@@ -42,7 +41,7 @@ pub fn make_directory(base: Option<i32>, path: &[u8], mode: u32) -> Result<()> {
     let name = new_name(base, path)?;
     let (_, volume, directory) = stored(&name)?;
     let now_ns = time::realtime_ns();
-    block_on(volume.with(async |fs| fs.create_directory(directory, &name.name, mode, now_ns))).map(drop)
+    volume.with(|fs| fs.create_directory(directory, &name.name, mode, now_ns)).map(drop)
 }
 
 /// Makes a symbolic link.
@@ -56,7 +55,7 @@ pub fn symlink(target: &[u8], base: Option<i32>, path: &[u8]) -> Result<()> {
     }
     let (_, volume, directory) = stored(&name)?;
     let now_ns = time::realtime_ns();
-    block_on(volume.with(async |fs| fs.create_link(directory, &name.name, target, now_ns))).map(drop)
+    volume.with(|fs| fs.create_link(directory, &name.name, target, now_ns)).map(drop)
 }
 
 /// Gives a file another name; a link at the end of `old` is followed if `follow` says so.
@@ -69,7 +68,7 @@ pub fn link(old_base: Option<i32>, old: &[u8], new_base: Option<i32>, new: &[u8]
     let (at, volume, directory) = stored(&name)?;
     match place {
         Place::Stored(from, ino) if from == at => {
-            block_on(volume.with(async |fs| fs.link(ino, directory, &name.name, time::realtime_ns())))
+            volume.with(|fs| fs.link(ino, directory, &name.name, time::realtime_ns()))
         }
         _ => Err(EXDEV),
     }
@@ -97,10 +96,10 @@ pub fn remove(base: Option<i32>, path: &[u8], directory: bool) -> Result<()> {
     }
     let (_, volume, parent) = stored(&name)?;
     let now_ns = time::realtime_ns();
-    block_on(volume.with(async |fs| match directory {
+    volume.with(|fs| match directory {
         true => fs.remove_directory(parent, &name.name, now_ns),
         false => fs.unlink(parent, &name.name, now_ns),
-    }))
+    })
 }
 
 /// Why a directory that a path names by `.`, `..` or as the root cannot be removed.
@@ -141,7 +140,7 @@ pub fn rename(old_base: Option<i32>, old: &[u8], new_base: Option<i32>, new: &[u
         return Err(EXDEV);
     }
     let now_ns = time::realtime_ns();
-    block_on(volume.with(async |fs| fs.rename((from_directory, &from.name), (to_directory, &to.name), replace, now_ns)))
+    volume.with(|fs| fs.rename((from_directory, &from.name), (to_directory, &to.name), replace, now_ns))
 }
 
 /// What there is to know of what lies at a path.
@@ -170,7 +169,7 @@ pub fn read_link(base: Option<i32>, path: &[u8]) -> Result<Vec<u8>> {
 
 fn set_mode_at(place: Place, mode: u32) -> Result<()> {
     let (at, ino) = place.stored()?;
-    block_on(volume(at)?.with(async |fs| fs.set_mode(ino, mode, time::realtime_ns())))
+    volume(at)?.with(|fs| fs.set_mode(ino, mode, time::realtime_ns()))
 }
 
 /// Sets permission bits. They are kept, and nobody looks at them: the program may do everything.
@@ -192,7 +191,7 @@ pub fn set_mode_of(descriptor: i32, mode: u32) -> Result<()> {
 fn set_times_at(place: Place, times: NewTimes) -> Result<()> {
     let (at, ino) = place.stored()?;
     let NewTimes { accessed_ns, modified_ns } = times;
-    block_on(volume(at)?.with(async |fs| fs.set_times(ino, accessed_ns, modified_ns, time::realtime_ns())))
+    volume(at)?.with(|fs| fs.set_times(ino, accessed_ns, modified_ns, time::realtime_ns()))
 }
 
 /// Sets times.

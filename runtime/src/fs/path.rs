@@ -8,7 +8,6 @@ use hermit_abi::{EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EROFS};
 use super::tree::{self, Index, Node, Tree};
 use super::{Result, the_tree, volume, with_state};
 use crate::sys::descriptors;
-use crate::sys::wait::block_on;
 
 /// Most symbolic links on the way.
 pub(super) const MOST_LINKS: usize = 40;
@@ -52,7 +51,7 @@ impl Place {
                 Node::File(_) => Kind::File,
                 Node::Directory(_) | Node::Mount(_) => Kind::Directory,
             }),
-            Self::Stored(at, ino) => block_on(volume(at)?.with(async |fs| fs.attributes(ino))).map(|found| found.kind),
+            Self::Stored(at, ino) => volume(at)?.with(|fs| fs.attributes(ino)).map(|found| found.kind),
         }
     }
 
@@ -65,7 +64,7 @@ impl Place {
                 tree::ROOT => self,
                 index => Self::at(&tree, tree.parent(index)),
             }),
-            Self::Stored(at, ino) => Ok(Self::Stored(at, block_on(volume(at)?.with(async |fs| fs.parent(ino)))?)),
+            Self::Stored(at, ino) => Ok(Self::Stored(at, volume(at)?.with(|fs| fs.parent(ino))?)),
         }
     }
 
@@ -83,17 +82,17 @@ impl Place {
                 let child = core::str::from_utf8(name).ok().and_then(|name| tree.child(index, name));
                 child.map(|child| Self::at(&tree, child)).ok_or(ENOENT)
             }
-            Self::Stored(at, ino) => Ok(Self::Stored(at, block_on(volume(at)?.with(async |fs| fs.lookup(ino, name)))?)),
+            Self::Stored(at, ino) => Ok(Self::Stored(at, volume(at)?.with(|fs| fs.lookup(ino, name))?)),
         }
     }
 
     /// The target of a symbolic link, nothing if it is none.
     pub fn link_target(self) -> Result<Option<Vec<u8>>> {
         let Self::Stored(at, ino) = self else { return Ok(None) };
-        block_on(volume(at)?.with(async |fs| match fs.attributes(ino)?.kind {
+        volume(at)?.with(|fs| match fs.attributes(ino)?.kind {
             Kind::Link => fs.target(ino).map(|target| Some(target.to_vec())),
             _ => Ok(None),
-        }))
+        })
     }
 
     /// The disk and number of what can be changed. `EROFS` in the image.
@@ -130,7 +129,7 @@ impl Place {
             Self::Packed(index) => Ok(tree.name_of(index).into()),
             Self::Stored(at, ROOT) => Ok(tree.name_of(tree.mount_of(at)).into()),
             Self::Stored(at, ino) => {
-                let name = block_on(volume(at)?.with(async |fs| Ok(fs.name_of(ino).map(Vec::from))))?;
+                let name = volume(at)?.with(|fs| Ok(fs.name_of(ino).map(Vec::from)))?;
                 name.ok_or(ENOENT)
             }
         }

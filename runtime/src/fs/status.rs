@@ -8,7 +8,6 @@ use hermit_abi::{S_IFDIR, S_IFLNK, S_IFREG, stat, time_t, timespec};
 use super::path::Place;
 use super::tree::{Node, Tree};
 use super::{Result, the_tree, volume};
-use crate::sys::wait::block_on;
 
 /// Numbers of devices: the image's, and that of the first volume.
 const IMAGE_DEVICE: u64 = 1;
@@ -72,7 +71,7 @@ impl Metadata {
 pub(super) fn metadata_at(place: Place) -> Result<Metadata> {
     match place {
         Place::Stored(at, ino) => {
-            let attributes = block_on(volume(at)?.with(async |fs| fs.attributes(ino)))?;
+            let attributes = volume(at)?.with(|fs| fs.attributes(ino))?;
             Ok(Metadata { device: FIRST_DEVICE + at as u64, ino, attributes })
         }
         Place::Packed(index) => {

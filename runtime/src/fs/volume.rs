@@ -9,6 +9,7 @@ use filesystem::{FileSystem, FsError, Ino};
 use super::{COMMIT_AFTER, Errno, Result, errno};
 use crate::block::Disk;
 use crate::sync::{Mutex, MutexGuard, Notify};
+use crate::sys::wait::block_on;
 use crate::time;
 
 pub(super) type Fs = FileSystem<Disk>;
@@ -48,13 +49,25 @@ impl Volume {
         }
     }
 
-    /// Calls `f` with the file system.
-    pub async fn with<T>(&self, f: impl AsyncFnOnce(&mut Fs) -> core::result::Result<T, FsError>) -> Result<T> {
-        let mut fs = self.lock().await;
-        let result = f(&mut fs).await;
+    /// Waits for the lock in a call. Not inlined: there are many callers.
+    #[inline(never)]
+    fn enter(&self) -> MutexGuard<'_, Fs> {
+        block_on(self.lock())
+    }
+
+    /// Somebody has worked with the file system.
+    #[inline(never)]
+    fn leave(&self, fs: MutexGuard<'_, Fs>) {
         if fs.is_changed() {
             self.changed.notify_one();
         }
+    }
+
+    /// Calls `f` with the file system; what it waits for, it waits for in a call.
+    pub fn with<T>(&self, f: impl FnOnce(&mut Fs) -> core::result::Result<T, FsError>) -> Result<T> {
+        let mut fs = self.enter();
+        let result = f(&mut fs);
+        self.leave(fs);
         result.map_err(errno)
     }
 
@@ -64,9 +77,7 @@ impl Volume {
             Some(mut fs) => {
                 self.close_waiting(&mut fs);
                 fs.close(ino);
-                if fs.is_changed() {
-                    self.changed.notify_one();
-                }
+                self.leave(fs);
             }
             None => self.closed.borrow_mut().push(ino),
         }
