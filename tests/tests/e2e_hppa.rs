@@ -150,7 +150,7 @@ fn a_pair_is_recorded_replayed_and_restored() {
     assert_eq!(replayed["digest"], replayed["recorded_digest"], "{replayed}");
     assert_eq!(replayed["epoch"], replayed["recorded_through"], "{replayed}");
 
-    pair.restore(&file, &["--failure-timeout-ms", "2000"]);
+    pair.restore(&file, &[]);
     let mut client = connect(&mut pair, 6379);
     assert_eq!(client.must("INCR answer"), Reply::Integer(42), "what came after the checkpoint is gone");
     pair.wait_until("a complete pair", |status| {
