@@ -3,6 +3,7 @@
 //! Run with `cargo test -p pollux-tests --test e2e_hppa`. `POLLUX_E2E_MOMENTS=10` kills that many primaries under load,
 //! `POLLUX_E2E_EPOCHS=10000` compares that many exact epochs, `POLLUX_SEED` repeats a run.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use pollux_tests::client::{Client, Reply};
@@ -14,7 +15,7 @@ use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
-use pollux_tests::workbench::{epochs, image, moments, seed, wait_for_end};
+use pollux_tests::workbench::{Permit, epochs, image, moments, seed, wait_for_end};
 
 /// Clients under load: enough that every epoch has several requests in flight.
 const CLIENTS: usize = 8;
@@ -82,6 +83,29 @@ fn the_primary_is_killed_under_load() {
         assert_eq!(pair.status().hub["connections_reset"], 0, "no connection was reset");
         pair.down();
     }
+}
+
+/// Several primaries of one pair, each replaced, under the same connections: what users are shown.
+#[test]
+fn the_demonstration_kills_several_primaries_of_one_pair() {
+    // Built here, so that the demonstration need not.
+    image("kv.hppa");
+    let _all = Permit::take(u32::MAX);
+    let pair = Pair::nothing();
+    let shown = pair.command(&["demo", "--target", "hppa", "--kills", "3", "--json"]).output().expect("it starts");
+    let errors = String::from_utf8_lossy(&shown.stderr);
+    let report: serde_json::Value =
+        serde_json::from_slice(&shown.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"));
+    let verdict = &report["verdict"];
+    for nothing in ["broken_connections", "lost_writes", "repeated_increments", "skipped_increments"] {
+        assert_eq!(verdict[nothing], 0, "{nothing}: {report:#}");
+    }
+    assert!(verdict["acknowledged_writes"].as_u64().is_some_and(|count| count > 0), "{report:#}");
+    let kills = report["kills"].as_array().expect("each of them");
+    let pids: BTreeSet<_> = kills.iter().map(|kill| kill["pid"].as_i64().expect("a process id")).collect();
+    assert_eq!((kills.len(), pids.len()), (3, 3), "three machines: {report:#}");
+    let outages = verdict["outages_ms"].as_array().expect("of each connection").len() as u64;
+    assert_eq!(Some(outages), verdict["connections"].as_u64().map(|connections| 3 * connections));
 }
 
 #[test]
