@@ -13,7 +13,7 @@ use crate::build::file_error;
 
 /// The flags of all C. Memory is reversed and seen as whatever type an access has; a module's memory may not be taken for a
 /// library function's work (the functions would call themselves).
-const CFLAGS: [&str; 16] = [
+const CFLAGS: [&str; 20] = [
     "-O2",
     "-std=gnu11",
     "-ffreestanding",
@@ -28,6 +28,12 @@ const CFLAGS: [&str; 16] = [
     "-fno-math-errno",
     "-fno-tree-loop-distribute-patterns",
     "-fwrapv",
+    // What can be reckoned once or before a loop, the optimiser of Rust has put there. Doing that again finds addresses, of which
+    // there are more than registers: they are stored and loaded, which costs an emulator several times as much as a subtraction.
+    "-fno-tree-pre",
+    "-fno-gcse",
+    "-fno-tree-loop-im",
+    "-fno-move-loop-invariants",
     // Translated code has functions and variables that nobody uses.
     "-w",
     "-c",
