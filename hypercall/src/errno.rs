@@ -4,7 +4,7 @@
 
 /// Operation not permitted: the guest has not said hello yet.
 pub const EPERM: i64 = 1;
-/// No such disk.
+/// No such disk, no such guard.
 pub const ENOENT: i64 = 2;
 /// The device has failed to do it.
 pub const EIO: i64 = 5;
@@ -14,6 +14,8 @@ pub const ENXIO: i64 = 6;
 pub const E2BIG: i64 = 7;
 /// Try again after the next epoch boundary: the epoch's output buffer is full.
 pub const EAGAIN: i64 = 11;
+/// There is no more room.
+pub const ENOMEM: i64 = 12;
 /// A pointer and a length that do not lie in the guest's memory.
 pub const EFAULT: i64 = 14;
 /// Invalid argument.

@@ -18,6 +18,10 @@ pub const CONSOLE_EPOCH_BYTES: usize = 16 * 1024;
 pub const MAX_REPORT_BYTES: usize = 8 * 1024;
 /// Most random bytes for one hypercall.
 pub const MAX_ENTROPY_BYTES: u64 = 4096;
+/// Most pages that can be guards at a time ([`crate::table::Number::Guard`]).
+pub const MAX_GUARDS: usize = 2048;
+/// Longest text of a guard.
+pub const MAX_GUARD_TEXT_BYTES: usize = 256;
 /// Longest argument text.
 pub const MAX_ARGUMENT_BYTES: usize = 2048;
 /// Longest Ethernet frame that crosses the rings, header included, checksum excluded.

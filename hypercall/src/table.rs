@@ -16,6 +16,14 @@ pub enum Outcome {
         /// The value.
         address: u64,
     },
+    /// From now on ring 3 can neither read nor write to this page, or it can again, and the guest goes on, with result 0;
+    /// `-ENOSYS` on a machine that cannot do it.
+    SetGuard {
+        /// Offset of the page in guest memory.
+        offset: u64,
+        /// Whether it is a guard from now on.
+        guarded: bool,
+    },
     /// The epoch ends at this instruction; the guest goes on, with result 0, when the next one starts.
     EndEpoch {
         /// Monotonic clock value, in nanoseconds, at which the guest wants to run again although no event has
@@ -127,6 +135,17 @@ hypercalls! {
     /// guest starts. Returns 0, or `-EFAULT` for what is neither 0 nor an address of guest memory, or `-ENOSYS` on a
     /// machine without such a register.
     8 ThreadPointer thread_pointer(address);
+    /// `guard(address, text_address, text_bytes)`: from now on the page at `address`, one that the guest itself may write, is a
+    /// *guard*: an instruction of the guest that touches it is a fault. The text (UTF-8, at most
+    /// [`crate::layout::MAX_GUARD_TEXT_BYTES`]; it may be empty) is left in the page, with a zero byte behind it, and stands
+    /// in the report of such a fault. A page that is a guard already gets another text. Hypercalls and disks are not kept
+    /// out of it. Returns 0, or `-EINVAL` when the address is not that of a page, `-EFAULT` where the guest itself may not
+    /// write or the text does not lie in guest memory, `-E2BIG` for a longer text, `-ENOMEM` when there are
+    /// [`crate::layout::MAX_GUARDS`] already, `-ENOSYS` on a machine that cannot do it.
+    9 Guard guard(address, text_address, text_bytes);
+    /// `unguard(address)`: the guard at `address` is a page like any other again. What it holds then is not what it held
+    /// before. Returns 0, or `-ENOENT` when there is no guard.
+    10 Unguard unguard(address);
 }
 
 /// Executes one hypercall.
@@ -215,6 +234,14 @@ mod tests {
         fn thread_pointer(&mut self, address: u64) -> Outcome {
             self.0 = Some(("thread_pointer", [address, 0]));
             Outcome::SetThreadPointer { address }
+        }
+        fn guard(&mut self, address: u64, text_address: u64, _text_bytes: u64) -> Outcome {
+            self.0 = Some(("guard", [address, text_address]));
+            Outcome::SetGuard { offset: address, guarded: true }
+        }
+        fn unguard(&mut self, address: u64) -> Outcome {
+            self.0 = Some(("unguard", [address, 0]));
+            Outcome::SetGuard { offset: address, guarded: false }
         }
     }
 

@@ -197,6 +197,9 @@ pub trait Machine {
     fn registers(&mut self) -> &mut Self::Registers;
     /// Gives the guest's thread pointer this value: an address of guest memory, or 0. Returns whether the machine has one.
     fn set_thread_pointer(&mut self, address: u64) -> bool;
+    /// From now on ring 3 can neither read nor write to the page at this offset of guest memory, one that it could write to,
+    /// or it can again. Returns whether the machine can do that.
+    fn set_guard(&mut self, offset: u64, guarded: bool) -> bool;
     /// Completes a trapped read of the time stamp counter.
     fn set_time_stamp(&mut self, value: u64);
     /// Sees to it that [`Machine::run_guest`] or [`Machine::halt`] comes back with an interrupt at `at_ns` or soon after.

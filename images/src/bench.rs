@@ -10,11 +10,13 @@ mod neighbour;
 pub mod paper;
 mod process;
 mod scratch;
+mod std_programs;
 mod throughput;
 
 pub use checkpoint::{CheckpointReport, describe as describe_checkpoint, run as checkpoint};
 pub use disk::{DiskImages, DiskReport, describe as describe_disk, run as disk};
 pub use failover::{FailoverReport, describe as describe_failover, run as failover};
+pub use std_programs::{StdReport, describe as describe_std, run as std_programs};
 pub use throughput::{ThroughputReport, describe as describe_throughput, peer_folder, run as throughput};
 
 use serde::Serialize;

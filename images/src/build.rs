@@ -16,7 +16,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use cargo::Package;
-pub use cargo::{DiskNeed, Workspace, app_names};
+pub use cargo::{Defaults, DiskNeed, Workspace, app_names};
 #[doc(hidden)]
 pub use pack::repack;
 pub use pack::{
@@ -143,6 +143,8 @@ pub struct Image {
     pub coverage: Option<Coverage>,
     /// The disks that the app's manifest names.
     pub disks: Vec<DiskNeed>,
+    /// What the app's manifest has its program told when nobody says otherwise.
+    pub defaults: Defaults,
     /// The machine that it is for.
     pub target: Target,
 }
@@ -154,7 +156,7 @@ pub struct Image {
 /// [`BuildError`], within [`Error::Build`].
 pub fn build(workspace: &Workspace, app: &str, counts_ticks: Option<bool>, quiet: bool) -> Result<Image> {
     let package = workspace.app(app)?;
-    let (epoch, disks) = (package.epoch()?, package.disks()?);
+    let (epoch, disks, defaults) = (package.epoch()?, package.disks()?, package.defaults()?);
     let counts_ticks = counts_ticks.unwrap_or(epoch.needs_ticks());
     let (guest_bytes, coverage) = if counts_ticks {
         let (bytes, coverage) = build_counted(workspace, package, quiet)?;
@@ -166,7 +168,7 @@ pub fn build(workspace: &Workspace, app: &str, counts_ticks: Option<bool>, quiet
     let packed = pack(&shim_bytes, &guest_bytes).map_err(|source| BuildError::Pack { app: app.to_owned(), source })?;
     let path = workspace.images_dir().join(image_name(app, counts_ticks));
     let written = write(app, path, [&guest_bytes, &shim_bytes], &packed)?;
-    Ok(Image { epoch, counts_ticks, coverage, disks, ..written })
+    Ok(Image { epoch, counts_ticks, coverage, disks, defaults, ..written })
 }
 
 /// Writes an image to `image` and, beside it, the guest and the shim (in this order) with their symbols. What is described is an
@@ -190,6 +192,7 @@ fn write(app: &str, image: PathBuf, [guest, shim]: [&[u8]; 2], packed: &pack::Pa
         counts_ticks: false,
         coverage: None,
         disks: Vec::new(),
+        defaults: Defaults::default(),
         target: Target::X86_64,
     })
 }
@@ -239,6 +242,7 @@ pub fn build_program(workspace: &Workspace, name: &str, quiet: bool) -> Result<I
         counts_ticks: false,
         coverage: None,
         disks: Vec::new(),
+        defaults: Defaults::default(),
         target: Target::Hppa,
     })
 }
@@ -260,7 +264,7 @@ pub fn build_for(workspace: &Workspace, app: &str, target: Target, quiet: bool) 
 /// [`BuildError`], within [`Error::Build`]; what is missing on this machine, as [`Error::Missing`].
 pub fn build_hppa(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image> {
     let package = workspace.app(app)?;
-    let (epoch, disks) = (package.epoch()?, package.disks()?);
+    let (epoch, disks, defaults) = (package.epoch()?, package.disks()?, package.defaults()?);
     setup::ensure_hppa()?;
     let halves = hppa::build_halves(workspace, app, quiet)?;
     let (guest_bytes, shim_bytes) = (read(&halves.guest)?, read(&halves.shim)?);
@@ -270,7 +274,7 @@ pub fn build_hppa(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image
     let packed = pack::pack_hppa(&shim_bytes, &hppa::image::guest(&native, &halves.data)).map_err(wrong)?;
     let path = workspace.images_dir().join(format!("{app}{HPPA}.img"));
     let written = write(app, path, [&guest_bytes, &shim_bytes], &packed)?;
-    Ok(Image { epoch, disks, target: Target::Hppa, ..written })
+    Ok(Image { epoch, disks, defaults, target: Target::Hppa, ..written })
 }
 
 /// The file name of an app's image.
@@ -332,6 +336,7 @@ pub fn open(path: &Path) -> Result<Image> {
         counts_ticks: info.counts_ticks,
         coverage: None,
         disks: Vec::new(),
+        defaults: Defaults::default(),
         target: info.target,
     })
 }

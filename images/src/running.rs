@@ -58,6 +58,7 @@ impl Spec {
             publish: Vec::new(),
             allow_host: false,
             arguments: String::new(),
+            environment: Vec::new(),
             tuning: Tuning::default(),
             disks: Vec::new(),
             disk_faults: Vec::new(),

@@ -8,6 +8,7 @@
 //! wire. The next `status` says so.
 
 mod arbiter;
+pub mod boot_text;
 mod channel;
 pub mod checkpoint;
 mod console;
@@ -256,7 +257,7 @@ impl Supervisor {
         let record = arbiter.record();
         let mut supervisor = Self {
             pacer: Pacer::new(poll.registry()).context(|| "cannot make a timer")?,
-            placement: Placement::new(),
+            placement: Placement::new(spec.placement),
             wire: Wire::new(session, record.generation, record.active, goes_on.0),
             restoring,
             spec,

@@ -50,16 +50,29 @@ impl Vcpu {
 
     /// Lets it run on these processors only. Where that is refused nothing is lost but speed.
     pub fn run_on(self, processors: &[usize]) {
-        let mut set = CpuSet::new();
-        for &processor in processors {
-            set.set(processor);
+        let _ = sched_setaffinity(rustix::thread::Pid::from_raw(self.thread), &set_of(processors));
+    }
+
+    /// The same for all threads of its process. Those that these start later take after them.
+    pub fn run_all_on(self, processors: &[usize]) {
+        let set = set_of(processors);
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.process)).into_iter().flatten().flatten();
+        for thread in tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()) {
+            let _ = sched_setaffinity(rustix::thread::Pid::from_raw(thread), &set);
         }
-        let _ = sched_setaffinity(rustix::thread::Pid::from_raw(self.thread), &set);
     }
 
     fn folder(self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/task/{}", self.process, self.thread))
     }
+}
+
+fn set_of(processors: &[usize]) -> CpuSet {
+    let mut set = CpuSet::new();
+    for &processor in processors {
+        set.set(processor);
+    }
+    set
 }
 
 /// Reads the contents of a task's `schedstat` and `stat` (proc(5)).

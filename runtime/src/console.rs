@@ -5,16 +5,19 @@
 //! is lost and nothing is buffered without bound.
 
 use alloc::collections::VecDeque;
+use alloc::rc::Rc;
 use core::cell::RefCell;
 use core::fmt;
 use core::future::poll_fn;
 use core::task::Poll;
 
+use hermit_abi::POLLIN;
+
 use crate::compute::gate::masked;
-use crate::executor::waker::Wake;
 #[cfg(not(feature = "image"))]
 use crate::local::WithMasked;
 use crate::platform;
+use crate::sys::signal::Signal;
 
 /// Longest line that is passed on in one piece.
 const LINE_BYTES: usize = 1024;
@@ -97,32 +100,34 @@ pub(crate) fn flush_for_panic() {
 /// Most typed bytes that wait for a reader; what comes beyond is lost, as with any terminal that nobody reads.
 const INPUT_BYTES: usize = 4096;
 
-struct Input {
-    bytes: VecDeque<u8>,
-    reader: Option<Wake>,
+local! {
+    static INPUT: RefCell<VecDeque<u8>> = RefCell::new(VecDeque::new());
+    /// Who waits for input; none until somebody has.
+    static SIGNAL: RefCell<Option<Rc<Signal>>> = RefCell::new(None);
 }
 
-local! {
-    static INPUT: RefCell<Input> = RefCell::new(Input { bytes: VecDeque::new(), reader: None });
+/// Who is to be told of typed bytes.
+pub(crate) fn input_signal() -> Rc<Signal> {
+    SIGNAL.with(|signal| Rc::clone(signal.borrow_mut().get_or_insert_default()))
 }
 
 /// Takes typed bytes in.
 pub(crate) fn push_input(bytes: &[u8]) {
-    let reader = INPUT.with(|input| {
+    INPUT.with(|input| {
         let mut input = input.borrow_mut();
-        let room = INPUT_BYTES - input.bytes.len();
-        input.bytes.extend(&bytes[..bytes.len().min(room)]);
-        input.reader.take()
+        let room = INPUT_BYTES - input.len();
+        input.extend(&bytes[..bytes.len().min(room)]);
     });
-    if let Some(reader) = reader {
-        reader.wake();
+    let signal = SIGNAL.with(|signal| signal.borrow().clone());
+    if let Some(signal) = signal {
+        signal.notify(POLLIN);
     }
 }
 
 /// Takes typed bytes that are there already: how many.
 pub fn try_read(buffer: &mut [u8]) -> usize {
     INPUT.with(|input| {
-        let bytes = &mut input.borrow_mut().bytes;
+        let bytes = &mut *input.borrow_mut();
         let taken = bytes.len().min(buffer.len());
         for (place, byte) in buffer.iter_mut().zip(bytes.drain(..taken)) {
             *place = byte;
@@ -131,14 +136,19 @@ pub fn try_read(buffer: &mut [u8]) -> usize {
     })
 }
 
-/// Waits for typed bytes: how many, at least one unless `buffer` is empty. One task at a time may wait.
+/// Whether typed bytes are there.
+pub fn has_input() -> bool {
+    INPUT.with(|input| !input.borrow().is_empty())
+}
+
+/// Waits for typed bytes: how many, at least one unless `buffer` is empty.
 pub async fn read(buffer: &mut [u8]) -> usize {
     poll_fn(|context| {
         let taken = try_read(buffer);
         if taken > 0 || buffer.is_empty() {
             return Poll::Ready(taken);
         }
-        INPUT.with(|input| input.borrow_mut().reader = Some(Wake::of(context.waker())));
+        input_signal().register(context.waker(), POLLIN);
         Poll::Pending
     })
     .await
@@ -148,11 +158,8 @@ pub async fn read(buffer: &mut [u8]) -> usize {
 #[cfg(not(feature = "image"))]
 pub(crate) fn reset() {
     LINE.with(|line| line.borrow_mut().used = 0);
-    INPUT.with(|input| {
-        let mut input = input.borrow_mut();
-        input.bytes = VecDeque::new();
-        input.reader = None;
-    });
+    INPUT.with(|input| *input.borrow_mut() = VecDeque::new());
+    SIGNAL.with(|signal| signal.replace(None));
 }
 
 /// The console as a formatter's target.

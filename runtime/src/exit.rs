@@ -47,6 +47,12 @@ pub fn abort(message: core::fmt::Arguments<'_>) -> ! {
     panic!("{message}");
 }
 
+/// As [`abort`], with the addresses of calls that were noted earlier instead of those that have led here.
+#[cfg(feature = "image")]
+pub fn abort_at(message: core::fmt::Arguments<'_>, calls: &[usize]) -> ! {
+    crate::panic::abort_at(message, calls)
+}
+
 /// Ends the program at once, without running destructors. Console output still buffered is written first.
 pub fn exit(code: i32) -> ! {
     // Also when a computation calls it.

@@ -72,6 +72,18 @@ pub(crate) fn abort(message: fmt::Arguments<'_>) -> ! {
     Report::of(message).end()
 }
 
+/// Stops the guest with a report: the message, and calls that were noted earlier.
+pub(crate) fn abort_at(message: fmt::Arguments<'_>, calls: &[usize]) -> ! {
+    compute::gate::disarm();
+    let mut report = Report { bytes: [0; MAX_REPORT_BYTES], used: 0 };
+    // Writing cannot fail: the report cuts what does not fit.
+    let _ = writeln!(report, "{message}\nbacktrace:");
+    for address in calls {
+        let _ = writeln!(report, "  {address:#x}");
+    }
+    report.end()
+}
+
 /// Writes the return addresses on the stack, innermost first, by following frame pointers; each pointer is checked
 /// to lie in the stack, above the one before, and each address to lie in code.
 #[cfg(target_arch = "x86_64")]

@@ -4,9 +4,13 @@
 //! the module `host`.
 
 #[cfg(not(feature = "image"))]
-pub(crate) use crate::host::calls::{boot, console_write, entropy, exit, preempt, thread_pointer, wait};
+pub(crate) use crate::host::calls::{
+    boot, console_write, entropy, exit, guard, preempt, thread_pointer, unguard, wait,
+};
 #[cfg(feature = "image")]
-pub(crate) use image::{boot, console_write, entropy, exit, install, panic_report, preempt, thread_pointer, wait};
+pub(crate) use image::{
+    boot, console_write, entropy, exit, guard, install, panic_report, preempt, thread_pointer, unguard, wait,
+};
 
 #[cfg(feature = "image")]
 mod image {
@@ -65,6 +69,18 @@ mod image {
     pub(crate) fn thread_pointer(address: u64) -> i64 {
         // SAFETY: no memory is read or written; compiled code here uses no thread pointer but through what the caller sets.
         unsafe { guest::thread_pointer(address) }
+    }
+
+    /// Makes a page of the heap a guard with a text for reports, see [`guest::guard`]: 0, or a negative error number.
+    pub(crate) fn guard(address: u64, text: &[u8]) -> i64 {
+        // SAFETY: the caller passes a page of its own that nobody touches as long as it is a guard; the text is readable.
+        unsafe { guest::guard(address, text.as_ptr() as u64, text.len() as u64) }
+    }
+
+    /// Makes a guard a page like any other, see [`guest::unguard`]: 0, or a negative error number.
+    pub(crate) fn unguard(address: u64) -> i64 {
+        // SAFETY: no memory is read or written.
+        unsafe { guest::unguard(address) }
     }
 
     /// Appends to the console: bytes taken, or a negative error number.

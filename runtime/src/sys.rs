@@ -4,20 +4,36 @@
 //! A function that waits lets others run if a thread ([`crate::thread`]) calls it. If a task does, it ends epochs until its
 //! time has come, and no other task runs meanwhile. Errors are returned as negated error numbers.
 //!
-//! Not in this version: files other than the console, sockets, semaphores.
+//! Not in this version: files, semaphores.
 
 use core::slice;
 
-use hermit_abi::{
-    CLOCK_MONOTONIC, CLOCK_REALTIME, EBADF, EFAULT, EINVAL, EIO, STDERR_FILENO, STDIN_FILENO, STDOUT_FILENO, clockid_t,
-    iovec, pid_t, time_t, timespec,
-};
+use hermit_abi::{CLOCK_MONOTONIC, CLOCK_REALTIME, EFAULT, EINVAL, EIO, clockid_t, pid_t, time_t, timespec};
 use hypercall::layout::PAGE_BYTES;
 
-use crate::{console, exit, platform, random, thread, time};
+use crate::{exit, platform, random, thread, time};
 
+mod console;
+pub mod descriptors;
+pub mod epoll;
+pub mod events;
+mod io;
+pub mod poll;
+pub mod resolve;
+pub mod signal;
+pub mod sockets;
 mod threads;
+pub mod wait;
 
+pub use events::sys_eventfd;
+pub use io::{
+    sys_close, sys_dup, sys_fcntl, sys_fstat, sys_ioctl, sys_lseek, sys_read, sys_readv, sys_write, sys_writev,
+};
+pub use poll::sys_poll;
+pub use sockets::{
+    sys_accept, sys_bind, sys_connect, sys_getpeername, sys_getsockname, sys_getsockopt, sys_listen, sys_recv,
+    sys_recvfrom, sys_send, sys_sendto, sys_setsockopt, sys_shutdown, sys_socket,
+};
 pub use threads::{sys_futex_wait, sys_futex_wake, sys_join, sys_spawn, sys_spawn2};
 
 const NS_PER_S: u64 = 1_000_000_000;
@@ -118,100 +134,6 @@ pub extern "C" fn sys_yield() {
     if thread::is_thread() { thread::yield_now() } else { platform::wait(0) }
 }
 
-/// Writes to the console (descriptors 1 and 2): how many bytes. `-EBADF` for another descriptor, `-EFAULT` for a null
-/// pointer.
-///
-/// # Safety
-/// `buf` is null or points to `len` readable bytes.
-#[cfg_attr(feature = "image", unsafe(no_mangle))]
-pub unsafe extern "C" fn sys_write(fd: i32, buf: *const u8, len: usize) -> isize {
-    if fd != STDOUT_FILENO && fd != STDERR_FILENO {
-        return -EBADF as isize;
-    }
-    if len == 0 {
-        return 0;
-    }
-    if buf.is_null() || isize::try_from(len).is_err() {
-        return -EFAULT as isize;
-    }
-    // SAFETY: the caller vouches for pointer and length.
-    console::write(unsafe { slice::from_raw_parts(buf, len) });
-    if fd == STDERR_FILENO {
-        console::flush();
-    }
-    len as isize
-}
-
-/// Writes several pieces to the console: how many bytes altogether. Errors as for [`sys_write`].
-///
-/// # Safety
-/// `iov` is null or points to `iovcnt` descriptions of readable memory.
-#[cfg_attr(feature = "image", unsafe(no_mangle))]
-pub unsafe extern "C" fn sys_writev(fd: i32, iov: *const iovec, iovcnt: usize) -> isize {
-    if iovcnt > hermit_abi::IOV_MAX {
-        return -EINVAL as isize;
-    }
-    if iov.is_null() && iovcnt > 0 {
-        return -EFAULT as isize;
-    }
-    let mut total: isize = 0;
-    for index in 0..iovcnt {
-        // SAFETY: the caller vouches for `iovcnt` descriptions and for the memory that they name.
-        let written = unsafe {
-            let piece = iov.add(index).read();
-            sys_write(fd, piece.iov_base.cast(), piece.iov_len)
-        };
-        if written < 0 {
-            return if total > 0 { total } else { written };
-        }
-        total = total.saturating_add(written);
-    }
-    total
-}
-
-/// A caller's buffer, zeroed; `None` for a null pointer or a length that no object has.
-///
-/// # Safety
-/// `buf` is null or points to `len` writable bytes that nobody else uses while the slice lives.
-unsafe fn zeroed<'a>(buf: *mut u8, len: usize) -> Option<&'a mut [u8]> {
-    if buf.is_null() || isize::try_from(len).is_err() {
-        return None;
-    }
-    // SAFETY: the caller vouches for pointer and length; the bytes are read only after having been given a value.
-    Some(unsafe {
-        buf.write_bytes(0, len);
-        slice::from_raw_parts_mut(buf, len)
-    })
-}
-
-/// Reads typed bytes (descriptor 0): how many. Waits for at least one. `-EBADF` for another descriptor, `-EFAULT` for
-/// a null pointer.
-///
-/// # Safety
-/// `buf` is null or points to `len` writable bytes.
-#[cfg_attr(feature = "image", unsafe(no_mangle))]
-pub unsafe extern "C" fn sys_read(fd: i32, buf: *mut u8, len: usize) -> isize {
-    if fd != STDIN_FILENO {
-        return -EBADF as isize;
-    }
-    if len == 0 {
-        return 0;
-    }
-    // SAFETY: the caller vouches for pointer and length.
-    let Some(buffer) = (unsafe { zeroed(buf, len) }) else { return -EFAULT as isize };
-    if thread::is_thread() {
-        return thread::block_on(console::read(buffer)) as isize;
-    }
-    loop {
-        let taken = console::try_read(buffer);
-        if taken > 0 {
-            return taken as isize;
-        }
-        platform::wait(u64::MAX);
-        crate::net::receive(|_| true);
-    }
-}
-
 /// Fills memory with random bytes: how many. `-EINVAL` for a flag, of which there are none, `-EFAULT` for a null
 /// pointer, `-EIO` when the shim refuses.
 ///
@@ -225,8 +147,14 @@ pub unsafe extern "C" fn sys_read_entropy(buf: *mut u8, len: usize, flags: u32) 
     if len == 0 {
         return 0;
     }
-    // SAFETY: the caller vouches for pointer and length.
-    let Some(buffer) = (unsafe { zeroed(buf, len) }) else { return -EFAULT as isize };
+    if buf.is_null() || isize::try_from(len).is_err() {
+        return -EFAULT as isize;
+    }
+    // SAFETY: the caller vouches for pointer and length; the bytes are read only after having been given a value.
+    let buffer = unsafe {
+        buf.write_bytes(0, len);
+        slice::from_raw_parts_mut(buf, len)
+    };
     match random::fill(buffer) {
         Ok(()) => len as isize,
         Err(_) => -EIO as isize,

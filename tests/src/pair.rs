@@ -36,6 +36,8 @@ pub struct Options {
     pub app: String,
     /// Another image than the app's.
     pub image: Option<PathBuf>,
+    /// The manifest of an ordinary program, which `up` itself builds, instead of an app or an image.
+    pub manifest: Option<PathBuf>,
     /// Guest ports to publish.
     pub ports: Vec<u16>,
     /// Further arguments of `up`.
@@ -55,7 +57,15 @@ impl Options {
             "probe" | "dhrystone" | "checkpoints" => vec![7000],
             _ => Vec::new(),
         };
-        Self { app: app.to_owned(), image: None, ports, arguments: Vec::new(), weight: 1, terminal: false }
+        Self {
+            app: app.to_owned(),
+            image: None,
+            manifest: None,
+            ports,
+            arguments: Vec::new(),
+            weight: 1,
+            terminal: false,
+        }
     }
 
     /// With further arguments of `up`.
@@ -149,7 +159,7 @@ impl Pair {
     fn prepare(options: &Options) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         // Built before the permit is taken: a build is not a pair.
-        if options.image.is_none() {
+        if options.image.is_none() && options.manifest.is_none() {
             image(&options.app);
         }
         let permit = Permit::take(options.weight);
@@ -172,16 +182,20 @@ impl Pair {
     }
 
     fn spawn_up(&self, options: &Options) -> Child {
-        let mut command = self.command(&["up", "--name", NAME, "--json", "--image"]);
-        command.arg(options.image.clone().unwrap_or_else(|| image(&options.app)));
+        let mut command = self.command(&["up", "--name", NAME, "--json"]);
+        match &options.manifest {
+            Some(manifest) => command.arg("--manifest-path").arg(manifest),
+            None => command.arg("--image").arg(options.image.clone().unwrap_or_else(|| image(&options.app))),
+        };
         for port in &options.ports {
             command.args(["--publish", &format!("0:{port}")]);
         }
-        command.args(&options.arguments);
         // What is left after a failure is looked at, unless a test is about what comes next.
         if !options.arguments.iter().any(|argument| argument == REJOIN) {
             command.args([REJOIN, "manual"]);
         }
+        // Last, because they may end in the program's own.
+        command.args(&options.arguments);
         if options.terminal {
             command = in_terminal(&command);
         }

@@ -159,5 +159,5 @@ fn what_a_computation_must_not_do_is_refused_with_the_reason() {
     let report = end_of_guest("spawn").report;
     assert!(report.contains("the rest is for tasks"), "{report}");
     let report = end_of_guest("overflow").report;
-    assert!(report.contains("a computation or thread has overflowed its stack of 16384 bytes"), "{report}");
+    assert!(report.contains("a computation has overflowed its stack of 16384 bytes"), "{report}");
 }

@@ -40,8 +40,10 @@ fn prints_the_same(arguments: &[&str]) {
     pair.wait_for_console(LAST_LINE);
     let console = fs::read_to_string(pair.folder().join("console.log")).expect("the console's log");
     let expected = native(&["one", "two"]);
-    assert!(expected.ends_with(&format!("{LAST_LINE}\n")) && expected.lines().count() > 80, "{expected}");
-    for (ours, theirs) in console.lines().zip(expected.lines()) {
+    assert!(expected.ends_with(&format!("{LAST_LINE}\n")) && expected.lines().count() > 150, "{expected}");
+    // What the C library says about a thread that has not started is for people.
+    let console = console.lines().filter(|line| !line.starts_with("pollux: "));
+    for (ours, theirs) in console.zip(expected.lines()) {
         assert_eq!(ours, theirs, "the image says the first, Linux the second");
     }
     pair.down();
@@ -52,9 +54,10 @@ fn std_behaves_as_on_linux_in_one_machine() {
     prints_the_same(&["--bare"]);
 }
 
+/// Threads are interrupted at every thousandth instruction or so, wherever that is.
 #[test]
-fn std_behaves_as_on_linux_in_a_pair() {
-    prints_the_same(&[]);
+fn std_behaves_as_on_linux_in_a_pair_that_is_cut_everywhere() {
+    prints_the_same(&["--epoch", "exact:1009"]);
 }
 
 /// Both replicas stop with the same report, which names the function and the line.
@@ -64,7 +67,7 @@ fn a_panic_is_reported_with_names() {
     pair.fault(&["console-input", "go"]);
     let stopped: GuestStopped = pair.wait_until("the program's end", |status| status.guest_stopped.clone());
     assert_eq!((stopped.kind.as_str(), stopped.code), ("panic", 101), "{stopped:?}");
-    for part in ["index out of bounds", "src/main.rs", "conformance::look_beyond"] {
+    for part in ["the program has panicked", "index out of bounds", "src/main.rs", "conformance::look_beyond"] {
         assert!(stopped.report.contains(part), "{part}: {}", stopped.report);
     }
     let status = pair.status();
@@ -108,4 +111,25 @@ fn a_new_project_runs_as_a_pair_and_survives() {
     assert_eq!(numbers[..8], ["0", "1", "2", "3", "4", "5", "6", "7"], "{before}");
     pair.down();
     fs::remove_dir_all(folder.parent().expect("a folder")).expect("it is ours");
+}
+
+/// A program without `std` that was written against hermit-abi alone is linked with the same functions.
+#[test]
+fn a_program_against_hermit_abi_runs() {
+    let mut pair = Pair::up(&Options::new("syscalls"));
+    pair.fault(&["console-input", "go"]);
+    let stopped: GuestStopped = pair.wait_until("the program's end", |status| status.guest_stopped.clone());
+    pair.wait_for_console("one process, one processor");
+    let console = fs::read_to_string(pair.folder().join("console.log")).expect("the console's log");
+    assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{console}");
+    let order: Vec<_> = console.lines().take(5).collect();
+    let expected = [
+        "it begins when it is told to: true",
+        "a thread has started: true",
+        "thread 7 wakes the first",
+        "it has woken 1",
+        "the first waits until it is woken: true",
+    ];
+    assert_eq!(order, expected);
+    pair.down();
 }

@@ -11,8 +11,8 @@ use object::read::archive::ArchiveFile;
 use object::{Object, ObjectSymbol};
 use pollux::build::{Workspace, build_std_library};
 
-/// Crates of the toolchain that a program with `std` whose panics abort is linked with, whatever else it uses.
-const CRATES: [&str; 17] = [
+/// Crates of the toolchain that a program with `std` is linked with, whatever else it uses.
+const CRATES: [&str; 18] = [
     "addr2line",
     "adler2",
     "alloc",
@@ -26,6 +26,7 @@ const CRATES: [&str; 17] = [
     "miniz_oxide",
     "object",
     "panic_abort",
+    "panic_unwind",
     "rustc_demangle",
     "std",
     "std_detect",
@@ -141,4 +142,41 @@ fn what_is_exported_by_hermits_names_is_hermits() {
     assert!(ours.len() >= 22, "{ours:?}");
     let foreign: Vec<_> = ours.iter().filter(|name| !declared.contains(name.as_str())).collect();
     assert!(foreign.is_empty(), "hermit-abi does not declare {foreign:?}");
+}
+
+/// Names that are exported without a mask around what they do, because they touch nothing but their arguments: each with the
+/// file that has it.
+const UNMASKED: [(&str, &str); 4] = [
+    ("environment.rs", "pub static mut environ"),
+    ("math.rs", "pub extern \"C\" fn $name"),
+    ("math.rs", "pub unsafe extern \"C\" fn $name"),
+    ("start.rs", "extern \"C\" fn pollux_main"),
+];
+
+/// A thread may be interrupted between any two instructions of its program. What keeps it from being interrupted in the C
+/// library is what `c_functions!` puts around each function, so nothing else may be exported. (What the runtime keeps refuses
+/// whoever is not masked, at every access: `assert_disarmed`.)
+#[test]
+fn every_function_of_the_c_library_is_masked() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/libc/src");
+    let mut masked = 0;
+    for entry in fs::read_dir(folder).expect("its sources") {
+        let path = entry.expect("an entry").path();
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = fs::read_to_string(&path).expect("UTF-8");
+        masked += text.matches("c_functions! {").count();
+        let mut lines = text.lines().map(str::trim);
+        while let Some(line) = lines.next() {
+            if !line.contains("no_mangle") || file == "lib.rs" {
+                continue;
+            }
+            let item = lines.by_ref().find(|line| !line.starts_with("#[")).unwrap_or_default();
+            let known = UNMASKED.iter().any(|(place, start)| *place == file && item.starts_with(start));
+            assert!(known, "{file} exports without c_functions!: {item}");
+        }
+    }
+    assert!(masked >= 10, "the sources were read: {masked}");
+    let macros = include_str!("../../runtime/libc/src/lib.rs");
+    let (_, masks) = macros.split_once("macro_rules! c_functions").expect("the macro");
+    assert!(masks.contains("let _masked = runtime::thread::Masked::new();\n            $body"), "{masks}");
 }

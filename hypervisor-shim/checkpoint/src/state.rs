@@ -7,6 +7,7 @@
 //! | 8..12 | architecture of the registers, u32 |
 //! | 12.. | the fields of [`GuestState`] in their order |
 //! | behind the fixed part | [`GuestState::disk_parked`], u64 each, ascending |
+//! | behind those | [`GuestState::guards`], u32 each, ascending |
 //! | behind those | the registers, in the architecture's own format |
 //!
 //! The random generator's seed is part of it, and so is all that a program holds in its memory: whoever can read a
@@ -20,7 +21,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Version of the state; it changes with any field.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// [`GuestState::architecture`] of x86-64.
 pub const X86_64: u32 = 1;
 /// [`GuestState::architecture`] of PA-RISC 1.1.
@@ -56,6 +57,8 @@ pub struct GuestState {
     pub cut: bool,
     /// Offset of the registered block of upcalls and address of its handler.
     pub preemption: Option<(u64, u64)>,
+    /// Numbers of the pages that are guards, ascending.
+    pub guards: Vec<u32>,
     /// Seed of the random generator.
     pub generator_seed: [u8; 32],
     /// Stream of the random generator.
@@ -108,7 +111,7 @@ struct Fixed {
     input_skew: U64,
     deadline_ns: U64,
     disk_parked: U32,
-    reserved_too: U32,
+    guards: U32,
 }
 
 /// Why bytes are no state of a replica.
@@ -207,10 +210,11 @@ impl GuestState {
             input_skew: U64::new(self.input_skew),
             deadline_ns: U64::new(self.deadline_ns),
             disk_parked: U32::new(self.disk_parked.len() as u32),
-            reserved_too: U32::new(0),
+            guards: U32::new(self.guards.len() as u32),
         };
         out.extend_from_slice(fixed.as_bytes());
         self.disk_parked.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+        self.guards.iter().for_each(|page| out.extend_from_slice(&page.to_le_bytes()));
         out.extend_from_slice(&self.registers);
     }
 
@@ -236,12 +240,17 @@ impl GuestState {
         };
         let zero = |field, got: u64| if got == 0 { Ok(()) } else { Err(StateError::Field { field, got }) };
         zero("reserved", fixed.reserved.into())?;
-        zero("reserved_too", fixed.reserved_too.get().into())?;
         // Where addresses have 32 bits, what is claimed may be more than there can be.
         let parked_bytes = (fixed.disk_parked.get() as usize).saturating_mul(size_of::<u64>());
-        let expected_bytes = expected_bytes.saturating_add(parked_bytes);
+        let guards_bytes = (fixed.guards.get() as usize).saturating_mul(size_of::<u32>());
+        let expected_bytes = expected_bytes.saturating_add(parked_bytes).saturating_add(guards_bytes);
         let too_short = StateError::Truncated { expected_bytes, got_bytes: bytes.len() };
-        let (parked, registers) = rest.split_at_checked(parked_bytes).ok_or(too_short)?;
+        let (parked, rest) = rest.split_at_checked(parked_bytes).ok_or(too_short)?;
+        let (guards, registers) = rest.split_at_checked(guards_bytes).ok_or(too_short)?;
+        let guards: Vec<u32> = guards.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
+        if let Some(out_of_order) = guards.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(StateError::Field { field: "guards", got: out_of_order[1].into() });
+        }
         let disk_parked: Vec<u64> = parked.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
         if let Some(out_of_order) = disk_parked.windows(2).find(|pair| pair[0] >= pair[1]) {
             return Err(StateError::Field { field: "disk_parked", got: out_of_order[1] });
@@ -264,6 +273,7 @@ impl GuestState {
             greeted: truth("greeted", fixed.greeted)?,
             cut: truth("cut", fixed.cut)?,
             preemption,
+            guards,
             generator_seed: fixed.generator_seed,
             generator_stream: fixed.generator_stream.get(),
             generator_position: u128::from_le_bytes(fixed.generator_position),
@@ -294,6 +304,7 @@ mod tests {
             any::<[bool; 3]>(),
             prop::collection::vec(any::<u8>(), 0..40),
             prop::collection::btree_set(any::<u64>(), 0..5),
+            prop::collection::btree_set(any::<u32>(), 0..5),
         )
             .prop_map(
                 |(
@@ -304,6 +315,7 @@ mod tests {
                     [greeted, cut, preempts],
                     registers,
                     parked,
+                    guards,
                 )| {
                     let [a, b, c, d, e, f, g, h, i] = words;
                     GuestState {
@@ -316,6 +328,7 @@ mod tests {
                         greeted,
                         cut,
                         preemption: preempts.then_some((a, b)),
+                        guards: guards.into_iter().collect(),
                         generator_seed,
                         generator_stream: c,
                         generator_position,

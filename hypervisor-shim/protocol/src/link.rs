@@ -73,7 +73,7 @@ pub struct Identity {
     pub guest_memory_bytes: u64,
     /// Digest of all CPU features that a guest can see.
     pub cpu: [u8; 32],
-    /// Digest of the boot arguments, of the network configuration and of the disks' names and sizes.
+    /// Digest of the boot arguments and the environment, of the network configuration and of the disks' names and sizes.
     pub guest_config: [u8; 32],
     /// What ends an epoch: the number of the epoch source.
     pub epoch_source: u32,
@@ -95,7 +95,7 @@ wire_enum! {
         /// [`Identity::cpu`].
         Cpu = 5, "CPU features";
         /// [`Identity::guest_config`].
-        GuestConfig = 6, "boot arguments, network configuration or disks";
+        GuestConfig = 6, "boot arguments, environment, network configuration or disks";
         /// [`Identity::epoch_source`].
         EpochSource = 7, "epoch source";
         /// [`Identity::discipline`].
@@ -316,7 +316,7 @@ impl fmt::Display for Mismatch {
             ),
             IdentityField::GuestConfig => write!(
                 f,
-                "boot arguments, network configuration or disks differ: digest {ours:016x} here, {theirs:016x} at the peer; give both replicas the same ones"
+                "boot arguments, environment, network configuration or disks differ: digest {ours:016x} here, {theirs:016x} at the peer; give both replicas the same ones"
             ),
             IdentityField::EpochSource => write!(
                 f,

@@ -10,7 +10,7 @@ use hypercall::table::{Hypercalls, Number, Outcome, dispatch};
 use hypercall::{ABI_FINGERPRINT, ABI_VERSION};
 use rand_chacha::rand_core::RngCore;
 
-use super::{EndKind, Guest};
+use super::{EndKind, Guest, guards};
 
 /// Exit code of a guest that panicked, as of a Rust program.
 const PANIC_CODE: u32 = 101;
@@ -110,5 +110,13 @@ impl Hypercalls for Guest {
             return Outcome::Return(-EFAULT);
         }
         Outcome::SetThreadPointer { address }
+    }
+
+    fn guard(&mut self, address: u64, text_address: u64, text_bytes: u64) -> Outcome {
+        guards::outcome(self.add_guard(address, text_address, text_bytes), true)
+    }
+
+    fn unguard(&mut self, address: u64) -> Outcome {
+        guards::outcome(self.remove_guard(address), false)
     }
 }

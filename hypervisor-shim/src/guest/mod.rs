@@ -5,6 +5,7 @@
 
 mod calls;
 mod disks;
+mod guards;
 mod image;
 mod load;
 mod memory;
@@ -114,6 +115,7 @@ pub struct Guest {
     /// The guest has agreed on the ABI.
     greeted: bool,
     preemption: preempt::Preempting,
+    guards: guards::Guards,
     ticks: ticks::Ticks,
     generator: ChaCha12Rng,
     clocks: Clocks,
@@ -172,6 +174,7 @@ impl Guest {
             disks: Disks::new(start.disks.clone(), requests),
             greeted: false,
             preemption: preempt::Preempting::default(),
+            guards: guards::Guards::default(),
             ticks: ticks::Ticks::of(start),
             generator: ChaCha12Rng::from_seed(seed),
             clocks: Clocks::default(),

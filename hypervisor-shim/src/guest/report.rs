@@ -27,6 +27,9 @@ pub fn write_report(
         }
     }
     writeln!(out, " in epoch {epoch}")?;
+    if let Some(text) = fault.address.and_then(|address| guest.guard_text(address)) {
+        writeln!(out, "{}", if text.is_empty() { "the page is a guard of the guest's" } else { &text })?;
+    }
     registers.describe(out)?;
     write!(out, "\nbacktrace:\n  {:#x}", registers.instruction_pointer())?;
     let mut frame = registers.frame_pointer();

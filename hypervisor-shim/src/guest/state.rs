@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use checkpoint::pages::{PAGE_BYTES, PageRecord, PagesError, check, records};
 use checkpoint::state::GuestState;
 use hypercall::disk::MAX_OUTSTANDING;
-use hypercall::layout::{DISK_RING_BYTES, RING_BYTES};
+use hypercall::layout::{DISK_RING_BYTES, MAX_GUARDS, RING_BYTES};
 use hypercall::record::ALIGNMENT_BYTES;
 use hypercall::ring::{Consumer, Producer};
 use rand_chacha::ChaCha12Rng;
@@ -50,6 +50,7 @@ impl Guest {
             greeted: self.greeted,
             cut,
             preemption,
+            guards: self.guards.pages().to_vec(),
             generator_seed: self.generator.get_seed(),
             generator_stream: self.generator.get_stream(),
             generator_position: self.generator.get_word_pos(),
@@ -87,6 +88,10 @@ impl Guest {
                     .map_err(|error| format!("upcalls cannot be registered at {block:#x} (error {error})"))?,
             ),
         };
+        if state.guards.len() > MAX_GUARDS {
+            return Err(format!("it has {} guards of pages, of which there can be {MAX_GUARDS}", state.guards.len()));
+        }
+        self.restore_guards(&state.guards).map_err(|page| format!("page {page} of its memory cannot be a guard"))?;
         let ring = |offset: usize| self.memory.pointer(offset);
         // SAFETY: the loader placed the rings inside guest memory, 8-aligned and disjoint from everything else; the
         // guest touches them only while the shim does not run. The positions are aligned.

@@ -16,6 +16,7 @@ use protocol::event;
 
 use super::*;
 
+mod guards;
 mod ticks;
 mod upcalls;
 

@@ -395,6 +395,11 @@ impl Machine for HppaMachine {
         false
     }
 
+    fn set_guard(&mut self, _offset: u64, _guarded: bool) -> bool {
+        // For the same reason.
+        false
+    }
+
     fn set_time_stamp(&mut self, _value: u64) {
         // There is no such trap: see ARCHITECTURE.md on how guests are kept from the timer.
     }

@@ -30,6 +30,10 @@ impl<M: Machine> Vmm<M> {
                             let result = if self.machine.set_thread_pointer(address) { 0 } else { -ENOSYS };
                             self.machine.registers().set_result(result);
                         }
+                        Outcome::SetGuard { offset, guarded } => {
+                            let result = if self.machine.set_guard(offset, guarded) { 0 } else { -ENOSYS };
+                            self.machine.registers().set_result(result);
+                        }
                         Outcome::EndEpoch { deadline_ns } => {
                             self.machine.registers().set_result(0);
                             self.deadline_ns = deadline_ns;

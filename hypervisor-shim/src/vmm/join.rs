@@ -317,6 +317,11 @@ impl<M: Machine> Vmm<M> {
         let state = GuestState::decode(state.state, M::ARCHITECTURE).map_err(|error| format!("{error}"))?;
         self.guest.restore(&state)?;
         self.machine.load_registers(&state.registers).map_err(|error| format!("{error}"))?;
+        for offset in self.guest.guards() {
+            if !self.machine.set_guard(offset, true) {
+                return Err(String::from("it has guards of pages, which this machine has not"));
+            }
+        }
         self.input_skew = state.input_skew;
         self.deadline_ns = state.deadline_ns;
         // From here on only what the guest writes counts, as at the primary.

@@ -323,6 +323,12 @@ impl Machine for X86Machine {
         true
     }
 
+    fn set_guard(&mut self, offset: u64, guarded: bool) -> bool {
+        // SAFETY: the shim runs, with its own stack and heap, none of which lies in guest memory.
+        unsafe { self.space.guard_guest(offset, guarded) };
+        true
+    }
+
     fn set_time_stamp(&mut self, value: u64) {
         let context = self.cpu.context();
         if let Some(length) = traps::reads_time_stamp(context.rip) {

@@ -119,6 +119,20 @@ impl AddressSpace {
         }
     }
 
+    /// Takes a page of guest memory out of ring 3's reach, or puts it back there. Whether it was written to stays noted.
+    ///
+    /// # Safety
+    /// As for [`Self::activate`]; the guest does not run meanwhile, and the page is one that [`Self::map_guest`] has mapped.
+    pub unsafe fn guard_guest(&mut self, offset: u64, guarded: bool) {
+        let address = GUEST_BASE + offset;
+        let entry = &mut self.table(address, 1)[index(address, 0)];
+        let mut flags = entry.flags();
+        flags.set(Flags::USER_ACCESSIBLE, !guarded);
+        entry.set_flags(flags);
+        // SAFETY: forgetting a copy of an entry changes nothing but what ring 3 may do.
+        unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) }
+    }
+
     /// Calls `each` with the offset of every page among the first `bytes` of guest memory that ring 3 has written to
     /// since the last call, in ascending order, and makes the processor note the next write to it again.
     ///

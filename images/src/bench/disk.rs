@@ -12,6 +12,7 @@ mod rewrite;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -50,6 +51,8 @@ const STREAM_BYTES: u64 = 512 << 20;
 const QUEUE: u64 = 16;
 /// Writes of 4 KiB, each flushed before the next.
 const COMMITS: u64 = 400;
+/// They are done for so long before they are measured: the supervisor looks twice a second at where machines had better run.
+const WARM_UP: Duration = Duration::from_secs(2);
 
 /// One round of one system.
 #[derive(Debug, Clone, Serialize)]
@@ -152,7 +155,6 @@ fn sample(image: &Image, folder: &Path, run: RunName) -> Result<DiskSample> {
     // The files get their blocks and the translator sees the code.
     probe.ask_ns(&format!("disk data stream 1 {DISK_BYTES} {QUEUE}"))?;
     probe.ask_ns(&format!("disk data stream 0 {DISK_BYTES} {QUEUE}"))?;
-    probe.ask_ns("disk data commit 10")?;
     let status = pair.status()?;
     let pid = |role| status.replica(role).map(|replica| replica.pid);
     let primary = pid(RoleName::Primary).ok_or_else(|| Error::Start("there is no primary".to_owned()))?;
@@ -165,7 +167,12 @@ fn sample(image: &Image, folder: &Path, run: RunName) -> Result<DiskSample> {
     // Processes that are gone have no time to tell.
     undisturbed(&pair.status()?)?;
     let after = spent()?;
-    let commits = probe.ask_ns(&format!("disk data commit {COMMITS}"))?;
+    let commit = format!("disk data commit {COMMITS}");
+    let started = Instant::now();
+    while started.elapsed() < WARM_UP {
+        probe.ask_ns(&commit)?;
+    }
+    let commits = probe.ask_ns(&commit)?;
     undisturbed(&pair.status()?)?;
     pair.down()?;
     drop(disk);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::BuildError;
 use super::ticks::Linker;
 use crate::disk::check_name;
+use crate::supervise::boot_text::{self, Variable};
 use crate::supervise::spec::EpochSpec;
 
 /// The target that images are built for: the one whose prebuilt core and alloc every stable toolchain has.
@@ -81,9 +82,42 @@ impl Package {
         Ok(needs)
     }
 
+    /// What `[package.metadata.pollux] args = "…"` (or a list of them) and `env = { NAME = "VALUE" }` say.
+    ///
+    /// # Errors
+    /// [`BuildError::Manifest`] when that is neither.
+    pub fn defaults(&self) -> Result<Defaults, BuildError> {
+        let said = |key: &str| self.metadata.get("pollux").and_then(|pollux| pollux.get(key));
+        let arguments = match said("args") {
+            None => None,
+            Some(serde_json::Value::String(text)) => Some(text.clone()),
+            Some(list) => {
+                let list: Vec<String> = serde_json::from_value(list.clone())
+                    .map_err(|_| self.nonsense(format!("args: expected a text or a list of texts, got {list}")))?;
+                Some(boot_text::one_by_one(&list).map_err(|error| self.nonsense(format!("args: {error}")))?)
+            }
+        };
+        let Some(table) = said("env") else { return Ok(Defaults { arguments, environment: Vec::new() }) };
+        let wrong = || self.nonsense(format!("env: expected a table such as {{ NAME = \"value\" }}, got {table}"));
+        let variables = table.as_object().ok_or_else(wrong)?.iter().map(|(name, value)| {
+            let value = value.as_str().ok_or_else(wrong)?;
+            Variable::new(name, value).map_err(|error| self.nonsense(format!("env: {error}")))
+        });
+        Ok(Defaults { arguments, environment: variables.collect::<Result<_, _>>()? })
+    }
+
     fn nonsense(&self, what: String) -> BuildError {
         BuildError::Manifest { path: self.manifest_path.clone(), what }
     }
+}
+
+/// What a program is told when it starts and nobody says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Defaults {
+    /// Its arguments, unless the command line has any.
+    pub arguments: Option<String>,
+    /// Its environment, to which the command line adds.
+    pub environment: Vec<Variable>,
 }
 
 /// A disk that an app uses.
@@ -266,7 +300,9 @@ impl Workspace {
         let target_dir = self.pollux_target_dir().join("libraries");
         let mut command = self.command("rustc", &target_dir, quiet);
         command.args(["--package", package, "--lib", "--crate-type", "staticlib", "--features", "image"]);
-        command.env("CARGO_ENCODED_RUSTFLAGS", self.compile_flags(&GUEST_CODEGEN).join(FLAG_SEPARATOR.as_ref()));
+        // A program's panics unwind through a library's functions, too; the library's own do not.
+        let codegen = [GUEST_CODEGEN.as_slice(), &["force-unwind-tables=yes"]].concat();
+        command.env("CARGO_ENCODED_RUSTFLAGS", self.compile_flags(&codegen).join(FLAG_SEPARATOR.as_ref()));
         run(command.stdout(Stdio::null()), package)?;
         Ok(target_dir.join(TARGET).join(PROFILE).join(archive))
     }

@@ -24,13 +24,19 @@ const ARCHIVE: &str = "libimage_libc.a";
 const EMPTY_LIBRARIES: [&str; 9] = ["c", "m", "rt", "pthread", "dl", "util", "gcc_s", "gcc_eh", "gcc"];
 /// An archive without members is its first line.
 const EMPTY_ARCHIVE: &[u8] = b"!<arch>\n";
-/// Profile of programs: their own release profile, but a panic ends the program, and there are line numbers for its report.
+/// Profile of programs: their own release profile, with line numbers for the report of a panic.
 const PROFILE: &str = "pollux";
-const PROFILE_SETTINGS: [&str; 3] =
-    [r#"profile.pollux.inherits="release""#, r#"profile.pollux.panic="abort""#, "profile.pollux.debug=1"];
+const PROFILE_SETTINGS: [&str; 2] = [r#"profile.pollux.inherits="release""#, "profile.pollux.debug=1"];
 
-/// Arguments of the toolchain's own linker.
-const LINK: [&str; 5] = ["-static", "-znorelro", "--build-id=none", "-zmax-page-size=4096", "--no-eh-frame-hdr"];
+/// Arguments of the toolchain's own linker. Where unwinding begins, the C library notes the calls that have led there.
+const LINK: [&str; 6] = [
+    "-static",
+    "-znorelro",
+    "--build-id=none",
+    "-zmax-page-size=4096",
+    "--eh-frame-hdr",
+    "--wrap=_Unwind_RaiseException",
+];
 
 /// A crate somewhere, as cargo describes it.
 #[derive(Debug)]
@@ -196,7 +202,7 @@ pub fn build_std_library(workspace: &Workspace, quiet: bool) -> Result<PathBuf> 
 /// # Errors
 /// [`BuildError`], within [`crate::error::Error::Build`].
 pub fn build_std(workspace: &Workspace, program: &Program, quiet: bool) -> Result<Image> {
-    let (epoch, disks) = (program.package.epoch()?, program.package.disks()?);
+    let (epoch, disks, defaults) = (program.package.epoch()?, program.package.disks()?, program.package.defaults()?);
     if epoch.needs_ticks() {
         return Err(program.cannot_count().into());
     }
@@ -207,7 +213,7 @@ pub fn build_std(workspace: &Workspace, program: &Program, quiet: bool) -> Resul
     let packed = pack(&shim_bytes, &guest_bytes).map_err(|source| BuildError::Pack { app: app.clone(), source })?;
     let path = program.target_dir.join("images").join(image_name(app, false));
     let written = write(app, path, [&guest_bytes, &shim_bytes], &packed)?;
-    Ok(Image { epoch, disks, ..written })
+    Ok(Image { epoch, disks, defaults, ..written })
 }
 
 impl Program {

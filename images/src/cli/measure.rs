@@ -75,6 +75,8 @@ enum Bench {
     /// Measure what mirrored disks cost and keep: streams and commits of a pair against --bare, primaries killed during
     /// writes, a store whose machines are both killed, a large log replaced.
     Disk(DiskBenchArgs),
+    /// Measure ordinary programs: the image of a small one, its start, and the way from a new project to one that runs.
+    Std(StdBenchArgs),
     /// Redo the evaluation of Bressoud and Schneider's paper: what epochs cost by length, protocol and source; exactness;
     /// failovers of a guest that computes.
     Paper(PaperArgs),
@@ -144,6 +146,19 @@ struct DiskBenchArgs {
 }
 
 #[derive(Args)]
+struct StdBenchArgs {
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Fewer rounds: a look, not a measurement.
+    #[arg(long)]
+    quick: bool,
+    /// Install what is missing, with sudo if need be.
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Args)]
 struct MeasureArgs {
     /// Print one JSON object instead of text.
     #[arg(long)]
@@ -191,6 +206,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
             bench_throughput(common, peer.as_deref().zip(folder.as_deref()))
         }
         Bench::Disk(args) => bench_disk(args),
+        Bench::Std(args) => bench_std(args),
         Bench::Paper(args) => bench_paper(args),
     }
 }
@@ -240,6 +256,18 @@ fn bench_throughput(args: &MeasureArgs, peer: Option<(&Path, &Path)>) -> Result<
         bench::throughput(&image, &neighbour, &args.net, args.quick, peer, |text| bar.set_message(text.to_owned()))
     })?;
     show(args.json, &report, bench::describe_throughput)?;
+    bench::judge(&report.promises)
+}
+
+fn bench_std(args: &StdBenchArgs) -> Result<()> {
+    setup::ensure(Need::Run, args.yes)?;
+    let workspace = Workspace::find()?;
+    let manifest = workspace.root.join("tests/programs/hello/Cargo.toml");
+    let hello = build::build_std(&workspace, &build::Program::find(&manifest, None)?, true)?;
+    let report = under_bar(demo::progress(), |bar| {
+        bench::std_programs(&hello, args.quick, |text| bar.set_message(text.to_owned()))
+    })?;
+    show(args.json, &report, bench::describe_std)?;
     bench::judge(&report.promises)
 }
 

@@ -14,6 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::qemu::{Accelerator, MAX_GUEST_MEMORY_MIB, MIN_GUEST_MEMORY_MIB, Machine};
 use crate::running;
 use crate::state::{DEFAULT_NAME, StateDir};
+use crate::supervise::boot_text::{self, Variable};
 use crate::supervise::net::Net;
 use crate::supervise::spec::{
     BackupOverrides, EpochSpec, Every, LogName, PlacementName, ProtocolName, Publish, RejoinName, RunName, Spec,
@@ -55,8 +56,9 @@ pub struct UpArgs {
     /// again and again; or the survivor stays alone until `cargo pollux rejoin` ("manual").
     #[arg(long, value_enum, default_value_t)]
     rejoin: RejoinName,
-    /// Where the threads run that run the guests' processors: while busy each on one of the host's processors, another than
-    /// its twin's ("hold"), or wherever the system puts them ("free").
+    /// Where the machines' threads run: wherever the system puts them ("free"); there unless twins wait for each other while
+    /// one of the host's processors is idle, then each machine on one of its own ("auto"); or those that run guests' processors,
+    /// while busy, each on one of the host's processors, another than its twin's ("hold").
     #[arg(long, value_enum, default_value_t)]
     placement: PlacementName,
     /// Compare all memory that the guest writes to, after every epoch, and name the first byte that differs, with its
@@ -107,9 +109,15 @@ pub struct UpArgs {
     /// Let the guest reach services of this host's loopback at 10.0.2.2.
     #[arg(long)]
     allow_host: bool,
-    /// Arguments of the program, as one text.
-    #[arg(long, default_value = "", value_name = "TEXT")]
-    args: String,
+    /// Arguments of the program, as one text of words. Unless given, the manifest's.
+    #[arg(long, value_name = "TEXT")]
+    args: Option<String>,
+    /// An environment variable of the program; may be repeated. The manifest's are there too, unless of the same name.
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<Variable>,
+    /// Arguments of the program, one by one: each may hold spaces.
+    #[arg(last = true, value_name = "ARGS", conflicts_with = "args")]
+    words: Vec<String>,
     /// The primary slows down rather than let the backup fall further behind than this.
     #[arg(long, value_name = "MS", default_value_t = Tuning::default().max_lag_ms)]
     max_lag_ms: u64,
@@ -137,6 +145,9 @@ pub struct UpArgs {
     /// A further argument for the second replica's QEMU.
     #[arg(long, hide = true, allow_hyphen_values = true)]
     backup_qemu_arg: Vec<String>,
+    /// Another environment for the second replica: it must be refused.
+    #[arg(long, hide = true)]
+    backup_env: Vec<Variable>,
     /// End each of the second replica's epochs so many instructions or ticks late: the first must be found to differ.
     #[arg(long, hide = true, default_value_t = 0)]
     backup_epoch_skew: u64,
@@ -260,6 +271,19 @@ impl UpArgs {
         )))
     }
 
+    /// The program's arguments: the command line's, or else the manifest's.
+    fn arguments(&self, image: &Image) -> Result<String> {
+        let given = match (&self.args, self.words.as_slice()) {
+            (None, []) => None,
+            (Some(text), _) => Some(text.clone()),
+            (None, words) => Some(boot_text::one_by_one(words).map_err(Error::Usage)?),
+        };
+        let arguments = given.or_else(|| image.defaults.arguments.clone()).unwrap_or_default();
+        boot_text::compose(&arguments, &boot_text::merge(&image.defaults.environment, &self.env))
+            .map_err(Error::Usage)?;
+        Ok(arguments)
+    }
+
     fn spec(&self, image: Image) -> Result<Spec> {
         let absolute = |path: &PathBuf| std::path::absolute(path).context(|| format!("cannot use {}", path.display()));
         let epoch = self.epoch.unwrap_or(image.epoch);
@@ -279,7 +303,8 @@ impl UpArgs {
             net: self.net.clone(),
             publish: self.publish.clone(),
             allow_host: self.allow_host,
-            arguments: self.args.clone(),
+            arguments: self.arguments(&image)?,
+            environment: boot_text::merge(&image.defaults.environment, &self.env),
             tuning: Tuning {
                 max_lag_ms: self.max_lag_ms,
                 failure_timeout_ms: self.failure_timeout_ms,
@@ -296,6 +321,7 @@ impl UpArgs {
                 memory_mib: self.backup_memory_mib,
                 qemu_args: self.backup_qemu_arg.clone(),
                 epoch_skew: self.backup_epoch_skew,
+                environment: (!self.backup_env.is_empty()).then(|| self.backup_env.clone()),
             },
             ..Spec::new(&self.name, image)?
         })

@@ -143,7 +143,10 @@ impl Supervisor {
         if let Some(Err(error)) = self.restoring.as_ref().map(|restoring| restoring.check(&ready, self.spec.machine)) {
             return self.refusal = Some(format!("the checkpoint cannot be restored here: {error}"));
         }
-        let arguments = self.spec.arguments.clone();
+        let arguments = match self.spec.boot_text(id) {
+            Ok(text) => text,
+            Err(error) => return self.refusal = Some(error),
+        };
         let config = ToShim::Config(self.config(id, &arguments));
         self.configured = true;
         self.prepare_storage(&ready);
@@ -376,7 +379,7 @@ impl Supervisor {
         if self.counts() {
             due_ns = Some(due_ns.unwrap_or(u64::MAX).min(self.clock_due_ns));
         }
-        if self.spec.placement == PlacementName::Hold {
+        if self.spec.placement != PlacementName::Free {
             let processes = self.replicas.each_ref().map(|replica| replica.as_ref().map(|replica| replica.vm.pid()));
             let look_ns = self.placement.look_after(now_ns, processes, &self.spec.host.processors);
             due_ns = Some(due_ns.unwrap_or(u64::MAX).min(look_ns));

@@ -4,7 +4,12 @@
 //! caches know nothing of its translated code. So a thread that is busy is held where the host is idlest, never on its twin's
 //! processor: one of the two is always waiting for the other. Nobody else is kept away from there; where that makes a thread
 //! wait while another processor has time, all are let go, and held anew later.
+//!
+//! The opposite happens, too. On two processors that are half busy, Linux looks for no idle one any more when it wakes a
+//! thread (`SIS_UTIL`), and lets it run where its waker does: both machines of a pair take turns on one processor, and the
+//! other one is idle. Where that is seen, each machine with all its threads is kept on a processor of its own.
 
+use crate::supervise::spec::PlacementName;
 use crate::vcpu::{self, Times, Vcpu};
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -20,6 +25,12 @@ const FIRST_FREE_NS: u64 = 2_000 * NS_PER_MS;
 const LONGEST_FREE_NS: u64 = 60_000 * NS_PER_MS;
 /// unless they were held for so long in between.
 const LASTING_NS: u64 = 30_000 * NS_PER_MS;
+/// Threads of twins that have each waited for more than this share of the time are in each other's way,
+const IN_THE_WAY: f64 = 0.08;
+/// if meanwhile processors have been idle for this much, the shares of all of them taken together.
+const ROOM: f64 = 0.3;
+/// Machines that are kept apart are let go when there is less room than this: the system spreads what fills all processors.
+const NO_ROOM: f64 = 0.1;
 
 /// What is known at one moment.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +48,11 @@ impl Look {
         self.share(earlier, at(self).saturating_sub(at(earlier)))
     }
 
+    /// The shares of all processors taken together.
+    fn room_since(&self, earlier: &Self) -> f64 {
+        self.idle_ns.iter().map(|(processor, _)| self.idle_since(earlier, *processor)).sum()
+    }
+
     fn share(&self, earlier: &Self, part_ns: u64) -> f64 {
         part_ns as f64 / self.at_ns.saturating_sub(earlier.at_ns).max(1) as f64
     }
@@ -52,6 +68,7 @@ impl Look {
 /// Decides, from looks alone.
 #[derive(Debug)]
 struct Policy {
+    conduct: PlacementName,
     last: Look,
     held: [Option<usize>; 2],
     held_since_ns: u64,
@@ -60,9 +77,9 @@ struct Policy {
 }
 
 impl Policy {
-    fn new() -> Self {
+    fn new(conduct: PlacementName) -> Self {
         let last = Look::default();
-        Self { last, held: [None, None], held_since_ns: 0, free_until_ns: 0, next_free_ns: FIRST_FREE_NS }
+        Self { conduct, last, held: [None, None], held_since_ns: 0, free_until_ns: 0, next_free_ns: FIRST_FREE_NS }
     }
 
     /// Takes the next look. Says where each thread is held from now on, if that has changed.
@@ -78,8 +95,14 @@ impl Policy {
             self.next_free_ns = (free_ns * 2).min(LONGEST_FREE_NS);
             self.free_until_ns = look.at_ns + free_ns;
             self.held = [None, None];
+        } else if self.is_full(&look) {
+            self.held = [None, None];
         } else if look.at_ns >= self.free_until_ns && look.idle_ns.len() > 1 {
-            self.hold(&look);
+            match self.conduct {
+                PlacementName::Hold => self.hold(&look, |ran| ran > BUSY),
+                PlacementName::Auto => self.keep_apart(&look),
+                PlacementName::Free => {}
+            }
         }
         self.last = look;
         (self.held != before).then_some(self.held)
@@ -89,17 +112,37 @@ impl Policy {
     fn starves(&self, look: &Look) -> bool {
         self.held.iter().enumerate().any(|(index, held)| {
             let Some(held) = *held else { return false };
-            let waited = look.thread_since(&self.last, index).map_or(0.0, |(_, waited)| waited);
+            let (ran, waited) = look.thread_since(&self.last, index).unwrap_or_default();
+            // A machine's own threads wait for each other on the one processor that they are kept on.
+            let by_its_own = self.conduct == PlacementName::Auto && waited < ran;
             let idlest = look.idle_ns.iter().filter(|(processor, _)| *processor != held);
             let idlest = idlest.map(|(processor, _)| look.idle_since(&self.last, *processor)).fold(0.0, f64::max);
-            waited > STARVED && idlest > STARVED
+            waited > STARVED && idlest > STARVED && !by_its_own
         })
     }
 
-    /// Finds processors for the threads that are busy and not held.
-    fn hold(&mut self, look: &Look) {
+    /// Whether machines are kept apart that the system had better place.
+    fn is_full(&self, look: &Look) -> bool {
+        let are_held = self.held.iter().any(Option::is_some);
+        self.conduct == PlacementName::Auto && are_held && look.room_since(&self.last) < NO_ROOM
+    }
+
+    /// Finds processors for both machines if they are in each other's way. One whose twin is new is let go.
+    fn keep_apart(&mut self, look: &Look) {
+        if self.held.iter().all(Option::is_some) {
+            return;
+        }
+        self.held = [None, None];
+        let waits = |index| look.thread_since(&self.last, index).is_some_and(|(_, waited)| waited > IN_THE_WAY);
+        if waits(0) && waits(1) && look.room_since(&self.last) > ROOM {
+            self.hold(look, |_| true);
+        }
+    }
+
+    /// Finds processors for the threads that are not held and busy enough.
+    fn hold(&mut self, look: &Look, enough: impl Fn(f64) -> bool) {
         for index in 0..self.held.len() {
-            let is_busy = look.thread_since(&self.last, index).is_some_and(|(ran, _)| ran > BUSY);
+            let is_busy = look.thread_since(&self.last, index).is_some_and(|(ran, _)| enough(ran));
             let (None, true, Some(now)) = (self.held[index], is_busy, look.vcpus[index]) else { continue };
             let of_twin = self.held[1 - index];
             // Its own work is no reason to leave; where all are alike it stays.
@@ -116,7 +159,7 @@ impl Policy {
     }
 }
 
-/// Looks after the vCPU threads of a pair.
+/// Looks after the threads of a pair's machines.
 #[derive(Debug)]
 pub struct Placement {
     policy: Policy,
@@ -127,8 +170,8 @@ pub struct Placement {
 
 impl Placement {
     /// Holds nothing yet.
-    pub fn new() -> Self {
-        Self { policy: Policy::new(), vcpus: [None, None], due_ns: 0 }
+    pub fn new(conduct: PlacementName) -> Self {
+        Self { policy: Policy::new(conduct), vcpus: [None, None], due_ns: 0 }
     }
 
     /// Looks after the replicas' threads if it is time to; returns when it will be again. They run on these processors, if
@@ -156,8 +199,12 @@ impl Placement {
         let vcpus = self.vcpus.map(|known| known.and_then(|(_, vcpu)| vcpu.times()));
         let Some(held) = self.policy.look(Look { at_ns: now_ns, idle_ns, vcpus }) else { return };
         for (known, held) in self.vcpus.iter().zip(held) {
-            if let Some((_, vcpu)) = known {
-                vcpu.run_on(held.as_ref().map_or(&allowed[..], std::slice::from_ref));
+            let Some((_, vcpu)) = known else { continue };
+            let processors = held.as_ref().map_or(&allowed[..], std::slice::from_ref);
+            if self.policy.conduct == PlacementName::Auto {
+                vcpu.run_all_on(processors);
+            } else {
+                vcpu.run_on(processors);
             }
         }
     }
@@ -175,10 +222,14 @@ mod tests {
 
     impl Host {
         fn new(processors: usize) -> Self {
+            Self::with(PlacementName::Hold, processors)
+        }
+
+        fn with(conduct: PlacementName, processors: usize) -> Self {
             let idle_ns = (0..processors).map(|processor| (processor, 0)).collect();
             let times = Times { ran_ns: 0, waited_ns: 0, processor: 0 };
             let look = Look { at_ns: 0, idle_ns, vcpus: [Some(times); 2] };
-            let mut policy = Policy::new();
+            let mut policy = Policy::new(conduct);
             assert_eq!(policy.look(look.clone()), None);
             Self { policy, look }
         }
@@ -256,5 +307,33 @@ mod tests {
         let mut host = Host::new(1);
         assert_eq!(host.passes(&[0], [(50, 40), (40, 50)]), [None, None]);
         assert_eq!(Host::new(0).passes(&[], [(50, 40), (40, 50)]), [None, None]);
+    }
+
+    #[test]
+    fn twins_in_each_others_way_are_kept_apart_while_there_is_room() {
+        let mut host = Host::with(PlacementName::Auto, 2);
+        let stacked = [(30, 17), (30, 16)];
+        assert_eq!(host.passes(&[2, 3], stacked), [None, None], "all processors are busy");
+        assert_eq!(host.passes(&[60, 70], [(30, 2), (30, 16)]), [None, None], "one of them is never in the way");
+        let [Some(one), Some(other)] = host.passes(&[20, 35], stacked) else { panic!("they are in each other's way") };
+        assert_ne!(one, other);
+        assert_eq!(host.passes(&[100, 100], [(0, 0), (0, 0)]), [Some(one), Some(other)], "nothing is gained by it");
+        assert_eq!(host.passes(&[3, 4], [(90, 5), (90, 5)]), [None, None], "the system does better");
+        assert!(host.passes(&[20, 35], stacked)[0].is_some(), "there is room again");
+        assert!(host.passes(&[20, 60], [(40, 35), (40, 20)])[0].is_some(), "each waits for its own other threads");
+        assert_eq!(host.passes(&[5, 60], [(30, 60), (40, 0)]), [None, None], "one starves");
+        assert_eq!(host.passes(&[20, 35], stacked), [None, None], "it has not been long");
+    }
+
+    #[test]
+    fn a_survivor_is_let_go_until_its_new_twin_is_in_its_way() {
+        let mut host = Host::with(PlacementName::Auto, 2);
+        let stacked = [(30, 17), (30, 16)];
+        assert!(host.passes(&[20, 35], stacked).iter().all(Option::is_some));
+        host.look.vcpus[1] = None;
+        assert_eq!(host.passes(&[80, 80], [(30, 1), (0, 0)]), [None, None]);
+        host.look.vcpus[1] = Some(Times { ran_ns: 0, waited_ns: 0, processor: 0 });
+        assert_eq!(host.passes(&[20, 35], stacked), [None, None], "nothing is known of it");
+        assert!(host.passes(&[20, 35], stacked).iter().all(Option::is_some));
     }
 }

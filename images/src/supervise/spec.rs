@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use protocol::{Discipline, EpochSource, RunMode};
+use protocol::{Discipline, EpochSource, ReplicaId, RunMode};
 use serde::{Deserialize, Serialize};
 
+use super::boot_text::{self, Variable};
 use super::net::Net;
 use crate::disk::{DiskFault, DiskSpec, Kind};
 use crate::qemu::{Accelerator, Machine};
@@ -71,14 +72,17 @@ pub enum RejoinName {
     Manual,
 }
 
-/// Where the threads run that run the guests' processors.
+/// Where the machines' threads run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum PlacementName {
-    /// Busy ones are held where the host is idlest, each on another processor than its twin's.
+    /// Wherever the system puts them, unless that makes twins wait for each other while a processor is idle: then all threads of each
+    /// machine run on a processor of its own.
+    #[default]
+    Auto,
+    /// Those that run guests' processors are held while busy, where the host is idlest, each on another processor than its twin's.
     Hold,
     /// Wherever the system puts them.
-    #[default]
     Free,
 }
 
@@ -380,6 +384,9 @@ pub struct BackupOverrides {
     /// Instructions or ticks that each of its epochs is too long.
     #[serde(default)]
     pub epoch_skew: u64,
+    /// Another environment.
+    #[serde(default)]
+    pub environment: Option<Vec<Variable>>,
 }
 
 /// What a replica's machine is made of on the host; `pollux migrate` changes it while the pair runs.
@@ -443,6 +450,9 @@ pub struct Spec {
     pub allow_host: bool,
     /// The program's arguments.
     pub arguments: String,
+    /// The program's environment.
+    #[serde(default)]
+    pub environment: Vec<Variable>,
     /// Times and bounds.
     pub tuning: Tuning,
     /// Disks.
@@ -467,6 +477,15 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// What the program is told when it starts, by this replica.
+    ///
+    /// # Errors
+    /// It is too long.
+    pub fn boot_text(&self, id: ReplicaId) -> Result<String, String> {
+        let different = self.backup.environment.as_ref().filter(|_| id == ReplicaId::ONE);
+        boot_text::compose(&self.arguments, different.unwrap_or(&self.environment))
+    }
+
     /// Which disks are shared, as the shims are told: bit i for the i-th by name.
     pub fn shared_disks(&self) -> u8 {
         let mut disks: Vec<_> = self.disks.iter().map(|disk| (&disk.name, disk.kind == Kind::Shared)).collect();

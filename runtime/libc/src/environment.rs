@@ -1,6 +1,12 @@
 //! Environment variables.
 
+#[cfg(any(feature = "image", test))]
+use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
+#[cfg(any(feature = "image", test))]
+use alloc::format;
+#[cfg(any(feature = "image", test))]
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::ffi::{CStr, c_char, c_int};
@@ -28,9 +34,32 @@ fn publish(variables: &[*const c_char]) {
     unsafe { environ = Box::leak(array.into_boxed_slice()).as_ptr() };
 }
 
-/// Sets up an empty environment.
+/// By which `std` is told how large the stacks of threads are that do not choose.
+#[cfg(any(feature = "image", test))]
+const STACK_VARIABLE: &str = "RUST_MIN_STACK";
+
+/// The environment that a program starts with: what was given to the image, and the size of stacks unless that says it. What
+/// lacks a name is left out; of variables of one name the last counts.
+#[cfg(any(feature = "image", test))]
+fn initial<'a>(given: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut variables: Vec<String> = Vec::new();
+    let stack = format!("{STACK_VARIABLE}={}", crate::threads::STACK_BYTES);
+    for variable in [stack].into_iter().chain(given.map(str::to_owned)) {
+        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else { continue };
+        variables.retain(|other| other.split_once('=').is_none_or(|(taken, _)| taken != name));
+        variables.push(variable);
+    }
+    variables
+}
+
+/// Sets up the environment.
 #[cfg(feature = "image")]
 pub(crate) fn install() {
+    let texts = initial(runtime::env::variables()).into_iter().map(|text| {
+        let bytes: Vec<u8> = text.into_bytes().into_iter().chain([0]).collect();
+        Box::leak(bytes.into_boxed_slice()).as_ptr().cast()
+    });
+    VARIABLES.0.borrow_mut().extend(texts);
     publish(&VARIABLES.0.borrow());
 }
 
@@ -110,6 +139,13 @@ mod tests {
             let value = getenv(name.as_ptr());
             (!value.is_null()).then(|| CStr::from_ptr(value))
         }
+    }
+
+    #[test]
+    fn what_is_given_takes_the_place_of_what_there_is_by_itself() {
+        let names = |given: &[&'static str]| initial(given.iter().copied());
+        assert_eq!(names(&["A=1", "=2", "B", "A=3"]), ["RUST_MIN_STACK=262144", "A=3"]);
+        assert_eq!(names(&["RUST_MIN_STACK=5"]), ["RUST_MIN_STACK=5"]);
     }
 
     // One test: the variables belong to the whole process.

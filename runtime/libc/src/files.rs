@@ -54,8 +54,6 @@ failing! {
     EINVAL: ftruncate64(file: c_int, bytes: off_t) -> c_int;
     EINVAL: flock(file: c_int, operation: c_int) -> c_int;
     EBADF: fstat64(file: c_int, place: *mut libc::stat64) -> c_int;
-    EBADF: dup(file: c_int) -> c_int;
-    EBADF: dup2(file: c_int, place: c_int) -> c_int;
     ESPIPE: pread64(file: c_int, place: *mut c_void, bytes: usize, offset: off_t) -> ssize_t;
     ESPIPE: pwrite64(file: c_int, place: *const c_void, bytes: usize, offset: off_t) -> ssize_t;
     ESPIPE: preadv(file: c_int, pieces: *const iovec, count: c_int, offset: off_t) -> ssize_t;

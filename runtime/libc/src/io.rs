@@ -3,7 +3,7 @@
 use core::cell::{Cell, RefCell};
 use core::ffi::{c_int, c_long, c_ulong, c_void};
 
-use runtime::sys;
+use runtime::sys::{self, descriptors};
 
 use crate::errno::{fail, result, size};
 
@@ -49,40 +49,6 @@ unsafe fn note_last_words(file: c_int, place: *const c_void, written: isize) {
     }
 }
 
-/// Whether a descriptor is open.
-fn is_open(file: c_int) -> bool {
-    (libc::STDIN_FILENO..=libc::STDERR_FILENO).contains(&file)
-}
-
-/// Calls `each` for the pieces until one is not done as a whole: how much was done, or the first error.
-///
-/// # Safety
-/// `pieces` points to `count` descriptions of memory that `each` may use.
-unsafe fn in_pieces(
-    pieces: *const libc::iovec,
-    count: c_int,
-    mut each: impl FnMut(*mut c_void, usize) -> isize,
-) -> isize {
-    let Ok(count) = usize::try_from(count) else { return fail(libc::EINVAL) };
-    let mut total = 0;
-    for index in 0..count {
-        // SAFETY: the caller's.
-        let libc::iovec { iov_base, iov_len } = unsafe { pieces.add(index).read() };
-        if iov_len == 0 {
-            continue;
-        }
-        let done = each(iov_base, iov_len);
-        if done < 0 {
-            return if total > 0 { total } else { done };
-        }
-        total += done;
-        if done.unsigned_abs() < iov_len {
-            break;
-        }
-    }
-    total
-}
-
 c_functions! {
     /// Writes: how many bytes.
     fn write(file: c_int, place: *const c_void, bytes: usize) -> isize {
@@ -96,11 +62,22 @@ c_functions! {
 
     /// Writes pieces one after the other: how many bytes in all.
     fn writev(file: c_int, pieces: *const libc::iovec, count: c_int) -> isize {
-        if !is_open(file) {
-            return fail(libc::EBADF);
+        let Ok(count) = usize::try_from(count) else { return fail(libc::EINVAL) };
+        // SAFETY: the caller's; both have the same layout.
+        let written = size(unsafe { sys::sys_writev(file, pieces.cast(), count) });
+        if file == libc::STDERR_FILENO && written > 0 {
+            let mut left = written.unsigned_abs();
+            for index in 0..count {
+                // SAFETY: the caller's; no more than was written is looked at.
+                unsafe {
+                    let piece = pieces.add(index).read();
+                    let bytes = piece.iov_len.min(left);
+                    note_last_words(file, piece.iov_base, bytes as isize);
+                    left -= bytes;
+                }
+            }
         }
-        // SAFETY: the caller's.
-        unsafe { in_pieces(pieces, count, |place, bytes| write(file, place, bytes)) }
+        written
     }
 
     /// Reads: how many bytes, 0 at the end.
@@ -111,64 +88,76 @@ c_functions! {
 
     /// Reads into pieces one after the other: how many bytes in all.
     fn readv(file: c_int, pieces: *const libc::iovec, count: c_int) -> isize {
-        if !is_open(file) {
-            return fail(libc::EBADF);
-        }
-        // SAFETY: the caller's.
-        unsafe { in_pieces(pieces, count, |place, bytes| read(file, place, bytes)) }
+        let Ok(count) = usize::try_from(count) else { return fail(libc::EINVAL) };
+        // SAFETY: the caller's; both have the same layout.
+        size(unsafe { sys::sys_readv(file, pieces.cast(), count) })
     }
 
-    /// Closes a descriptor. The console stays open whoever closes it.
+    /// Closes a descriptor.
     fn close(file: c_int) -> c_int {
-        if is_open(file) { 0 } else { fail(libc::EBADF) }
+        result(sys::sys_close(file))
     }
 
-    /// Whether a descriptor is open, and its flags; flags that change nothing are taken.
-    fn fcntl(file: c_int, command: c_int, _argument: c_long) -> c_int {
+    /// Another descriptor of the same: the lowest that is free.
+    fn dup(file: c_int) -> c_int {
+        result(sys::sys_dup(file))
+    }
+
+    /// Makes `place` another descriptor of the same.
+    fn dup2(file: c_int, place: c_int) -> c_int {
+        result(descriptors::duplicate_to(file, place, false).unwrap_or_else(|errno| -errno))
+    }
+
+    /// As [`dup2`], with flags; `EINVAL` for equal descriptors.
+    fn dup3(file: c_int, place: c_int, flags: c_int) -> c_int {
+        if file == place || flags & !libc::O_CLOEXEC != 0 {
+            return fail(libc::EINVAL);
+        }
+        let marked = flags & libc::O_CLOEXEC != 0;
+        result(descriptors::duplicate_to(file, place, marked).unwrap_or_else(|errno| -errno))
+    }
+
+    /// Flags of a descriptor and of what it stands for; duplicates it.
+    fn fcntl(file: c_int, command: c_int, argument: c_long) -> c_int {
+        let argument = argument as c_int;
         match command {
-            _ if !is_open(file) => fail(libc::EBADF),
-            libc::F_GETFD | libc::F_SETFD | libc::F_SETFL => 0,
-            libc::F_GETFL => libc::O_RDWR,
-            _ => fail(libc::EINVAL),
+            libc::F_DUPFD_CLOEXEC => {
+                result(descriptors::duplicate(file, argument, true).unwrap_or_else(|errno| -errno))
+            }
+            // The numbers of these and of their flags are the same.
+            libc::F_DUPFD | libc::F_GETFD | libc::F_SETFD | libc::F_GETFL | libc::F_SETFL => {
+                result(sys::sys_fcntl(file, command, argument))
+            }
+            _ => fail(descriptors::get(file).map_or(libc::EBADF, |_| libc::EINVAL)),
         }
     }
 
-    /// `ENOTTY`: the console is no terminal.
-    fn ioctl(file: c_int, _request: c_ulong, _argument: *mut c_void) -> c_int {
-        fail(if is_open(file) { libc::ENOTTY } else { libc::EBADF })
+    /// `FIONBIO`: whether calls wait; `FIOCLEX`, `FIONCLEX`: the mark of the descriptor. `ENOTTY` for all else: no terminal.
+    fn ioctl(file: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
+        match request {
+            // SAFETY: the caller's: it points to a number.
+            libc::FIONBIO => result(unsafe { sys::sys_ioctl(file, hermit_abi::FIONBIO, argument) }),
+            libc::FIOCLEX => result(sys::sys_fcntl(file, libc::F_SETFD, libc::FD_CLOEXEC)),
+            libc::FIONCLEX => result(sys::sys_fcntl(file, libc::F_SETFD, 0)),
+            _ => fail(descriptors::get(file).map_or(libc::EBADF, |_| libc::ENOTTY)),
+        }
     }
 
     /// Whether a descriptor is a terminal: none is.
     fn isatty(file: c_int) -> c_int {
-        fail::<c_int>(if is_open(file) { libc::ENOTTY } else { libc::EBADF });
+        fail::<c_int>(descriptors::get(file).map_or(libc::EBADF, |_| libc::ENOTTY));
         0
     }
 
-    /// What can be done with descriptors now: the console can always be written to. Waits, for at most `timeout_ms`, if that
-    /// is all that is asked.
+    /// Waits for one of several descriptors, for at most `timeout_ms`, for ever if that is negative: how many are ready.
     fn poll(files: *mut libc::pollfd, count: libc::nfds_t, timeout_ms: c_int) -> c_int {
-        let mut ready = 0;
-        for index in 0..count as usize {
-            // SAFETY: the caller's.
-            let entry = unsafe { &mut *files.add(index) };
-            entry.revents = match entry.fd {
-                ..0 => 0,
-                libc::STDOUT_FILENO | libc::STDERR_FILENO => entry.events & libc::POLLOUT,
-                libc::STDIN_FILENO => 0,
-                _ => libc::POLLNVAL,
-            };
-            ready += c_int::from(entry.revents != 0);
-        }
-        if ready == 0 && timeout_ms != 0 {
-            let us = u64::try_from(timeout_ms).map_or(u64::MAX, |ms| ms * 1000);
-            sys::sys_usleep(us);
-        }
-        result(ready)
+        // SAFETY: the caller's; both have the same layout and the same bits.
+        result(unsafe { sys::sys_poll(files.cast(), count as usize, timeout_ms) })
     }
 
-    /// The console has no positions: `ESPIPE`.
-    fn lseek64(file: c_int, _offset: i64, _whence: c_int) -> i64 {
-        fail(if is_open(file) { libc::ESPIPE } else { libc::EBADF })
+    /// Moves the position of a file. `ESPIPE` for what has none.
+    fn lseek64(file: c_int, offset: i64, whence: c_int) -> i64 {
+        size(sys::sys_lseek(file, offset as isize, whence)) as i64
     }
 }
 

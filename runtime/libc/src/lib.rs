@@ -16,6 +16,9 @@
 extern crate alloc;
 
 /// Defines functions of the C library: with their C names in an image; on a host, beside the host's own, without.
+///
+/// A thread that calls one is not interrupted before it returns ([`runtime::thread::Masked`]): so nothing that it touches of
+/// this library's or the runtime's is ever seen half changed.
 macro_rules! c_functions {
     ($( $(#[$attribute:meta])* fn $name:ident($($argument:ident: $kind:ty),* $(,)?) $(-> $result:ty)? $body:block )*) => { $(
         $(#[$attribute])*
@@ -23,18 +26,27 @@ macro_rules! c_functions {
         /// # Safety
         /// As C wants it: pointers are null where that is allowed, or point to what the type says.
         #[cfg_attr(feature = "image", unsafe(no_mangle))]
-        pub unsafe extern "C" fn $name($($argument: $kind),*) $(-> $result)? $body
+        pub unsafe extern "C" fn $name($($argument: $kind),*) $(-> $result)? {
+            let _masked = runtime::thread::Masked::new();
+            $body
+        }
     )* };
 }
 
 pub mod environment;
 pub mod errno;
+pub mod events;
 pub mod files;
 pub mod io;
+pub mod math;
 pub mod memory;
+#[cfg(feature = "image")]
+pub mod panics;
 pub mod process;
 pub mod refused;
+pub mod resolve;
 pub mod signals;
+pub mod sockets;
 #[cfg(feature = "image")]
 pub mod start;
 pub mod system;

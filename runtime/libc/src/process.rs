@@ -2,7 +2,7 @@
 
 use core::ffi::{c_char, c_int};
 
-use runtime::sys;
+use runtime::sys::{self, resolve::HOST_NAME};
 
 use crate::text::put;
 use crate::{io, threads};
@@ -61,6 +61,6 @@ c_functions! {
     /// The name of the machine. `ENAMETOOLONG` when it does not fit.
     fn gethostname(place: *mut c_char, bytes: usize) -> c_int {
         // SAFETY: the caller's.
-        if unsafe { put(place, bytes, &[b"pollux"]) } { 0 } else { crate::errno::fail(libc::ENAMETOOLONG) }
+        if unsafe { put(place, bytes, &[HOST_NAME.as_bytes()]) } { 0 } else { crate::errno::fail(libc::ENAMETOOLONG) }
     }
 }

@@ -1,4 +1,4 @@
-//! What there is no meaning for in an image: other processes, other users, and so far sockets.
+//! What there is no meaning for in an image: other processes, other users.
 //!
 //! Functions whose callers look at errors fail with the number that Linux gives where a thing is left out of the kernel, and
 //! leave a line with their name on the console, the first time. The others end the program with their name.
@@ -7,7 +7,7 @@ use core::cell::Cell;
 use core::ffi::{c_char, c_int, c_short, c_void};
 use core::fmt;
 
-use libc::{gid_t, msghdr, pid_t, size_t, sockaddr, socklen_t, ssize_t, uid_t};
+use libc::{gid_t, pid_t, size_t, uid_t};
 
 use crate::errno::fail;
 
@@ -93,7 +93,6 @@ type Texts = *const *const c_char;
 refused! {
     ENOSYS: fork() -> pid_t;
     ENOSYS: execvp(path: *const c_char, arguments: Texts) -> c_int;
-    ENOSYS: pipe2(place: *mut c_int, flags: c_int) -> c_int;
     ECHILD: waitpid(process: pid_t, status: *mut c_int, options: c_int) -> pid_t;
     ECHILD: waitid(kind: c_int, id: libc::id_t, place: *mut c_void, options: c_int) -> c_int;
     ENOSYS: pidfd_getpid(file: c_int) -> pid_t;
@@ -102,27 +101,6 @@ refused! {
     EPERM: setgroups(count: size_t, groups: *const gid_t) -> c_int;
     EPERM: setpgid(process: pid_t, group: pid_t) -> c_int;
     EPERM: setsid() -> pid_t;
-    EAFNOSUPPORT: socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
-    EAFNOSUPPORT: socketpair(domain: c_int, kind: c_int, protocol: c_int, place: *mut c_int) -> c_int;
-    EBADF: bind(socket: c_int, address: *const sockaddr, bytes: socklen_t) -> c_int;
-    EBADF: connect(socket: c_int, address: *const sockaddr, bytes: socklen_t) -> c_int;
-    EBADF: listen(socket: c_int, backlog: c_int) -> c_int;
-    EBADF: accept4(socket: c_int, address: *mut sockaddr, bytes: *mut socklen_t, flags: c_int) -> c_int;
-    EBADF: shutdown(socket: c_int, how: c_int) -> c_int;
-    EBADF: getsockname(socket: c_int, address: *mut sockaddr, bytes: *mut socklen_t) -> c_int;
-    EBADF: getpeername(socket: c_int, address: *mut sockaddr, bytes: *mut socklen_t) -> c_int;
-    EBADF: getsockopt(socket: c_int, level: c_int, name: c_int, place: *mut c_void, bytes: *mut socklen_t) -> c_int;
-    EBADF: setsockopt(socket: c_int, level: c_int, name: c_int, value: *const c_void, bytes: socklen_t) -> c_int;
-    EBADF: recv(socket: c_int, place: *mut c_void, bytes: size_t, flags: c_int) -> ssize_t;
-    EBADF: recvfrom(
-        socket: c_int, place: *mut c_void, bytes: size_t, flags: c_int, from: *mut sockaddr, from_bytes: *mut socklen_t
-    ) -> ssize_t;
-    EBADF: recvmsg(socket: c_int, message: *mut msghdr, flags: c_int) -> ssize_t;
-    EBADF: send(socket: c_int, place: *const c_void, bytes: size_t, flags: c_int) -> ssize_t;
-    EBADF: sendto(
-        socket: c_int, place: *const c_void, bytes: size_t, flags: c_int, to: *const sockaddr, to_bytes: socklen_t
-    ) -> ssize_t;
-    EBADF: sendmsg(socket: c_int, message: *const msghdr, flags: c_int) -> ssize_t;
 }
 
 refused_by_result! {
@@ -150,32 +128,7 @@ nothing! {
     __res_init();
 }
 
-// Nothing is unwound, and thread-local variables are found without a call.
+// Thread-local variables are found without a call.
 impossible! {
-    _Unwind_GetDataRelBase(frame: *mut c_void) -> usize;
-    _Unwind_GetTextRelBase(frame: *mut c_void) -> usize;
-    _Unwind_GetRegionStart(frame: *mut c_void) -> usize;
-    _Unwind_GetLanguageSpecificData(frame: *mut c_void) -> *mut c_void;
-    _Unwind_SetGR(frame: *mut c_void, register: c_int, value: usize) -> ();
-    _Unwind_SetIP(frame: *mut c_void, address: usize) -> ();
     __tls_get_addr(index: *mut c_void) -> *mut c_void;
-}
-
-c_functions! {
-    /// There is no resolver: `EAI_FAIL`.
-    fn getaddrinfo(
-        _node: *const c_char, _service: *const c_char, _hints: *const libc::addrinfo, _found: *mut *mut libc::addrinfo,
-    ) -> c_int {
-        static NOTED: Noted = Noted(Cell::new(false));
-        NOTED.once("getaddrinfo");
-        libc::EAI_FAIL
-    }
-
-    /// Nothing was given.
-    fn freeaddrinfo(_found: *mut libc::addrinfo) {}
-
-    /// What an error of [`getaddrinfo`] means.
-    fn gai_strerror(_error: c_int) -> *const c_char {
-        c"Non-recoverable failure in name resolution".as_ptr()
-    }
 }

@@ -8,12 +8,12 @@ use core::ptr;
 use runtime::entry::Boot;
 use runtime::thread;
 
-use crate::{environment, process, tls};
+use crate::{environment, panics, process, tls, unwind};
 
-/// Stack of the thread that runs `main`.
-const MAIN_STACK_BYTES: usize = 1024 * 1024;
+/// Stack of the thread that runs `main`: as Linux gives it.
+const MAIN_STACK_BYTES: usize = 8 * 1024 * 1024;
 /// Where there is little memory: at most this part of the heap.
-const MAIN_STACK_PART: usize = 8;
+const MAIN_STACK_PART: usize = 16;
 
 /// A constructor, as the C library of Linux calls it: `std` gets its arguments by one.
 type Constructor = unsafe extern "C" fn(c_int, *const *const c_char, *const *const c_char);
@@ -35,28 +35,34 @@ extern "C" fn pollux_main(boot: *const Boot) -> ! {
 async fn program() -> i32 {
     let stack_bytes = MAIN_STACK_BYTES.min(runtime::env::heap_bytes() / MAIN_STACK_PART);
     if let Err(error) = thread::spawn(stack_bytes, first_thread) {
-        runtime::println!("error: no thread for main: {error:?}; raise --memory-mib");
+        runtime::println!("error: no thread for main: {error}");
         return 1;
     }
     core::future::pending().await
 }
 
 fn first_thread() {
-    tls::enter();
+    let Some(storage) = tls::Storage::new() else {
+        runtime::exit::abort(format_args!("there is no memory for the variables of main's thread; raise --memory-mib"))
+    };
+    storage.enter();
+    thread::set_name("main");
+    unwind::install();
     let arguments = arguments();
     let count = (arguments.len() - 1) as c_int;
     let arguments = Box::leak(arguments.into_boxed_slice()).as_ptr();
     environment::install();
     // SAFETY: the linker script puts nothing but constructors between the two; `main` is the one that rustc has made. The
     // arrays end in null pointers and are never given back.
-    let status = unsafe {
+    let status = thread::preemptible(|| unsafe {
         let mut constructor = &raw const __init_array_start;
         while constructor < &raw const __init_array_end {
             (*constructor)(count, arguments, environment::environ);
             constructor = constructor.add(1);
         }
         main(count, arguments)
-    };
+    });
+    panics::end_if_panicked(status);
     process::leave(status)
 }
 

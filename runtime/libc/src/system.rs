@@ -65,6 +65,16 @@ c_functions! {
         ptr::null_mut()
     }
 
+    /// What every [`dlopen`] and [`dlsym`] has failed with.
+    fn dlerror() -> *const c_char {
+        c"there are no shared libraries in an image: link the library into the program".as_ptr()
+    }
+
+    /// There is nothing to close.
+    fn dlclose(_library: *mut c_void) -> c_int {
+        -1
+    }
+
     /// Calls `each` for the program and its libraries: for none, because they hold no tables for unwinding.
     fn dl_iterate_phdr(
         _each: extern "C" fn(*mut libc::dl_phdr_info, usize, *mut c_void) -> c_int, _data: *mut c_void,

@@ -4,6 +4,8 @@ use alloc::boxed::Box;
 use core::cell::Cell;
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use core::ptr;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
 
 use runtime::{sys, thread};
 
@@ -11,11 +13,10 @@ use crate::errno::{fail, result};
 use crate::tls::{self, KEYS};
 use crate::{refused, system, time};
 
-/// Stack of a thread for which nobody has chosen one, and of those that `std` starts with its own default: memory of a guest
-/// is not given out before it is used, as an operating system's is.
-const STACK_BYTES: usize = 256 * 1024;
-/// The default of `std`.
-const STD_STACK_BYTES: usize = 2 * 1024 * 1024;
+/// Stack of a thread for which nobody has chosen one. `std` would choose 2 MiB, of which an operating system gives out what is
+/// used; a guest's memory has room for what is there. `std` is told by the variable `RUST_MIN_STACK`
+/// ([`crate::environment`]), so that a program that asks for 2 MiB itself gets them.
+pub(crate) const STACK_BYTES: usize = 256 * 1024;
 /// The least that a thread can have (`PTHREAD_STACK_MIN`).
 const MIN_STACK_BYTES: usize = 16 * 1024;
 
@@ -38,14 +39,16 @@ type Attr = *mut libc::pthread_attr_t;
 struct Start {
     function: extern "C" fn(*mut c_void) -> *mut c_void,
     argument: *mut c_void,
+    storage: tls::Storage,
 }
 
 /// Where every thread but the first begins.
-extern "C" fn begin(start: usize) {
+fn begin(start: usize) {
     // SAFETY: `pthread_create` has made it of a box for this thread alone.
-    let Start { function, argument } = *unsafe { Box::from_raw(ptr::with_exposed_provenance_mut::<Start>(start)) };
-    tls::enter();
-    function(argument);
+    let Start { function, argument, storage } =
+        *unsafe { Box::from_raw(ptr::with_exposed_provenance_mut::<Start>(start)) };
+    storage.enter();
+    thread::preemptible(|| function(argument));
     run_destructors();
     tls::leave();
 }
@@ -113,17 +116,26 @@ c_functions! {
     ) -> c_int {
         // SAFETY: the caller's: null, or what `pthread_attr_init` has filled.
         let wanted = unsafe { attr.cast::<Attributes>().as_ref() }.map_or(STACK_BYTES, |attr| attr.stack_bytes);
-        let stack_bytes = if wanted == STD_STACK_BYTES { STACK_BYTES } else { wanted };
-        let start = Box::into_raw(Box::new(Start { function, argument }));
-        let id = sys::sys_spawn2(begin, start.expose_provenance(), 0, stack_bytes, -1);
-        if id == 0 {
-            // SAFETY: it was not handed on.
-            drop(unsafe { Box::from_raw(start) });
-            return libc::EAGAIN;
+        let Some(storage) = tls::Storage::new() else { return libc::EAGAIN };
+        let start = Box::into_raw(Box::new(Start { function, argument, storage }));
+        let number = start.expose_provenance();
+        match thread::spawn(wanted, move || begin(number)) {
+            Ok(id) => {
+                // SAFETY: the caller's.
+                unsafe { place.write(id.into()) };
+                0
+            }
+            Err(error) => {
+                // SAFETY: it was not handed on.
+                drop(unsafe { Box::from_raw(start) });
+                // All that a program is told is that there are no resources, which is not much.
+                static SAID: AtomicBool = AtomicBool::new(false);
+                if !SAID.swap(true, Relaxed) {
+                    runtime::println!("pollux: no new thread: {error}");
+                }
+                libc::EAGAIN
+            }
         }
-        // SAFETY: the caller's.
-        unsafe { place.write(id.into()) };
-        0
     }
 
     /// Waits for the end of a thread. What it has returned is not kept: `value`, unless null, is given a null pointer.
@@ -155,7 +167,9 @@ c_functions! {
     fn pthread_setname_np(id: libc::pthread_t, name: *const c_char) -> c_int {
         if id == thread::current().into() {
             // SAFETY: the caller's.
-            own_name(unsafe { CStr::from_ptr(name) });
+            let name = unsafe { CStr::from_ptr(name) };
+            own_name(name);
+            thread::set_name(name.to_str().unwrap_or_default());
         }
         0
     }
@@ -205,10 +219,10 @@ c_functions! {
         0
     }
 
-    /// Bytes of a stack's guard: there is none.
+    /// Bytes of a stack's guard: a page.
     fn pthread_attr_getguardsize(_attr: *const libc::pthread_attr_t, bytes: *mut usize) -> c_int {
         // SAFETY: the caller's.
-        unsafe { bytes.write(0) };
+        unsafe { bytes.write(sys::sys_getpagesize() as usize) };
         0
     }
 

@@ -5,9 +5,9 @@
 //! pointer less its size, rounded up to its alignment, and the word at the thread pointer holds the thread pointer. Behind
 //! that word lies what this library keeps for a thread.
 
+use alloc::alloc::alloc_zeroed;
 #[cfg(any(feature = "image", test))]
 use alloc::alloc::dealloc;
-use alloc::alloc::{alloc_zeroed, handle_alloc_error};
 use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::cell::{Cell, RefCell};
@@ -36,6 +36,9 @@ pub(crate) struct Control {
     pub(crate) values: [Cell<*mut c_void>; KEYS],
     /// To be run when the thread ends, last first.
     pub(crate) destructors: RefCell<Vec<Destructor>>,
+    /// Where it has panicked last.
+    #[cfg(feature = "image")]
+    pub(crate) panicked: crate::panics::Trace,
 }
 
 impl Control {
@@ -47,6 +50,8 @@ impl Control {
             name: Cell::new([0; 16]),
             values: [const { Cell::new(ptr::null_mut()) }; KEYS],
             destructors: RefCell::new(Vec::new()),
+            #[cfg(feature = "image")]
+            panicked: crate::panics::Trace::new(),
         }
     }
 }
@@ -72,18 +77,18 @@ fn plan(template: &Template) -> (usize, usize, Layout) {
     (control - block_bytes, control, layout.unwrap_or(Layout::new::<Control>()))
 }
 
-/// Makes the storage of a thread.
-fn make(template: &Template) -> NonNull<Control> {
+/// Makes the storage of a thread, if there is memory for it.
+fn make(template: &Template) -> Option<NonNull<Control>> {
     let (block, control, layout) = plan(template);
     // SAFETY: the layout holds at least a `Control`.
-    let Some(base) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+    let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
     // SAFETY: both places lie in the new memory, `control` is aligned, and the contents are not longer than the block.
     unsafe {
         base.add(block).copy_from_nonoverlapping(NonNull::from(template.contents).cast(), template.contents.len());
         let control = base.add(control).cast::<Control>();
         control.write(Control::new());
         control.as_ref().itself.set(control.as_ptr());
-        control
+        Some(control)
     }
 }
 
@@ -126,23 +131,42 @@ mod place {
         Template { contents, bytes: number(&raw const __tls_bytes), align_bytes }
     }
 
-    /// Gives the running thread its storage. To be called before anything that uses it.
-    pub(crate) fn enter() {
-        runtime::thread::set_pointer(super::make(&template()).as_ptr().addr() as u64);
+    /// The storage of a thread that has not started.
+    #[derive(Debug)]
+    pub(crate) struct Storage(NonNull<Control>);
+
+    impl Storage {
+        /// Makes it, if there is memory for it.
+        pub(crate) fn new() -> Option<Self> {
+            super::make(&template()).map(Self)
+        }
+
+        /// Gives it to the running thread. To be called before anything that uses it.
+        pub(crate) fn enter(self) {
+            runtime::thread::set_pointer(self.0.as_ptr().addr() as u64);
+            core::mem::forget(self);
+        }
+    }
+
+    impl Drop for Storage {
+        fn drop(&mut self) {
+            // SAFETY: it was made by `new`, and no thread has it.
+            unsafe { super::unmake(&template(), self.0) };
+        }
     }
 
     /// Takes the running thread's storage away. Nothing that uses it may run on this thread afterwards.
     pub(crate) fn leave() {
         let control = NonNull::from(current());
         runtime::thread::set_pointer(0);
-        // SAFETY: it was made by `enter`, and is out of reach now.
+        // SAFETY: it was made by `Storage::new`, and is out of reach now.
         unsafe { super::unmake(&template(), control) };
     }
 
     /// The running thread's.
     pub(super) fn current<'a>() -> &'a Control {
         let control: *const Control;
-        // SAFETY: every thread of a program in an image has called `enter` first; the word at the thread pointer is the
+        // SAFETY: every thread of a program in an image has entered its storage first; the word at the thread pointer is the
         // address of its own `Control`, which lives until `leave`.
         unsafe {
             asm!("mov {}, fs:[0]", out(reg) control, options(nostack, preserves_flags, readonly));
@@ -152,7 +176,7 @@ mod place {
 }
 
 #[cfg(feature = "image")]
-pub(crate) use place::{enter, leave};
+pub(crate) use place::{Storage, leave};
 
 /// Calls `f` with what the running thread has.
 #[cfg(feature = "image")]
@@ -168,14 +192,26 @@ pub(crate) fn with_control<R>(f: impl FnOnce(&Control) -> R) -> R {
     std::thread_local! {
         static CONTROL: &'static Control = {
             // SAFETY: it is never given back.
-            unsafe { make(&Template { contents: &[], bytes: 0, align_bytes: 1 }).as_ref() }
+            unsafe { make(&Template { contents: &[], bytes: 0, align_bytes: 1 }).expect("memory").as_ref() }
         };
     }
     CONTROL.with(|control| f(control))
 }
 
+/// On a host there is one storage, and it is there.
 #[cfg(not(feature = "image"))]
-pub(crate) fn enter() {}
+#[derive(Debug)]
+pub(crate) struct Storage;
+
+#[cfg(not(feature = "image"))]
+impl Storage {
+    #[expect(clippy::unnecessary_wraps, reason = "in an image there may be no memory for it")]
+    pub(crate) fn new() -> Option<Self> {
+        Some(Self)
+    }
+
+    pub(crate) fn enter(self) {}
+}
 
 #[cfg(not(feature = "image"))]
 pub(crate) fn leave() {}
@@ -190,7 +226,7 @@ mod tests {
             for bytes in [5, 8, 100, 4097] {
                 let contents = &[1, 2, 3, 4, 5];
                 let template = Template { contents, bytes, align_bytes };
-                let control = make(&template);
+                let control = make(&template).expect("memory");
                 let pointer = control.as_ptr().addr();
                 assert!(pointer.is_multiple_of(align_bytes), "{template:?}");
                 // SAFETY: the storage was just made; the block lies below the thread pointer.

@@ -1,78 +1,61 @@
-//! What `std` needs of an unwinder: the return addresses for a backtrace.
+//! Unwinding, and the return addresses for reports.
 //!
-//! A panic ends the program, so nothing is ever unwound. Frames are followed by frame pointers, which `std` has as the
-//! toolchain brings it and everybody else by the flags of the build. The words on the stack are checked to lie in the
-//! running thread's stack, each above the one before.
+//! A panic unwinds as on Linux, unless the program's profile says `panic = "abort"`: `catch_unwind`, `JoinHandle::join` that
+//! gives `Err`, destructors on the way. The unwinder is the crate `unwinding`; all that it needs of a system is where the
+//! tables are that the compiler has made for the program, which the linker says. It keeps nothing beside the stack that it
+//! runs on, so it may be interrupted, and is the same in both replicas.
+//!
+//! Reports of a program's end follow frame pointers, which need no tables, and work where those are damaged.
 
-use core::ffi::{c_int, c_void};
-
-/// What `_Unwind_Backtrace` shows of a frame.
-#[derive(Debug)]
-pub struct Frame {
-    /// The return address.
-    address: usize,
-    /// Where the frame lies.
-    frame: usize,
-}
-
-/// All went well, and the end of the stack (`_URC_END_OF_STACK`).
-const END_OF_STACK: c_int = 5;
-/// `_URC_NO_REASON`: go on.
-const GO_ON: c_int = 0;
-
-type Each = extern "C" fn(*mut Frame, *mut c_void) -> c_int;
-
-/// The frames from `start` on that lie in `stack`.
-fn follow(start: usize, stack: &core::ops::Range<u64>, mut each: impl FnMut(&mut Frame) -> c_int) {
+#[cfg(any(feature = "image", test))]
+/// Calls `each` with the return addresses of the frames from `start` on that lie in `stack`, until it does not want more.
+/// The words on the stack are checked to lie there, each above the one before.
+pub(crate) fn follow(start: usize, stack: &core::ops::Range<u64>, mut each: impl FnMut(usize) -> bool) {
     let mut frame = start;
     while stack.contains(&(frame as u64)) && frame as u64 + 16 <= stack.end && frame.is_multiple_of(8) {
         // SAFETY: both words lie in the running thread's stack, which is mapped.
         let (next, address) = unsafe { (*(frame as *const usize), *((frame + 8) as *const usize)) };
-        if address == 0 || each(&mut Frame { address, frame }) != GO_ON || next <= frame {
+        if address == 0 || !each(address) || next <= frame {
             return;
         }
         frame = next;
     }
 }
 
-c_functions! {
-    /// Calls `each` for the frames of the callers, innermost first, until it does not want more.
-    fn _Unwind_Backtrace(each: Each, data: *mut c_void) -> c_int {
-        let start: usize;
-        // SAFETY: reads a register.
-        unsafe { core::arch::asm!("mov {}, rbp", out(reg) start, options(nomem, nostack, preserves_flags)) };
-        if let Some(stack) = runtime::thread::current_stack() {
-            follow(start, &stack, |frame| each(frame, data));
-        }
-        END_OF_STACK
+#[cfg(feature = "image")]
+mod tables {
+    use unwinding::custom_eh_frame_finder::{EhFrameFinder, FrameInfo, FrameInfoKind, set_custom_eh_frame_finder};
+
+    unsafe extern "C" {
+        // From the linker script.
+        static __text_start: u8;
+        static __text_end: u8;
+        static __eh_frame_hdr: u8;
     }
 
-    /// A frame's return address.
-    fn _Unwind_GetIP(frame: *mut Frame) -> usize {
-        // SAFETY: the caller's: it was given one.
-        unsafe { (*frame).address }
-    }
+    /// The program's tables: there is one program, linked as one.
+    struct Tables;
 
-    /// As [`_Unwind_GetIP`]; it is an address behind a call.
-    fn _Unwind_GetIPInfo(frame: *mut Frame, before: *mut c_int) -> usize {
-        // SAFETY: the caller's: it was given one.
-        unsafe {
-            before.write(0);
-            (*frame).address
+    // SAFETY: the linker script puts the index of the tables at that address, and they cover nothing but this code.
+    unsafe impl EhFrameFinder for Tables {
+        fn find(&self, address: usize) -> Option<FrameInfo> {
+            let start = (&raw const __text_start).addr();
+            let kind = FrameInfoKind::EhFrameHdr((&raw const __eh_frame_hdr).addr());
+            let inside = (start..(&raw const __text_end).addr()).contains(&address);
+            inside.then_some(FrameInfo { text_base: Some(start), kind })
         }
     }
 
-    /// Where a frame lies.
-    fn _Unwind_GetCFA(frame: *mut Frame) -> usize {
-        // SAFETY: the caller's: it was given one.
-        unsafe { (*frame).frame }
-    }
-
-    /// The beginning of a function cannot be told without tables: the address itself.
-    fn _Unwind_FindEnclosingFunction(address: *mut c_void) -> *mut c_void {
-        address
+    /// Shows the unwinder where the tables are. To be called once, before the program runs.
+    pub(crate) fn install() {
+        if set_custom_eh_frame_finder(&Tables).is_err() {
+            runtime::exit::abort(format_args!("the unwinder has tables before the program has started"));
+        }
     }
 }
+
+#[cfg(feature = "image")]
+pub(crate) use tables::install;
 
 #[cfg(test)]
 mod tests {
@@ -87,9 +70,9 @@ mod tests {
         let addresses = |words: &[usize; 16]| {
             let mut seen = alloc::vec::Vec::new();
             core::hint::black_box(words);
-            follow(at(0), &stack, |frame| {
-                seen.push(frame.address);
-                GO_ON
+            follow(at(0), &stack, |address| {
+                seen.push(address);
+                true
             });
             seen
         };

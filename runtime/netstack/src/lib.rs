@@ -22,6 +22,7 @@ mod conn;
 mod device;
 mod dhcp;
 pub mod dhcp_server;
+pub mod dns;
 mod error;
 mod event;
 mod frame;

@@ -23,6 +23,14 @@ impl Stack {
     /// # Errors
     /// [`Error::Unaddressable`], [`Error::InvalidPort`], [`Error::LimitReached`] or [`Error::NoFreePort`].
     pub fn connect(&mut self, remote: SocketAddrV4) -> Result<ConnId, Error> {
+        self.connect_from(None, remote)
+    }
+
+    /// As [`connect`](Self::connect), from a port of one's own choice.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), and [`Error::PortInUse`] when there is a connection between the two already.
+    pub fn connect_from(&mut self, port: Option<u16>, remote: SocketAddrV4) -> Result<ConnId, Error> {
         if remote.port() == 0 {
             return Err(Error::InvalidPort);
         }
@@ -34,7 +42,16 @@ impl Stack {
         if !self.make_room() {
             return Err(Error::LimitReached);
         }
-        let key = self.free_flow(remote, own.address())?;
+        let key = match port {
+            None => self.free_flow(remote, own.address())?,
+            Some(port) => {
+                let key = FlowKey::new(remote, SocketAddrV4::new(own.address(), port));
+                if self.flows.contains_key(&key) {
+                    return Err(Error::PortInUse);
+                }
+                key
+            }
+        };
         let mut conn = self.make_conn(key, Stage::Owned);
         conn.want_write = true;
         let local = key.local();
@@ -214,6 +231,20 @@ impl Stack {
         readiness
     }
 
+    /// Whether the peer's stream has arrived to its end, read or not.
+    #[must_use]
+    pub fn peer_has_finished(&self, id: ConnId) -> bool {
+        self.owned(id).is_ok_and(|conn| conn.peer_finished)
+    }
+
+    /// Has an event follow when there is room to send, as a send that finds none does.
+    ///
+    /// # Errors
+    /// [`Error::NotConnected`] when the id is stale.
+    pub fn await_room(&mut self, id: ConnId) -> Result<(), Error> {
+        self.owned_mut(id).map(|conn| conn.want_write = true)
+    }
+
     /// The peer's address.
     ///
     /// # Errors
@@ -304,6 +335,15 @@ impl Stack {
     pub fn set_nodelay(&mut self, id: ConnId, nodelay: bool) -> Result<(), Error> {
         self.owned_mut(id)?.socket_mut().set_nagle_enabled(!nodelay);
         self.touch(id.index, true);
+        Ok(())
+    }
+
+    /// How many routers packets may pass, at least one; `None` for the usual 64.
+    ///
+    /// # Errors
+    /// [`Error::NotConnected`] when the id is stale.
+    pub fn set_hop_limit(&mut self, id: ConnId, hops: Option<core::num::NonZeroU8>) -> Result<(), Error> {
+        self.owned_mut(id)?.socket_mut().set_hop_limit(hops.map(core::num::NonZeroU8::get));
         Ok(())
     }
 

@@ -55,6 +55,16 @@ impl UdpBody {
     }
 }
 
+/// What is known about a datagram, out of what smoltcp knows.
+fn describe(len_bytes: usize, metadata: &UdpMetadata) -> Datagram {
+    let IpAddress::Ipv4(remote) = metadata.endpoint.addr;
+    let local = match metadata.local_address {
+        Some(IpAddress::Ipv4(local)) => local,
+        None => Ipv4Addr::UNSPECIFIED,
+    };
+    Datagram { len_bytes, remote: SocketAddrV4::new(remote, metadata.endpoint.port), local }
+}
+
 impl Stack {
     /// Opens a UDP socket on `port`, or on an ephemeral one when `port` is 0.
     ///
@@ -156,12 +166,40 @@ impl Stack {
         let (data, metadata) = self.udp_mut(id)?.socket().recv().map_err(|_| Error::WouldBlock)?;
         let copied = data.len().min(buffer.len());
         buffer[..copied].copy_from_slice(&data[..copied]);
-        let IpAddress::Ipv4(remote) = metadata.endpoint.addr;
-        let local = match metadata.local_address {
-            Some(IpAddress::Ipv4(local)) => local,
-            None => Ipv4Addr::UNSPECIFIED,
-        };
-        Ok(Datagram { len_bytes: data.len(), remote: SocketAddrV4::new(remote, metadata.endpoint.port), local })
+        Ok(describe(data.len(), &metadata))
+    }
+
+    /// As [`recv_from`](Self::recv_from), and leaves the datagram where it is.
+    ///
+    /// # Errors
+    /// As [`recv_from`](Self::recv_from).
+    pub fn peek_from(&mut self, id: UdpId, buffer: &mut [u8]) -> Result<Datagram, Error> {
+        let (data, metadata) = self.udp_mut(id)?.socket().peek().map_err(|_| Error::WouldBlock)?;
+        let copied = data.len().min(buffer.len());
+        buffer[..copied].copy_from_slice(&data[..copied]);
+        Ok(describe(data.len(), metadata))
+    }
+
+    /// What a waiter may expect now.
+    ///
+    /// # Errors
+    /// [`Error::NotConnected`] when the id is stale.
+    pub fn udp_readiness(&mut self, id: UdpId) -> Result<Readiness, Error> {
+        let udp = self.udp_mut(id)?;
+        let mut readiness = Readiness::empty();
+        readiness.set(Readiness::READABLE, udp.socket().can_recv());
+        readiness.set(Readiness::WRITABLE, udp.socket().can_send());
+        udp.want_write |= !udp.socket().can_send();
+        Ok(readiness)
+    }
+
+    /// How many routers datagrams may pass, at least one; `None` for the usual 64.
+    ///
+    /// # Errors
+    /// [`Error::NotConnected`] when the id is stale.
+    pub fn set_udp_hop_limit(&mut self, id: UdpId, hops: Option<core::num::NonZeroU8>) -> Result<(), Error> {
+        self.udp_mut(id)?.socket().set_hop_limit(hops.map(core::num::NonZeroU8::get));
+        Ok(())
     }
 
     /// Takes a datagram to `dst_port`.

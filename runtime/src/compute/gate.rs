@@ -3,6 +3,10 @@
 //! A computation runs *armed*. What it calls of the runtime is *masked* for as long as tables are in disorder that others
 //! use too: heap, console, executor. Everything else, the executor first of all, runs disarmed.
 //!
+//! A thread of an ordinary program runs armed too, as long as it is in the program's own code. All that it calls of the C
+//! library is [`Masked`] from its first instruction to its last. That this is so need not be believed: tables of the runtime
+//! refuse whoever could be interrupted ([`assert_disarmed`]), at every access.
+//!
 //! The shim changes the block between two instructions, as a signal handler would. So its words are atomic, and compiler
 //! fences keep what must not be interrupted on its side of the change.
 
@@ -15,18 +19,18 @@ use hypercall::layout::{PREEMPTION_ARMED, PREEMPTION_DUE, PREEMPTION_MASKED, PRE
 /// [`Preemption`] as this side uses it, and behind it what the handler needs.
 #[derive(Debug)]
 #[repr(C)]
-pub(super) struct Block {
-    pub(super) state: AtomicU64,
+pub(crate) struct Block {
+    pub(crate) state: AtomicU64,
     /// The executor's stack pointer while a computation runs.
-    pub(super) stack: AtomicU64,
-    pub(super) wake_ns: AtomicU64,
-    pub(super) saved_instruction: AtomicU64,
-    pub(super) saved_stack: AtomicU64,
-    pub(super) saved_flags: AtomicU64,
+    pub(crate) stack: AtomicU64,
+    pub(crate) wake_ns: AtomicU64,
+    pub(crate) saved_instruction: AtomicU64,
+    pub(crate) saved_stack: AtomicU64,
+    pub(crate) saved_flags: AtomicU64,
     /// Address of the save area of the computation that runs.
-    pub(super) area: AtomicU64,
+    pub(crate) area: AtomicU64,
     /// The handler's only spare place.
-    pub(super) scratch: AtomicU64,
+    pub(crate) scratch: AtomicU64,
 }
 
 const _: () = {
@@ -65,7 +69,7 @@ std::thread_local! {
 
 /// Calls `f` with the block of this guest.
 #[inline(always)]
-pub(super) fn with_block<R>(f: impl FnOnce(&Block) -> R) -> R {
+pub(crate) fn with_block<R>(f: impl FnOnce(&Block) -> R) -> R {
     #[cfg(feature = "image")]
     return f(&BLOCK);
     #[cfg(not(feature = "image"))]
@@ -89,19 +93,24 @@ pub(crate) fn is_armed() -> bool {
     state() == PREEMPTION_ARMED
 }
 
-/// Whether a computation runs that may be interrupted later.
-pub(super) fn is_masked() -> bool {
+/// Whether a computation or thread runs that may be interrupted later.
+pub(crate) fn is_masked() -> bool {
     matches!(state(), PREEMPTION_MASKED | PREEMPTION_DUE)
 }
 
-/// From now on the computation that runs may be interrupted.
-pub(super) fn arm() {
+/// From now on the computation or thread that runs may be interrupted.
+pub(crate) fn arm() {
     set_state(PREEMPTION_ARMED);
 }
 
 /// From now on nothing is interrupted.
 pub(crate) fn disarm() {
     set_state(PREEMPTION_OFF);
+}
+
+/// From now on what runs may be interrupted later.
+pub(crate) fn mask() {
+    set_state(PREEMPTION_MASKED);
 }
 
 /// The computation is to give way when it is not masked any more.
@@ -128,7 +137,51 @@ fn unmask() {
     compiler_fence(SeqCst);
     let before = with_block(|block| block.state.swap(PREEMPTION_ARMED, SeqCst));
     if before == PREEMPTION_DUE {
-        super::give_way();
+        make_up();
+    }
+}
+
+/// Gives way, as an interruption would have had it.
+#[cold]
+fn make_up() {
+    disarm();
+    if crate::thread::is_thread() {
+        crate::thread::yield_now();
+    } else {
+        super::give_way_disarmed();
+    }
+    arm();
+}
+
+/// Keeps the thread that has made it from being interrupted for as long as it lives. What was due meanwhile is made up for at
+/// its end. For whoever could not be interrupted anyway it does nothing.
+#[derive(Debug)]
+#[must_use = "it acts for as long as it lives"]
+pub struct Masked {
+    was_armed: bool,
+}
+
+impl Masked {
+    /// From here on.
+    #[inline(always)]
+    #[expect(clippy::new_without_default, reason = "it changes how things stand")]
+    pub fn new() -> Self {
+        let was_armed = is_armed();
+        if was_armed {
+            mask();
+        }
+        Self { was_armed }
+    }
+}
+
+impl Drop for Masked {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.was_armed {
+            // What was called may have given others something to do: the next cut is theirs.
+            with_block(|block| block.wake_ns.store(0, Relaxed));
+            unmask();
+        }
     }
 }
 
@@ -147,5 +200,9 @@ pub(crate) fn assert_disarmed() {
 #[inline(never)]
 fn refuse() -> ! {
     disarm();
+    assert!(
+        !crate::thread::is_thread(),
+        "what a thread calls of the C library has to be masked, and this is not: an error in runtime/libc"
+    );
     panic!("a computation may compute, allocate, print, wake tasks and tell the time; the rest is for tasks");
 }

@@ -5,16 +5,16 @@ pub(crate) const AVAILABLE: bool = false;
 
 /// Nothing is ever saved.
 #[derive(Debug)]
-pub(super) struct SaveArea;
+pub(crate) struct SaveArea;
 
 impl SaveArea {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self
     }
 
     /// Nothing is ever interrupted.
     #[cfg(feature = "image")]
-    pub(super) fn stack(&self) -> u64 {
+    pub(crate) fn stack(&self) -> u64 {
         0
     }
 }
@@ -39,6 +39,6 @@ pub(crate) unsafe fn prepare(_top: *mut u8, _entry: extern "C" fn() -> !) -> u64
 /// # Safety
 /// Never to be called.
 #[cfg(feature = "image")]
-pub(super) unsafe fn resume(_area: *const SaveArea) -> bool {
+pub(crate) unsafe fn resume(_area: *const SaveArea) -> bool {
     unreachable!("computations are run in place")
 }

@@ -79,7 +79,7 @@ use crate::executor::waker::Wake;
 
 pub(crate) mod gate;
 mod panicked;
-pub(crate) mod stack;
+mod stack;
 #[cfg_attr(not(all(target_arch = "x86_64", unix)), path = "in_place.rs")]
 pub(crate) mod switch;
 #[cfg(test)]
@@ -327,12 +327,16 @@ extern "C" fn begin() -> ! {
 
 /// Leaves the computation that runs; returns when it is its turn again.
 fn give_way() {
-    if !switch::AVAILABLE {
-        return;
-    }
     gate::disarm();
-    to_executor();
+    give_way_disarmed();
     gate::arm();
+}
+
+/// As [`give_way`], for whoever arms and disarms himself.
+fn give_way_disarmed() {
+    if switch::AVAILABLE {
+        to_executor();
+    }
 }
 
 /// Goes on with the executor. To be called on a computation's stack, disarmed.
@@ -354,10 +358,8 @@ pub(crate) fn turn(wake_ns: u64) -> Turn {
     });
     let Some((computation, others)) = next else { return Turn::Nobody };
     let current = Box::into_raw(computation);
-    COMPUTATIONS.with(|all| {
-        register(all);
-        all.current.set(current);
-    });
+    register();
+    COMPUTATIONS.with(|all| all.current.set(current));
     // SAFETY: it is a computation out of the queue, so it does not run and has not ended.
     let interrupted = unsafe { enter(current, if others { 0 } else { wake_ns }) };
     COMPUTATIONS.with(|all| all.current.set(ptr::null_mut()));
@@ -443,8 +445,8 @@ fn hand_on(ended: Result<(), Panic>) {
 }
 
 /// Tells the shim about the block, once.
-fn register(all: &Computations) {
-    if !all.registered.replace(true) {
+pub(crate) fn register() {
+    if !COMPUTATIONS.with(|all| all.registered.replace(true)) {
         let block = gate::with_block(|block| ptr::from_ref(block) as u64);
         let result = crate::platform::preempt(block, switch::handler());
         assert_eq!(result, 0, "the shim takes a block of this program's own memory");

@@ -1,4 +1,4 @@
-//! The stack of a computation or a thread.
+//! The stack of a computation.
 
 use alloc::alloc::{alloc, dealloc, handle_alloc_error};
 use core::alloc::Layout;
@@ -16,7 +16,7 @@ const SPARE_BYTES: u64 = 128 + 24;
 
 /// Memory of a computation's own.
 #[derive(Debug)]
-pub(crate) struct Stack {
+pub(super) struct Stack {
     base: NonNull<u8>,
     layout: Layout,
 }
@@ -26,11 +26,6 @@ impl Stack {
     pub(super) fn new(bytes: usize) -> Self {
         let layout = Self::layout(bytes).expect("a stack is smaller than the address space");
         Self::of(layout).unwrap_or_else(|| handle_alloc_error(layout))
-    }
-
-    /// A stack of at least this many bytes, if there is memory for it.
-    pub(crate) fn try_new(bytes: usize) -> Option<Self> {
-        Self::of(Self::layout(bytes)?)
     }
 
     fn layout(bytes: usize) -> Option<Layout> {
@@ -47,7 +42,7 @@ impl Stack {
     }
 
     /// Behind its highest address.
-    pub(crate) fn top(&self) -> *mut u8 {
+    pub(super) fn top(&self) -> *mut u8 {
         // SAFETY: the end of the allocation.
         unsafe { self.base.as_ptr().add(self.layout.size()) }
     }
@@ -59,7 +54,7 @@ impl Stack {
     }
 
     /// Its addresses.
-    pub(crate) fn range(&self) -> core::ops::Range<u64> {
+    pub(super) fn range(&self) -> core::ops::Range<u64> {
         self.base.as_ptr() as u64..self.top() as u64
     }
 
@@ -67,7 +62,7 @@ impl Stack {
     ///
     /// # Panics
     /// If it was.
-    pub(crate) fn check(&self, pointer: Option<u64>) {
+    pub(super) fn check(&self, pointer: Option<u64>) {
         // SAFETY: written by `new`, and by nothing but what overflows the stack since; words have no invalid values.
         // Volatile, because the compiler knows nothing of the latter.
         let canary = unsafe { self.base.cast::<[u64; CANARY.len()]>().read_volatile() };
@@ -75,7 +70,7 @@ impl Stack {
         let inside = pointer.is_none_or(|pointer| (lowest..self.range().end).contains(&pointer));
         assert!(
             canary == CANARY && inside,
-            "a computation or thread has overflowed its stack of {} bytes: spawn it with a larger one",
+            "a computation has overflowed its stack of {} bytes: spawn it with a larger one",
             self.layout.size()
         );
     }

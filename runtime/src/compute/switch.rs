@@ -1,6 +1,6 @@
 //! Changing stacks on x86-64.
 //!
-//! A computation leaves its stack in one of two ways. By itself, in a function call: then the registers that a call must
+//! A computation (or a thread, [`crate::thread`]) leaves its stack in one of two ways. By itself, in a function call: then the registers that a call must
 //! preserve are on its stack. Or by an upcall between any two instructions: then all registers are in its save area, from
 //! where [`resume`] loads them, without the shim's help. The executor always leaves its stack by a call.
 
@@ -16,10 +16,10 @@ use super::gate::{BLOCK, Block};
 /// Whether this machine can change stacks.
 pub(crate) const AVAILABLE: bool = true;
 
-/// All registers of an interrupted computation.
+/// All registers of an interrupted computation or thread.
 #[derive(Debug)]
 #[repr(C, align(16))]
-pub(super) struct SaveArea {
+pub(crate) struct SaveArea {
     /// In the order rax, rbx, rcx, rdx, rsi, rdi, rbp, r8 to r15.
     general: [u64; 15],
     stack: u64,
@@ -32,19 +32,19 @@ pub(super) struct SaveArea {
 const _: () = assert!(offset_of!(SaveArea, vectors).is_multiple_of(16));
 
 impl SaveArea {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { general: [0; 15], stack: 0, instruction: 0, flags: 0, vectors: [0; 512] }
     }
 
-    /// The stack pointer that the computation was interrupted with.
+    /// The stack pointer that it was interrupted with.
     #[cfg(feature = "image")]
-    pub(super) fn stack(&self) -> u64 {
+    pub(crate) fn stack(&self) -> u64 {
         self.stack
     }
 }
 
 // pollux_switch(from: rdi, to: rsi): leaves the stack pointer at `from` and goes on with `to`, where an earlier call of it
-// returns 0.
+// returns 0. How a stack's owner has set up the floating-point units (rounding, masked exceptions) stays with the stack.
 global_asm!(
     ".pushsection .text.pollux_switch, \"ax\", @progbits",
     ".globl pollux_switch",
@@ -56,8 +56,14 @@ global_asm!(
     "push r13",
     "push r14",
     "push r15",
+    "sub rsp, 8",
+    "stmxcsr [rsp]",
+    "fnstcw [rsp + 4]",
     "mov [rdi], rsp",
     "mov rsp, rsi",
+    "fldcw [rsp + 4]",
+    "ldmxcsr [rsp]",
+    "add rsp, 8",
     "pop r15",
     "pop r14",
     "pop r13",
@@ -88,6 +94,9 @@ global_asm!(
     "push r13",
     "push r14",
     "push r15",
+    "sub rsp, 8",
+    "stmxcsr [rsp]",
+    "fnstcw [rsp + 4]",
     "mov [rip + {block} + {stack}], rsp",
     "mov rax, rdi",
     "fxrstor64 [rax + {area_vectors}]",
@@ -148,11 +157,11 @@ global_asm!(
     "mov rcx, [rip + {block} + {saved_flags}]",
     "mov [rax + {area_flags}], rcx",
     "fxsave64 [rax + {area_vectors}]",
-    // What a function may expect of the floating-point units, whatever the computation was about to do with them.
+    // What the executor has left of the floating-point units, whatever the computation was about to do with them.
     "fninit",
-    "push {mxcsr}",
+    "fldcw [rsp + 4]",
     "ldmxcsr [rsp]",
-    "pop rax",
+    "add rsp, 8",
     "pop r15",
     "pop r14",
     "pop r13",
@@ -176,7 +185,6 @@ global_asm!(
     area_flags = const offset_of!(SaveArea, flags),
     area_vectors = const offset_of!(SaveArea, vectors),
     armed = const PREEMPTION_ARMED,
-    mxcsr = const 0x1f80,
 );
 
 unsafe extern "C" {
@@ -204,7 +212,7 @@ pub(crate) unsafe fn switch(from: *mut u64, to: u64) -> bool {
 /// An upcall has filled `area`, which has not been gone on with since; the stack that it was on is still there, with 152
 /// bytes to spare.
 #[cfg(feature = "image")]
-pub(super) unsafe fn resume(area: *const SaveArea) -> bool {
+pub(crate) unsafe fn resume(area: *const SaveArea) -> bool {
     // SAFETY: the caller's; the assembly preserves all that a call must.
     unsafe { pollux_resume(area) != 0 }
 }
@@ -217,19 +225,22 @@ pub(super) fn handler() -> u64 {
     0
 }
 
+/// What a function may expect of the floating-point units: the processor's own defaults, all exceptions masked.
+const FRESH_UNITS: u64 = 0x1f80 | 0x037f << 32;
+
 /// Prepares a stack on which `entry` will be called, with a frame pointer and a return address of 0, where backtraces
 /// end. Returns its stack pointer.
 ///
 /// # Safety
-/// The 64 bytes below `top` may be written to, and `top` is a multiple of 16.
+/// The 72 bytes below `top` may be written to, and `top` is a multiple of 16.
 pub(crate) unsafe fn prepare(top: *mut u8, entry: extern "C" fn() -> !) -> u64 {
-    // Six registers, the address of `entry`, and the return address that it finds: its stack pointer is then 8 below a
+    // Control words, six registers, the address of `entry`, and the return address that it finds: its stack pointer is then 8 below a
     // multiple of 16, as after a call.
-    let words: [u64; 8] = [0, 0, 0, 0, 0, 0, entry as *const () as u64, 0];
+    let words: [u64; 9] = [FRESH_UNITS, 0, 0, 0, 0, 0, 0, entry as *const () as u64, 0];
     // SAFETY: the caller's.
     unsafe {
         let pointer = top.sub(size_of_val(&words));
-        pointer.cast::<[u64; 8]>().write(words);
+        pointer.cast::<[u64; 9]>().write(words);
         pointer as u64
     }
 }

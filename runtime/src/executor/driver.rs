@@ -3,6 +3,8 @@
 use alloc::rc::Rc;
 use core::cell::Cell;
 use core::future::Future;
+use core::pin::pin;
+use core::task::{Context, Poll, Waker};
 
 use super::{EPOCH_BUDGET, EXECUTOR, spawn};
 use crate::compute::{self, Turn};
@@ -32,6 +34,10 @@ where
             if let Some(output) = result.take() {
                 return output;
             }
+            if EXECUTOR.with(|executor| executor.interrupted.take()) {
+                // A thread's interruption is the beginning of an epoch, as a computation's is.
+                break (Turn::Interrupted, 0);
+            }
             let turn = compute::turn(deadline_ns);
             // What has waited for a computation's end runs in the same epoch if it has budget left.
             if turn != Turn::Ended || !has_budget() {
@@ -47,14 +53,33 @@ where
     }
 }
 
+/// Awaits a future within a call of a task: ends epochs until it is done. No other task runs meanwhile, but what arrives is
+/// taken in, and what is due is sent.
+pub(crate) fn wait_in_place<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        // Nobody need be woken: it is asked in each epoch.
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return output;
+        }
+        let sent = net::send();
+        block::send();
+        let at_once = net::has_arrived() || sent.backlog;
+        platform::wait(if at_once { 0 } else { sent.deadline_ns.min(next_timer_ns()) });
+        net::receive(|_| true);
+        wake_due_timers();
+    }
+}
+
 /// Runs the ready tasks within the budget and sends what they left to send. Returns when to go on although nothing has
 /// arrived: a time in nanoseconds, 0 for at once, `u64::MAX` for never.
 fn run_tasks() -> u64 {
     let sent = loop {
         EXECUTOR.with(|executor| executor.run_ready());
         let sent = net::send();
+        EXECUTOR.with(|executor| executor.network_ns.set(sent.deadline_ns));
         // Sending may have told tasks of closed connections; they run in the same epoch if it has budget left.
-        if sent.crowded || !has_work() || !has_budget() {
+        if sent.crowded || !has_work() || !has_budget() || was_interrupted() {
             break sent;
         }
     };
@@ -71,6 +96,10 @@ fn spend(units: u32) -> bool {
 
 fn has_budget() -> bool {
     EXECUTOR.with(|executor| executor.budget.get() > 0)
+}
+
+fn was_interrupted() -> bool {
+    EXECUTOR.with(|executor| executor.interrupted.get())
 }
 
 fn has_work() -> bool {

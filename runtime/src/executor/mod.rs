@@ -26,6 +26,7 @@ mod driver;
 mod tests;
 
 pub use driver::block_on;
+pub(crate) use driver::wait_in_place;
 pub use join::{Aborted, JoinHandle};
 
 use timers::Timers;
@@ -75,6 +76,10 @@ struct Executor {
     /// Units of work left in this epoch.
     budget: Cell<u32>,
     polls: Cell<u64>,
+    /// A thread was interrupted: an epoch has begun, whose events nobody has seen yet.
+    interrupted: Cell<bool>,
+    /// When the network wants to go on.
+    network_ns: Cell<u64>,
 }
 
 local! {
@@ -83,7 +88,13 @@ local! {
 
 impl Executor {
     const fn new() -> Self {
-        Self { tables: RefCell::new(Tables::new()), budget: Cell::new(EPOCH_BUDGET), polls: Cell::new(0) }
+        Self {
+            tables: RefCell::new(Tables::new()),
+            budget: Cell::new(EPOCH_BUDGET),
+            polls: Cell::new(0),
+            interrupted: Cell::new(false),
+            network_ns: Cell::new(u64::MAX),
+        }
     }
 
     /// Polls ready tasks until there are none or the epoch's budget is spent.
@@ -98,6 +109,9 @@ impl Executor {
             let leftover = self.tables.borrow_mut().put_back(id, future, done);
             // Dropping what a task owned may wake others, so it happens outside the borrow.
             drop(leftover);
+            if self.interrupted.get() {
+                return;
+            }
         }
     }
 
@@ -237,6 +251,19 @@ pub async fn yield_now() {
     .await;
 }
 
+/// A thread was interrupted because an epoch has begun: it is looked after before anybody else runs.
+pub(crate) fn note_interruption() {
+    EXECUTOR.with(|executor| executor.interrupted.set(true));
+}
+
+/// When others than the task that runs want to run, in nanoseconds by the clock: 0 for at once, `u64::MAX` for never.
+pub(crate) fn next_ns() -> u64 {
+    EXECUTOR.with(|executor| {
+        let tables = executor.tables.borrow();
+        if tables.ready.is_empty() { tables.timers.next_ns().min(executor.network_ns.get()) } else { 0 }
+    })
+}
+
 /// Tells the executor about work that polls do not show, in units of about one byte copied: when the epoch's budget
 /// is spent the epoch ends before the next task runs.
 #[inline]
@@ -280,8 +307,11 @@ pub(crate) fn reset() {
     }
     crate::compute::reset();
     crate::thread::reset();
+    crate::sys::descriptors::reset();
     EXECUTOR.with(|executor| {
         drop(executor.tables.replace(Tables::new()));
         executor.polls.set(0);
+        executor.interrupted.set(false);
+        executor.network_ns.set(u64::MAX);
     });
 }

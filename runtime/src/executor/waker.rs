@@ -73,6 +73,15 @@ impl Wake {
         }
     }
 
+    /// Whether both wake the same task.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Task(one), Self::Task(two)) => one == two,
+            (Self::Foreign(one), Self::Foreign(two)) => one.will_wake(two),
+            _ => false,
+        }
+    }
+
     #[inline]
     pub(crate) fn wake(self) {
         match self {

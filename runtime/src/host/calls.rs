@@ -27,7 +27,7 @@ fn call(number: Number, first: u64, second: u64) -> i64 {
         let Some(shim) = shim.as_mut() else { return Ok(-hypercall::errno::ENOSYS) };
         match dispatch(shim, number as u64, arguments) {
             Outcome::Return(result) => Ok(result),
-            Outcome::SetThreadPointer { .. } => Ok(-hypercall::errno::ENOSYS),
+            Outcome::SetThreadPointer { .. } | Outcome::SetGuard { .. } => Ok(-hypercall::errno::ENOSYS),
             Outcome::EndEpoch { deadline_ns } => shim.end_epoch(deadline_ns).map(|()| 0),
             Outcome::CutEpoch => shim.end_epoch(0).map(|()| 0),
             Outcome::Stop => Err(Stopped::Exit(first as i32)),
@@ -60,6 +60,14 @@ pub(crate) fn preempt(block: u64, handler: u64) -> i64 {
 
 pub(crate) fn thread_pointer(address: u64) -> i64 {
     call(Number::ThreadPointer, address, 0)
+}
+
+pub(crate) fn guard(address: u64, _text: &[u8]) -> i64 {
+    call(Number::Guard, address, 0)
+}
+
+pub(crate) fn unguard(address: u64) -> i64 {
+    call(Number::Unguard, address, 0)
 }
 
 pub(crate) fn entropy(place: &mut [u8]) -> i64 {

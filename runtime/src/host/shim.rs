@@ -238,4 +238,13 @@ impl Hypercalls for Shim {
         // It belongs to the host's own thread.
         Outcome::Return(-ENOSYS)
     }
+
+    fn guard(&mut self, _address: u64, _text_address: u64, _text_bytes: u64) -> Outcome {
+        // Memory is the host's.
+        Outcome::Return(-ENOSYS)
+    }
+
+    fn unguard(&mut self, _address: u64) -> Outcome {
+        Outcome::Return(-ENOSYS)
+    }
 }

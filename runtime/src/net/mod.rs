@@ -12,8 +12,7 @@
 //! }
 //! ```
 //!
-//! Names follow `std::net` and `tokio::net`; the blocking `sys_socket` family of `hermit-abi` is not part of this
-//! version.
+//! Names follow `std::net` and `tokio::net`; the blocking `sys_socket` family of `hermit-abi` is in [`crate::sys`].
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -23,6 +22,7 @@ use core::task::{Context, Poll};
 
 pub use netstack::{Error, Ipv4Cidr, Stats};
 
+mod direct;
 mod lines;
 mod options;
 mod rings;
@@ -105,9 +105,19 @@ pub fn address() -> Option<Ipv4Cidr> {
     with_started(|net| Ok(net.stack.address())).ok().flatten()
 }
 
+/// Own address, once known; starts the network if need be.
+pub(crate) fn own_address() -> Option<Ipv4Addr> {
+    with_net(|net| Ok(net.stack.address())).ok().flatten().map(|cidr| cidr.address())
+}
+
 /// The default router, once known.
 pub fn gateway() -> Option<Ipv4Addr> {
     with_started(|net| Ok(net.stack.gateway())).ok().flatten()
+}
+
+/// Name servers that the network has told of, first the one to be asked first.
+pub fn name_servers() -> Vec<Ipv4Addr> {
+    with_net(|net| Ok(net.stack.dns_servers().to_vec())).unwrap_or_default()
 }
 
 /// Waits until the interface has an address, which takes time only with DHCP.

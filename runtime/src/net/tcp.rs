@@ -16,7 +16,7 @@ const DEFAULT_BACKLOG: usize = 128;
 
 /// Accepts connections to a port.
 pub struct TcpListener {
-    id: ListenerId,
+    pub(super) id: ListenerId,
     port: u16,
 }
 
@@ -79,7 +79,7 @@ impl fmt::Debug for TcpListener {
 /// All operations take `&self`, so one task may read while another writes; two readers, or two writers, at a time
 /// would take each other's wake-ups.
 pub struct TcpStream {
-    id: ConnId,
+    pub(super) id: ConnId,
 }
 
 impl TcpStream {

@@ -14,7 +14,7 @@ const DEFAULT_QUEUE: UdpQueue = UdpQueue { datagrams: 16, bytes: 16 * 1024 };
 
 /// A UDP socket. Datagrams that find its queue full are lost, as UDP has it.
 pub struct UdpSocket {
-    id: UdpId,
+    pub(super) id: UdpId,
 }
 
 impl UdpSocket {

@@ -1,11 +1,14 @@
 //! Which task waits for which socket.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::task::Waker;
 
+use hermit_abi::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP};
 use netstack::{ConnId, Event, ListenerId, Readiness, UdpId};
 
 use crate::executor::waker::Wake;
+use crate::sys::signal::{Events, Signal};
 
 /// One socket's waiters: one task that reads (or accepts) and one that writes.
 #[derive(Default)]
@@ -14,6 +17,8 @@ struct Waiter {
     owner: u64,
     read: Option<Wake>,
     write: Option<Wake>,
+    /// Who waits by way of a descriptor, any number of them.
+    signal: Option<Rc<Signal>>,
 }
 
 /// A table of waiters, indexed like the stack's own table.
@@ -46,7 +51,20 @@ impl Table {
         {
             wake(writer);
         }
+        if let Some(signal) = &waiter.signal {
+            signal.fire(events_of(readiness), wake);
+        }
     }
+}
+
+/// What a change of a socket lets those hope for who wait by way of a descriptor.
+fn events_of(readiness: Readiness) -> Events {
+    let bits = [
+        (Readiness::READABLE, POLLIN | POLLRDHUP),
+        (Readiness::WRITABLE.union(Readiness::CONNECTED), POLLOUT),
+        (Readiness::CLOSED, POLLIN | POLLRDHUP | POLLOUT | POLLHUP | POLLERR),
+    ];
+    bits.into_iter().filter(|(bit, _)| readiness.intersects(*bit)).fold(0, |events, (_, more)| events | more)
 }
 
 /// All waiters of the network.
@@ -67,6 +85,18 @@ impl Waiters {
     #[inline]
     pub(super) fn write(&mut self, id: ConnId, wake: Wake) {
         self.connections.place(id.index(), id.to_bits()).write = Some(wake);
+    }
+
+    pub(super) fn watch_connection(&mut self, id: ConnId, signal: Rc<Signal>) {
+        self.connections.place(id.index(), id.to_bits()).signal = Some(signal);
+    }
+
+    pub(super) fn watch_listener(&mut self, id: ListenerId, signal: Rc<Signal>) {
+        self.listeners.place(id.index(), id.to_bits()).signal = Some(signal);
+    }
+
+    pub(super) fn watch_datagrams(&mut self, id: UdpId, signal: Rc<Signal>) {
+        self.datagrams.place(id.index(), id.to_bits()).signal = Some(signal);
     }
 
     pub(super) fn accept(&mut self, id: ListenerId, wake: Wake) {

@@ -6,6 +6,8 @@ use std::rc::Rc;
 
 use super::*;
 use crate::host::{Boundary, End, Setup, World, run};
+use core::ffi::c_void;
+use hermit_abi::{EBADF, iovec, nfds_t, pollfd, sockaddr, socklen_t, stat};
 
 /// Never called: it compiles only if each function has the type that `hermit-abi` declares.
 #[allow(dead_code)]
@@ -23,6 +25,38 @@ fn types_are_those_of_hermit_abi() {
     let _: [unsafe extern "C" fn() -> pid_t; 2] = [hermit_abi::getpid, sys_getpid];
     let _: [unsafe extern "C" fn() -> i32; 2] = [hermit_abi::getpagesize, sys_getpagesize];
     let _: [unsafe extern "C" fn() -> usize; 2] = [hermit_abi::available_parallelism, sys_available_parallelism];
+    let _: [unsafe extern "C" fn(i32, *const iovec, usize) -> isize; 2] = [hermit_abi::readv, sys_readv];
+    let _: [unsafe extern "C" fn(i32) -> i32; 2] = [hermit_abi::close, sys_close];
+    let _: [unsafe extern "C" fn(i32) -> i32; 2] = [hermit_abi::dup, sys_dup];
+    let _: [unsafe extern "C" fn(i32, i32, i32) -> i32; 2] = [hermit_abi::fcntl, sys_fcntl];
+    let _: [unsafe extern "C" fn(i32, i32, *mut c_void) -> i32; 2] = [hermit_abi::ioctl, sys_ioctl];
+    let _: [unsafe extern "C" fn(i32, isize, i32) -> isize; 2] = [hermit_abi::lseek, sys_lseek];
+    let _: [unsafe extern "C" fn(i32, *mut stat) -> i32; 2] = [hermit_abi::fstat, sys_fstat];
+    let _: [unsafe extern "C" fn(*mut pollfd, nfds_t, i32) -> i32; 2] = [hermit_abi::poll, sys_poll];
+}
+
+/// As above, for sockets.
+#[allow(dead_code)]
+fn types_of_sockets_are_those_of_hermit_abi() {
+    type Name = unsafe extern "C" fn(i32, *mut sockaddr, *mut socklen_t) -> i32;
+    type Option = unsafe extern "C" fn(i32, i32, i32, *mut c_void, *mut socklen_t) -> i32;
+    type SetOption = unsafe extern "C" fn(i32, i32, i32, *const c_void, socklen_t) -> i32;
+    type Receive = unsafe extern "C" fn(i32, *mut u8, usize, i32, *mut sockaddr, *mut socklen_t) -> isize;
+    type Send = unsafe extern "C" fn(i32, *const c_void, usize, i32, *const sockaddr, socklen_t) -> isize;
+    let _: [unsafe extern "C" fn(i32, i32, i32) -> i32; 2] = [hermit_abi::socket, sys_socket];
+    let _: [unsafe extern "C" fn(i32, *const sockaddr, socklen_t) -> i32; 2] = [hermit_abi::bind, sys_bind];
+    let _: [unsafe extern "C" fn(i32, *const sockaddr, socklen_t) -> i32; 2] = [hermit_abi::connect, sys_connect];
+    let _: [unsafe extern "C" fn(i32, i32) -> i32; 2] = [hermit_abi::listen, sys_listen];
+    let _: [unsafe extern "C" fn(i32, i32) -> i32; 2] = [hermit_abi::shutdown, sys_shutdown];
+    let _: [Name; 2] = [hermit_abi::accept, sys_accept];
+    let _: [Name; 2] = [hermit_abi::getsockname, sys_getsockname];
+    let _: [Name; 2] = [hermit_abi::getpeername, sys_getpeername];
+    let _: [Option; 2] = [hermit_abi::getsockopt, sys_getsockopt];
+    let _: [SetOption; 2] = [hermit_abi::setsockopt, sys_setsockopt];
+    let _: [unsafe extern "C" fn(i32, *mut u8, usize, i32) -> isize; 2] = [hermit_abi::recv, sys_recv];
+    let _: [Receive; 2] = [hermit_abi::recvfrom, sys_recvfrom];
+    let _: [unsafe extern "C" fn(i32, *const c_void, usize, i32) -> isize; 2] = [hermit_abi::send, sys_send];
+    let _: [Send; 2] = [hermit_abi::sendto, sys_sendto];
 }
 
 /// Moves the clock to the deadline and types a word once the guest waits for nothing else.

@@ -6,28 +6,38 @@
 //! in the order in which they were woken, the same in both replicas, beside tasks and timers, and nothing that a task can
 //! wait for needs a second implementation.
 //!
-//! Threads are not interrupted. One that computes lets nobody else run until it waits, yields, or looks at the clock very
-//! often (see [`look_at_clock`]).
-//!
-//! A stack has no guard page below it: words at its end are looked at whenever its thread waits, and one that has grown
-//! over them ends the program with a panic that says so.
+//! Where epochs are cut, by the machine or by the program's own ticks, a thread that has allowed it ([`preemptible`]) is
+//! interrupted between any two instructions, the same two in both replicas, when an epoch begins that brings an event, or
+//! in whose time a timer is due, or when others are ready. It goes to the end of the queue of those who are ready, and so
+//! nobody waits for it longer than for the epochs of those before him. What it calls of the C library is
+//! [masked](crate::compute::gate::Masked). Other threads are not interrupted, and with cooperative epochs none is: one that
+//! computes lets nobody else run until it waits, yields, or looks at the clock very often (see [`look_at_clock`]).
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, RefCell, UnsafeCell};
+use core::fmt;
 use core::future::Future;
 use core::ops::Range;
 use core::pin::{Pin, pin};
+use core::sync::atomic::Ordering::Relaxed;
 use core::task::{Context, Poll, Waker};
 
-use crate::compute::stack::Stack;
-use crate::compute::switch;
-use crate::{executor, platform, time};
+use hypercall::layout::MAX_GUARDS;
+
+pub use crate::compute::gate::Masked;
+
+use crate::compute::gate;
+use crate::compute::switch::{self, SaveArea};
+use crate::{compute, executor, platform, time};
 
 pub mod futex;
+mod stack;
 mod table;
 #[cfg(test)]
 mod tests;
+
+use stack::ThreadStack;
 
 pub use table::{JoinError, current, detach, join};
 
@@ -36,13 +46,19 @@ pub type ThreadId = u32;
 
 /// How often a thread may look at the clock in one epoch before the epoch ends for it.
 const CLOCK_LOOKS: u32 = 200;
+/// How often it may look in vain whether something has arrived.
+const VAIN_LOOKS: u32 = 10_000;
 
 /// A thread, while it exists.
 struct Thread {
     id: ThreadId,
-    stack: Stack,
-    /// Stack pointer with which it goes on.
+    stack: ThreadStack,
+    /// Stack pointer with which it goes on when it has given way by itself.
     pointer: Cell<u64>,
+    /// Its registers when it was interrupted.
+    area: UnsafeCell<SaveArea>,
+    /// It was interrupted, and goes on by `area`.
+    interrupted: Cell<bool>,
     /// What it keeps in the processor's thread pointer.
     thread_pointer: Cell<u64>,
     /// What it runs, until it starts.
@@ -56,20 +72,17 @@ struct Thread {
 struct Threads {
     /// The one that runs.
     running: RefCell<Option<Rc<Thread>>>,
-    /// Where the executor has left its stack.
-    executor: Cell<u64>,
     /// What the processor's thread pointer holds.
     thread_pointer: Cell<u64>,
-    /// The epoch in which the clock was looked at last, and how often since it began.
-    looks: Cell<(u64, u32)>,
+    /// The epoch in which somebody looked last, and how often since it began: at the clock, and in vain for other things.
+    looks: Cell<(u64, [u32; 2])>,
 }
 
 local! {
     static THREADS: Threads = Threads {
         running: RefCell::new(None),
-        executor: Cell::new(0),
         thread_pointer: Cell::new(0),
-        looks: Cell::new((0, 0)),
+        looks: Cell::new((0, [0; 2])),
     };
 }
 
@@ -81,9 +94,32 @@ pub enum SpawnError {
         /// How large the stack was to be.
         stack_bytes: usize,
     },
+    /// There are as many threads as there can be guards of stacks ([`hypercall::layout::MAX_GUARDS`]).
+    TooMany,
     /// This machine cannot change stacks.
     Unavailable,
 }
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory { stack_bytes } => write!(
+                f,
+                "there is no memory for a thread's stack of {stack_bytes} bytes ({} bytes of the heap of {} are in use); \
+                 raise --memory-mib",
+                crate::heap::stats().used_bytes,
+                crate::heap::stats().total_bytes
+            ),
+            Self::TooMany => write!(f, "there can be no more than {MAX_GUARDS} threads"),
+            Self::Unavailable => f.write_str("this machine has no threads"),
+        }
+    }
+}
+
+impl core::error::Error for SpawnError {}
+
+/// Room that must be left beside a new thread's stack for what else it needs from the start.
+const START_BYTES: usize = 32 * 1024;
 
 /// Starts a thread on a stack of at least `stack_bytes`. It first runs when its turn comes.
 ///
@@ -93,14 +129,20 @@ pub fn spawn(stack_bytes: usize, body: impl FnOnce() + 'static) -> Result<Thread
     if !switch::AVAILABLE {
         return Err(SpawnError::Unavailable);
     }
-    let stack = Stack::try_new(stack_bytes).ok_or(SpawnError::Memory { stack_bytes })?;
+    if !crate::heap::has_room(stack_bytes.saturating_add(START_BYTES)) {
+        return Err(SpawnError::Memory { stack_bytes });
+    }
+    let stack = ThreadStack::new(stack_bytes)?;
     // SAFETY: the stack is this thread's own and longer than that; its top is aligned.
     let pointer = unsafe { switch::prepare(stack.top(), begin) };
     let id = table::enter();
+    stack.label(id, "");
     let thread = Thread {
         id,
         stack,
         pointer: Cell::new(pointer),
+        area: UnsafeCell::new(SaveArea::new()),
+        interrupted: Cell::new(false),
         thread_pointer: Cell::new(0),
         body: Cell::new(Some(Box::new(body))),
         ended: Cell::new(false),
@@ -122,19 +164,57 @@ impl Future for Running {
         thread.waker.replace(Some(context.waker().clone()));
         THREADS.with(|all| all.running.replace(Some(Rc::clone(thread))));
         load_thread_pointer(thread.thread_pointer.get());
-        let place = THREADS.with(|all| all.executor.as_ptr());
-        // SAFETY: the thread's stack pointer was left by `wait` or made by `prepare`, it has not been gone on with since,
-        // and its stack lives as long as the thread. The place is a static's.
-        unsafe { switch::switch(place, thread.pointer.get()) };
+        // SAFETY: the executor polls a thread's task only when the thread does not run, and not after its end.
+        let interrupted = unsafe { thread.go_on() };
         THREADS.with(|all| all.running.replace(None));
         thread.waker.replace(None);
+        thread.interrupted.set(interrupted);
         if thread.ended.get() {
             thread.stack.check(None);
             table::leave(thread.id);
             return Poll::Ready(());
         }
-        thread.stack.check(Some(thread.pointer.get()));
+        thread.stack.check(Some(thread.left_at()));
+        if interrupted {
+            // Behind all that are ready, in the epoch that has just begun.
+            context.waker().wake_by_ref();
+            executor::note_interruption();
+        }
         Poll::Pending
+    }
+}
+
+impl Thread {
+    /// Runs it until it is interrupted (true), gives way or ends.
+    ///
+    /// # Safety
+    /// It does not run, and has not ended.
+    unsafe fn go_on(&self) -> bool {
+        let place = gate::with_block(|block| {
+            block.wake_ns.store(executor::next_ns(), Relaxed);
+            block.area.store(self.area.get() as u64, Relaxed);
+            block.stack.as_ptr()
+        });
+        // SAFETY: the caller's; `pointer` and `area` are what `give_way` or `prepare`, or the last upcall has left, as
+        // `interrupted` says, and have not been gone on with since. The stack lives as long as the thread; below the stack
+        // pointer of one that was interrupted there is room, or the guard. The place is a static's.
+        unsafe {
+            #[cfg(feature = "image")]
+            if self.interrupted.get() {
+                return switch::resume(self.area.get());
+            }
+            switch::switch(place, self.pointer.get())
+        }
+    }
+
+    /// Its stack pointer while it does not run.
+    fn left_at(&self) -> u64 {
+        #[cfg(feature = "image")]
+        if self.interrupted.get() {
+            // SAFETY: the shim's upcall has filled it, and nobody writes to it while the thread does not run.
+            return unsafe { (*self.area.get()).stack() };
+        }
+        self.pointer.get()
     }
 }
 
@@ -157,15 +237,38 @@ fn running() -> Option<Rc<Thread>> {
     THREADS.with(|all| all.running.borrow().clone())
 }
 
-/// Goes on with the executor, until the thread's task is polled again.
+/// Goes on with the executor, until the thread's task is polled again. A thread that is masked is masked again afterwards.
 fn give_way() {
     let Some(place) = THREADS.with(|all| all.running.borrow().as_ref().map(|thread| thread.pointer.as_ptr())) else {
         return;
     };
-    let executor = THREADS.with(|all| all.executor.get());
-    // SAFETY: the executor waits in `Running::poll`, where it has left its stack pointer just before it went on with this
+    let masked = gate::is_masked();
+    // Others run armed or not as they have left off; and what was due happens now.
+    gate::disarm();
+    let executor = gate::with_block(|block| block.stack.load(Relaxed));
+    // SAFETY: the executor waits in `Thread::go_on`, where it has left its stack pointer just before it went on with this
     // thread. The place belongs to the thread, which its task keeps.
     unsafe { switch::switch(place, executor) };
+    if masked {
+        gate::mask();
+    }
+}
+
+/// Calls `function` so that the running thread may be interrupted in it wherever it is not [`Masked`]. The function is code
+/// that touches nothing of the runtime unmasked.
+pub fn preemptible<R>(function: impl FnOnce() -> R) -> R {
+    compute::register();
+    gate::arm();
+    let result = function();
+    gate::disarm();
+    result
+}
+
+/// Names the running thread in the report of an overflow of its stack.
+pub fn set_name(name: &str) {
+    if let Some(thread) = running() {
+        thread.stack.label(thread.id, name);
+    }
 }
 
 /// Whether a thread runs, rather than a task.
@@ -201,14 +304,26 @@ pub fn yield_now() {
 /// To be called where a thread looks at the clock. The clock stands still during an epoch, so a thread that waits for a time
 /// by looking again and again has to let the epoch end.
 pub fn look_at_clock() {
+    look(0, CLOCK_LOOKS);
+}
+
+/// To be called where a thread that does not want to wait is told that nothing is there yet: nothing arrives during an epoch.
+pub fn look_in_vain() {
+    look(1, VAIN_LOOKS);
+}
+
+fn look(at: usize, most: u32) {
     let epoch = time::epoch();
     let looks = THREADS.with(|all| {
-        let (last, looks) = all.looks.get();
-        let looks = if last == epoch { looks + 1 } else { 1 };
+        let (last, mut looks) = all.looks.get();
+        if last != epoch {
+            looks = [0; 2];
+        }
+        looks[at] += 1;
         all.looks.set((epoch, looks));
-        looks
+        looks[at]
     });
-    if looks < CLOCK_LOOKS {
+    if looks < most {
         return;
     }
     if is_thread() {
@@ -249,7 +364,7 @@ pub(crate) fn reset() {
     THREADS.with(|all| {
         all.running.replace(None);
         all.thread_pointer.set(0);
-        all.looks.set((0, 0));
+        all.looks.set((0, [0; 2]));
     });
     table::reset();
     futex::reset();

@@ -92,6 +92,7 @@ fn states(line: Lines<'_>) {
         greeted: true,
         cut: true,
         preemption: Some((0x1000, 0x4000_0010)),
+        guards: vec![7, 9],
         generator_seed: std::array::from_fn(|index| index as u8),
         generator_stream: 5,
         generator_position: 0x0102_0304_0506_0708_090a_0b0c,

@@ -6,10 +6,14 @@
 use std::fmt::Debug;
 
 mod collections;
+mod net;
+mod panics;
+mod process;
 mod sync;
 mod system;
 mod threads;
 mod time;
+mod values;
 
 /// Prints the result of a check.
 pub fn check(name: &str, result: impl Debug) {
@@ -23,10 +27,14 @@ fn main() {
         Some("panic") => look_beyond(&[1, 2, 3], 7),
         _ => {
             collections::run();
+            values::run();
             time::run();
             threads::run();
             sync::run();
+            panics::run();
             system::run();
+            net::run();
+            process::run();
             println!("all done");
         }
     }

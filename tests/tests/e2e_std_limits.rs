@@ -1,0 +1,216 @@
+//! Ordinary programs at the limits of their machine: threads that never wait, stacks and memory that end, what there is no
+//! meaning for in an image.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use pollux_tests::pair::{Options, Pair};
+use pollux_tests::status::{GuestStopped, Role};
+use pollux_tests::workbench::{program_folder, program_image};
+
+/// No replica is to be taken for dead because the machine has other things to do. One that is killed is seen at once.
+const PATIENT: [&str; 4] = ["--memory-mib", "32", "--failure-timeout-ms", "5000"];
+/// Rounds of a thread that computes, for thousands of epochs.
+const ROUNDS: &str = "8000000";
+const COMPUTING: usize = 3;
+/// Lines that are answered meanwhile.
+const ANSWERS: usize = 12;
+
+fn limits(arguments: &[&str]) -> Options {
+    let mut options = Options::new("").unpublished().alone().with(&PATIENT).with(arguments);
+    options.image = Some(program_image("limits"));
+    options
+}
+
+/// Starts the program, and lets it begin.
+fn begun(arguments: &[&str]) -> Pair {
+    let pair = Pair::up(&limits(arguments));
+    pair.fault(&["console-input", "go"]);
+    pair
+}
+
+/// How the guest has ended, the same at both replicas if there are two.
+fn end_of(pair: &mut Pair) -> GuestStopped {
+    let stopped = pair.wait_until("the program's end", |status| status.guest_stopped.clone());
+    let status = pair.status();
+    assert_eq!((status.count("ANOTHER end"), status.count("diverge")), (0, 0), "{:#?}", status.events);
+    stopped
+}
+
+/// All that the program has printed, when it has got to its end.
+fn console_of(pair: &Pair) -> String {
+    pair.wait_for_console("all done");
+    fs::read_to_string(pair.folder().join("console.log")).expect("the console's log")
+}
+
+/// The lines that a run of the program has printed and that begin so.
+fn lines_with<'a>(text: &'a str, start: &str) -> Vec<&'a str> {
+    text.lines().filter(|line| line.starts_with(start)).collect()
+}
+
+/// What the same threads compute on this host.
+fn native_results() -> String {
+    let mut program = Command::new("cargo")
+        .args(["run", "--quiet", "--release", "--offline", "--manifest-path"])
+        .arg(program_folder("limits").join("Cargo.toml"))
+        .args(["--", "busy", &COMPUTING.to_string(), ROUNDS])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("cargo starts");
+    drop(program.stdin.take());
+    let output = program.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", output.status);
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Threads that never wait share the processor with one that answers, whatever instruction the machine cuts at, also when the
+/// primary is killed; what they compute is what they compute on this host.
+#[test]
+fn threads_that_compute_let_others_answer_also_when_their_machine_dies() {
+    let busy = format!("busy {COMPUTING} {ROUNDS}");
+    let mut pair = begun(&["--epoch", "exact:20000", "--args", &busy]);
+    for answer in 1..=ANSWERS {
+        pair.fault(&["console-input", &format!("line {answer}")]);
+        pair.wait_for_console(&format!("answer {answer} to line {answer}, {COMPUTING} threads compute"));
+        if answer == ANSWERS / 2 {
+            pair.kill(Role::Primary, "KILL");
+            pair.wait_for_solo(2);
+        }
+    }
+    pair.fault(&["console-input", "end"]);
+    let stopped = end_of(&mut pair);
+    assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{stopped:?}");
+    let console = console_of(&pair);
+    let native = native_results();
+    let (ours, theirs) = (lines_with(&console, "computed by"), lines_with(&native, "computed by"));
+    assert_eq!((ours.len(), &ours), (COMPUTING, &theirs));
+    assert!(console.contains("answered meanwhile: true"), "{console}");
+    pair.down();
+}
+
+#[test]
+fn a_stack_that_ends_is_reported_with_its_thread_by_both_replicas() {
+    for (what, expected) in [
+        ("overflow", "(\"diver\") has overflowed its stack of 262144 bytes; give it a larger one"),
+        ("overflow-main", "thread 1 (\"main\") has overflowed its stack of"),
+    ] {
+        let mut pair = begun(&["--args", what]);
+        let stopped = end_of(&mut pair);
+        assert_eq!((stopped.kind.as_str(), stopped.replicas.len()), ("fault", 2), "{stopped:?}");
+        for part in ["page fault", expected, "limits::room::dive"] {
+            assert!(stopped.report.contains(part), "{part}: {}", stopped.report);
+        }
+        pair.down();
+    }
+}
+
+/// Guards are a part of a replica's state: the one that has come later has them too.
+#[test]
+fn a_newcomer_guards_stacks_as_well() {
+    let mut pair = Pair::up(&limits(&["--args", "overflow-main"]));
+    pair.kill(Role::Primary, "KILL");
+    pair.wait_for_solo(2);
+    pair.must(&["rejoin"]);
+    pair.kill(Role::Primary, "KILL");
+    pair.wait_for_solo(4);
+    pair.fault(&["console-input", "go"]);
+    let stopped = end_of(&mut pair);
+    assert!(stopped.report.contains("(\"main\") has overflowed its stack"), "{}", stopped.report);
+    pair.down();
+}
+
+#[test]
+fn memory_that_ends_is_an_error_or_a_report_of_both_replicas() {
+    let mut pair = begun(&["--args", "memory"]);
+    let stopped = end_of(&mut pair);
+    assert_eq!((stopped.kind.as_str(), stopped.replicas.len()), ("panic", 2), "{stopped:?}");
+    for part in ["memory allocation of 1048576 bytes failed", "limits::room::memory"] {
+        assert!(stopped.report.contains(part), "{part}: {}", stopped.report);
+    }
+    for line in ["a piece that is too large: true", "one that is not: true"] {
+        pair.wait_for_console(line);
+    }
+    pair.down();
+}
+
+/// A thousand threads at once, and no more than there is room for.
+#[test]
+fn threads_beyond_the_limit_are_an_error() {
+    for (arguments, expected) in [
+        (["--memory-mib=64", "--args", "threads 1000"], &["1000 threads wait", "joined, sum 499500"][..]),
+        (
+            ["--memory-mib=16", "--args", "threads 1000"],
+            &[
+                "pollux: no new thread: there is no memory for a thread's stack of 16384 bytes",
+                " threads: WouldBlock: ",
+            ],
+        ),
+        (
+            ["--memory-mib=128", "--args", "threads 4000"],
+            &["pollux: no new thread: there can be no more than 2048 threads", "after 2047 threads: WouldBlock: "],
+        ),
+    ] {
+        let mut options = limits(&[]);
+        options.arguments = ["--bare"].iter().chain(&arguments).map(|word| (*word).to_owned()).collect();
+        let mut pair = Pair::up(&options);
+        pair.fault(&["console-input", "go"]);
+        assert_eq!(end_of(&mut pair).code, 0);
+        let console = console_of(&pair);
+        for line in expected.iter().chain(&["and another one: Ok(7)"]) {
+            assert!(console.contains(line), "{line}: {console}");
+        }
+        pair.down();
+    }
+}
+
+#[test]
+fn what_has_no_meaning_in_an_image_is_an_error_with_its_name() {
+    let mut pair = begun(&["--bare", "--args", "refused"]);
+    assert_eq!(end_of(&mut pair).code, 0);
+    let console = console_of(&pair);
+    for name in ["fork", "execvp", "syscall 101", "dlopen of libssl.so.3"] {
+        let line = format!("pollux: the program has asked for {name}, which does not exist in an image");
+        assert!(console.contains(&line), "{line}: {console}");
+    }
+    for line in [
+        "fork: -1 Function not implemented",
+        "execvp: -1 Function not implemented",
+        "syscall: -1 Function not implemented",
+        "dlopen: true there are no shared libraries in an image",
+        "spawn: Err(",
+        "/proc/self/maps: Err(\"No such file or directory",
+    ] {
+        assert!(console.contains(line), "{line}: {console}");
+    }
+    pair.down();
+}
+
+/// What a program is told at its start, by the command line or else by its manifest, is one thing for both replicas.
+#[test]
+fn arguments_and_environment_are_the_same_for_both_replicas() {
+    let tells = |options: &Options, expected: &[&str]| {
+        let mut pair = Pair::up(options);
+        pair.fault(&["console-input", "go"]);
+        assert_eq!(end_of(&mut pair).code, 0);
+        let console = console_of(&pair);
+        assert_eq!(console.lines().take_while(|line| *line != "all done").collect::<Vec<_>>(), expected);
+        pair.down();
+    };
+    let two = ["--env", "COLOUR=red", "--env", "EMPTY=", "--", "two words", "ä"];
+    tells(&limits(&two), &[r#"arguments: ["two words", "ä"]"#, r#"variable COLOUR: "red""#, r#"variable EMPTY: """#]);
+    // Built by `up`, the manifest's are there too.
+    let mut built = Options::new("").with(&["--env", "COLOUR=red"]);
+    built.manifest = Some(program_folder("limits").join("Cargo.toml"));
+    tells(
+        &built,
+        &[r#"arguments: ["told", "by the manifest"]"#, r#"variable COLOUR: "red""#, r#"variable SHAPE: "round""#],
+    );
+    let failure = Pair::refused(&limits(&["--env", "A=1", "--backup-env", "A=2"]));
+    assert!(failure.text.contains("boot arguments, environment"), "{}", failure.text);
+    let long = format!("A={}", "x".repeat(3000));
+    let failure = Pair::refused(&limits(&["--env", &long]));
+    assert!(failure.text.contains("arguments and environment have 3003 bytes together"), "{}", failure.text);
+    let failure = Pair::refused(&limits(&["--env", "=1"]));
+    assert!(failure.text.contains("NAME=VALUE"), "{}", failure.text);
+}
