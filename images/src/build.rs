@@ -1,5 +1,6 @@
 //! Builds images: one guest ELF and one shim ELF by cargo, packed into one bootable ELF.
 
+mod bundle;
 mod cargo;
 mod elf;
 pub mod hppa;
@@ -23,7 +24,7 @@ pub use pack::{
     IMAGE_VERSION, ImageError, ImageInfo, PAYLOAD_ADDRESS, PAYLOAD_HEADER_BYTES, PAYLOAD_LIMIT_BYTES, PAYLOAD_MAGIC,
     hex, inspect, pack,
 };
-pub use program::{Program, build_std, build_std_library};
+pub use program::{Program, StdLibrary, build_std, build_std_library};
 
 use self::ticks::Coverage;
 use crate::error::{Error, Result};
@@ -156,6 +157,7 @@ pub struct Image {
 /// [`BuildError`], within [`Error::Build`].
 pub fn build(workspace: &Workspace, app: &str, counts_ticks: Option<bool>, quiet: bool) -> Result<Image> {
     let package = workspace.app(app)?;
+    package.refuse_files()?;
     let (epoch, disks, defaults) = (package.epoch()?, package.disks()?, package.defaults()?);
     let counts_ticks = counts_ticks.unwrap_or(epoch.needs_ticks());
     let (guest_bytes, coverage) = if counts_ticks {
@@ -207,6 +209,8 @@ pub enum Target {
     X86_64,
     /// PA-RISC 1.1 (HP 9000 B160L).
     Hppa,
+    /// x86-64, for ordinary programs with the `std` for hermit, which is built from source. Their images are for x86-64.
+    Hermit,
 }
 
 impl fmt::Display for Target {
@@ -214,6 +218,7 @@ impl fmt::Display for Target {
         f.write_str(match self {
             Self::X86_64 => "x86-64",
             Self::Hppa => "PA-RISC",
+            Self::Hermit => "x86-64 with std for hermit",
         })
     }
 }
@@ -247,6 +252,9 @@ pub fn build_program(workspace: &Workspace, name: &str, quiet: bool) -> Result<I
     })
 }
 
+/// Why an app is not built with the `std` for hermit.
+pub(crate) const NO_APPS_FOR_HERMIT: &str = "--target hermit is for ordinary programs: name one by --manifest-path";
+
 /// Builds the image of `app` for `target`, counting its ticks only if its manifest wants epochs that need it.
 ///
 /// # Errors
@@ -255,6 +263,7 @@ pub fn build_for(workspace: &Workspace, app: &str, target: Target, quiet: bool) 
     match target {
         Target::X86_64 => build(workspace, app, None, quiet),
         Target::Hppa => build_hppa(workspace, app, quiet),
+        Target::Hermit => Err(Error::Usage(NO_APPS_FOR_HERMIT.to_owned())),
     }
 }
 
@@ -264,6 +273,7 @@ pub fn build_for(workspace: &Workspace, app: &str, target: Target, quiet: bool) 
 /// [`BuildError`], within [`Error::Build`]; what is missing on this machine, as [`Error::Missing`].
 pub fn build_hppa(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image> {
     let package = workspace.app(app)?;
+    package.refuse_files()?;
     let (epoch, disks, defaults) = (package.epoch()?, package.disks()?, package.defaults()?);
     setup::ensure_hppa()?;
     let halves = hppa::build_halves(workspace, app, quiet)?;

@@ -239,6 +239,7 @@ fn build_app(app: &str, args: &BuildArgs) -> Result<build::Image> {
         build::Target::X86_64 => build::build(&workspace, app, args.counted.then_some(true), args.json),
         build::Target::Hppa if workspace.has_program(app) => build::build_program(&workspace, app, args.json),
         build::Target::Hppa => build::build_hppa(&workspace, app, args.json),
+        build::Target::Hermit => Err(crate::error::Error::Usage(build::NO_APPS_FOR_HERMIT.to_owned())),
     }
 }
 

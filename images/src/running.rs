@@ -34,7 +34,7 @@ impl Spec {
     pub fn new(name: impl Into<String>, image: Image) -> Result<Self> {
         let path = std::path::absolute(&image.image);
         let (machine, accelerator) = match image.target {
-            Target::X86_64 => (Machine::Microvm, Accelerator::Auto.resolve()?),
+            Target::X86_64 | Target::Hermit => (Machine::Microvm, Accelerator::Auto.resolve()?),
             Target::Hppa => (Machine::B160l, Accelerator::Tcg),
         };
         Ok(Self {

@@ -140,6 +140,8 @@ fn tool(name: &'static str, argument: &str, package: &'static str, need: Need) -
 
 /// Names of what only images for PA-RISC need.
 const FOR_HPPA: [&str; 6] = [qemu::HPPA_PROGRAM, hppa::GCC, hppa::WASM2C, hppa::CARGO, hppa::RUSTC, RUST_SOURCES];
+/// What programs with the `std` for hermit need beside what everything for x86-64 does.
+const FOR_HERMIT: [&str; 3] = [hppa::CARGO, hppa::RUSTC, RUST_SOURCES];
 const RUST_SOURCES: &str = "rust-sources";
 
 /// A file of the library that unit tests on a big-endian machine are linked with.
@@ -173,6 +175,7 @@ pub fn examine_for(target: Option<Target>) -> Vec<Finding> {
         None => true,
         Some(Target::X86_64) => finding.need != Need::Test,
         Some(Target::Hppa) => FOR_HPPA.contains(&finding.name),
+        Some(Target::Hermit) => finding.need != Need::Test || FOR_HERMIT.contains(&finding.name),
     });
     findings
 }
@@ -187,6 +190,21 @@ pub fn ensure_hppa() -> Result<()> {
         Some(command) => {
             Err(Error::Missing(format!("images for PA-RISC need what is missing on this machine; run\n  {command}")))
         }
+        None => check(&findings, Need::Test),
+    }
+}
+
+/// Refuses when something is missing that `std` is built from source with.
+///
+/// # Errors
+/// [`Error::Missing`] with what to run.
+pub fn ensure_rust_sources() -> Result<()> {
+    let mut findings = examine();
+    findings.retain(|finding| FOR_HERMIT.contains(&finding.name));
+    match install_command(&findings, Need::Test).and_then(|mut words| words.pop()) {
+        Some(command) => Err(Error::Missing(format!(
+            "std for hermit is built from source, which is missing on this machine; run\n  {command}"
+        ))),
         None => check(&findings, Need::Test),
     }
 }

@@ -19,6 +19,7 @@ pub mod contend;
 pub mod counts;
 pub mod disks;
 pub mod guests;
+pub mod http;
 pub mod linear;
 pub mod load;
 pub mod model;

@@ -87,7 +87,7 @@ fn promises(target: Target, verdict: &Verdict, p50_ms: f64, p99_ms: f64) -> Vec<
     let count = |name: &str, value: u64| Promise::at_most(name, value as f64, 0.0);
     // PA-RISC is emulated several times as slowly.
     let (most_p50_ms, most_p99_ms) = match target {
-        Target::X86_64 => (30.0, 150.0),
+        Target::X86_64 | Target::Hermit => (30.0, 150.0),
         Target::Hppa => (failover::PROMISED_P99_MS, failover::PROMISED_P99_MS),
     };
     vec![

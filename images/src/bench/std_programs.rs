@@ -1,7 +1,8 @@
-//! Ordinary programs: how large a small one is, how soon it says something, and how long it takes from a new project to a
-//! program that runs.
+//! Ordinary programs: how large a small one is, how soon it says something, how long it takes from a new project to a
+//! program that runs, and what a server costs in a pair.
 
 mod project;
+mod server;
 mod start;
 
 use serde::Serialize;
@@ -9,6 +10,7 @@ use serde::Serialize;
 use super::{Promise, median};
 use crate::build::Image;
 use crate::error::Result;
+use server::ServerRound;
 
 /// Starts in a full run and in a quick one.
 const ROUNDS: usize = 9;
@@ -25,34 +27,61 @@ pub struct StdReport {
     pub first_line_ms: Vec<f64>,
     /// From `cargo pollux new` to the first line of the new program as a pair, in seconds. Building counts.
     pub project_s: f64,
+    /// A server under load, each round.
+    pub server: Vec<ServerRound>,
     /// What must be reached.
     pub promises: Vec<Promise>,
 }
 
-/// Measures. `hello` is the image of a program that prints a line.
+/// Rounds of the server in a full run; one in a quick one.
+const SERVER_ROUNDS: usize = 5;
+
+/// Measures. `hello` is the image of a program that prints a line, `server` that of one that says hello over HTTP.
 ///
 /// # Errors
 /// Something does not start, or says nothing.
-pub fn run(hello: &Image, quick: bool, mut note: impl FnMut(&str)) -> Result<StdReport> {
+pub fn run(hello: &Image, server: &Image, quick: bool, mut note: impl FnMut(&str)) -> Result<StdReport> {
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
     let mut first_line_ms = Vec::new();
     for round in 1..=rounds {
         note(&format!("start {round} of {rounds}"));
         first_line_ms.push(start::first_line_ms(hello)?);
     }
+    let mut served = Vec::new();
+    let server_rounds = if quick { 1 } else { SERVER_ROUNDS };
+    for round in 1..=server_rounds {
+        note(&format!("server, round {round} of {server_rounds}"));
+        served.push(server::round(server)?);
+    }
     note("a new project");
     let project_s = project::new_to_first_line_s()?;
+    // Each ratio is of one round.
+    let ratio = |of: fn(&ServerRound) -> f64| median(&served.iter().map(of).collect::<Vec<_>>());
     let promises = vec![
         Promise::at_most("image of a program that prints a line, MiB", hello.image_bytes as f64 / 1_048_576.0, 1.5),
         Promise::at_most("start to its first line, bare, median, ms", median(&first_line_ms), 150.0),
         Promise::at_most("`new` to the first line of a pair, s", project_s, 30.0),
+        Promise::at_least("HTTP server, throughput, pair / bare", ratio(|round| round.pair.rps / round.bare.rps), 0.6),
+        Promise::at_most(
+            "HTTP server, vCPU time a request, pair / bare",
+            ratio(|round| round.pair.vcpu_us / round.bare.vcpu_us),
+            1.2,
+        ),
     ];
-    Ok(StdReport { rounds, image_bytes: hello.image_bytes, first_line_ms, project_s, promises })
+    Ok(StdReport { rounds, image_bytes: hello.image_bytes, first_line_ms, project_s, server: served, promises })
 }
 
 /// What people read.
 pub fn describe(report: &StdReport) -> String {
     let mut out = format!("ordinary programs, {} starts:\n", report.rounds);
+    let middle = |of: fn(&ServerRound) -> f64| median(&report.server.iter().map(of).collect::<Vec<_>>());
+    out.push_str(&format!(
+        "  HTTP server: bare {:.0} requests a second at {:.1} us of the vCPU each, pair {:.0} at {:.1} us\n",
+        middle(|round| round.bare.rps),
+        middle(|round| round.bare.vcpu_us),
+        middle(|round| round.pair.rps),
+        middle(|round| round.pair.vcpu_us),
+    ));
     report.promises.iter().for_each(|promise| out.push_str(&promise.describe()));
     out
 }

@@ -4,7 +4,7 @@
 //! linked in place of Linux's. The toolchain names nine libraries of Linux to the linker: it is shown empty ones. Nothing of
 //! that is said in the program or its manifest: it is all in flags.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::cargo::{FLAG_SEPARATOR, FOR_AN_EMULATOR, GUEST_CODEGEN, Package, TARGET, cargo_program, remap, run};
-use super::{BuildError, Image, Workspace, file_error, hex, image_name, pack, read, replace, write};
+use super::{BuildError, Image, Workspace, file_error, hex, hppa, image_name, pack, read, replace, write};
 use crate::error::Result;
 use crate::supervise::spec::EpochSpec;
 
@@ -22,6 +22,8 @@ const LIBRARY: &str = "image-libc";
 const ARCHIVE: &str = "libimage_libc.a";
 /// The libraries of Linux that `std` names to the linker.
 const EMPTY_LIBRARIES: [&str; 9] = ["c", "m", "rt", "pthread", "dl", "util", "gcc_s", "gcc_eh", "gcc"];
+/// What the linker script calls the files that are packed into an image.
+const BUNDLE: &str = "pollux.bundle";
 /// An archive without members is its first line.
 const EMPTY_ARCHIVE: &[u8] = b"!<arch>\n";
 /// Profile of programs: their own release profile, with line numbers for the report of a panic.
@@ -120,44 +122,105 @@ impl Program {
     }
 
     /// Builds the guest.
-    fn build(&self, library: &Library, workspace: &Workspace, quiet: bool) -> Result<PathBuf, BuildError> {
-        let mut command = Command::new(cargo_program());
+    fn build(
+        &self,
+        library: &Library,
+        bundle: Option<&Path>,
+        workspace: &Workspace,
+        std: StdLibrary,
+        quiet: bool,
+    ) -> Result<PathBuf, BuildError> {
+        let mut command = Command::new(std.cargo());
         command.args(["build", "--manifest-path"]).arg(&self.manifest);
         command.args(["--package", &self.package.name, "--bin", &self.binary]);
-        command.args(["--profile", PROFILE, "--target", TARGET, "--target-dir"]).arg(&self.target_dir);
+        command.args(["--profile", PROFILE, "--target", std.target(), "--target-dir"]).arg(&self.target_dir);
         command.args(PROFILE_SETTINGS.iter().flat_map(|setting| ["--config", setting]));
         command.args(quiet.then_some("--quiet"));
-        command.env("CARGO_ENCODED_RUSTFLAGS", self.flags(library, workspace));
+        let mut linker = OsString::from("rust-lld");
+        if std == StdLibrary::Hermit {
+            command.args(FROM_SOURCE);
+            // What a compiler that is not a nightly one otherwise refuses: sources of `std` that are its very own.
+            command.env("RUSTC", hppa::RUSTC).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTUP_TOOLCHAIN");
+            linker = workspace.toolchain_linker_program()?.into();
+        }
+        command.env("CARGO_ENCODED_RUSTFLAGS", self.flags(library, bundle, workspace, std, &linker));
         for name in ["RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
             command.env_remove(name);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
         run(&mut command, &self.binary)?;
-        Ok(self.target_dir.join(TARGET).join(PROFILE).join(&self.binary))
+        Ok(self.target_dir.join(std.target()).join(PROFILE).join(&self.binary))
     }
 
-    fn flags(&self, library: &Library, workspace: &Workspace) -> OsString {
+    fn flags(
+        &self,
+        library: &Library,
+        bundle: Option<&Path>,
+        workspace: &Workspace,
+        std: StdLibrary,
+        linker: &OsStr,
+    ) -> OsString {
         let mut flags: Vec<OsString> = Vec::new();
-        let linker =
-            ["linker=rust-lld", "linker-flavor=ld.lld", "link-self-contained=no", "target-feature=+crt-static"];
-        let codegen = ["relocation-model=static"].iter().chain(&linker).chain(&FOR_AN_EMULATOR).chain(&GUEST_CODEGEN);
-        for option in codegen {
+        for option in
+            ["relocation-model=static"].iter().chain(std.options()).chain(&FOR_AN_EMULATOR).chain(&GUEST_CODEGEN)
+        {
             flags.extend(["-C".into(), (*option).into()]);
         }
-        let mut search = OsString::from("-Lnative=");
-        search.push(&library.folder);
-        flags.push(search);
-        let argument = |argument: OsString| {
-            let mut flag = OsString::from("-Clink-arg=");
-            flag.push(argument);
+        let with = |start: &str, end: &OsStr| {
+            let mut flag = OsString::from(start);
+            flag.push(end);
             flag
         };
-        let mut script = OsString::from("-T");
-        script.push(&library.script);
-        flags.extend(LINK.iter().map(OsString::from).chain([script, library.archive.clone().into()]).map(argument));
+        flags.push(with("-Clinker=", linker));
+        flags.push(with("-Lnative=", library.folder.as_os_str()));
+        flags.extend(LINK.iter().map(|argument| with("-Clink-arg=", argument.as_ref())));
+        flags.push(with("-Clink-arg=-T", library.script.as_os_str()));
+        flags.push(with("-Clink-arg=", library.archive.as_os_str()));
+        if let Some(bundle) = bundle {
+            // The linker script says where its bytes go.
+            let pieces = [OsStr::new("--format=binary"), bundle.as_os_str(), OsStr::new("--format=default")];
+            flags.extend(pieces.map(|piece| with("-Clink-arg=", piece)));
+        }
         flags.push(remap(&self.root, "/program"));
         flags.extend(workspace.remapped());
         flags.join(FLAG_SEPARATOR.as_ref())
+    }
+}
+
+/// Which `std` a program is built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StdLibrary {
+    /// The toolchain's own for Linux, as it comes.
+    Linux,
+    /// The one for hermit, from source: it asks for `sys_` functions and no C library. Panics end the program.
+    Hermit,
+}
+
+/// How `std` is built from source.
+const FROM_SOURCE: [&str; 3] = ["-Zbuild-std=std,panic_abort", "--config", r#"profile.pollux.panic="abort""#];
+
+impl StdLibrary {
+    fn cargo(self) -> OsString {
+        match self {
+            Self::Linux => cargo_program(),
+            Self::Hermit => hppa::CARGO.into(),
+        }
+    }
+
+    fn target(self) -> &'static str {
+        match self {
+            Self::Linux => TARGET,
+            Self::Hermit => "x86_64-unknown-hermit",
+        }
+    }
+
+    /// One program, linked by the toolchain's linker without anything of the system's, as hermit's always are; and without
+    /// instructions that draw random numbers, which replicas would draw apart.
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Linux => &["linker-flavor=ld.lld", "link-self-contained=no", "target-feature=+crt-static"],
+            Self::Hermit => &["target-feature=-rdrand,-rdseed"],
+        }
     }
 }
 
@@ -197,26 +260,39 @@ pub fn build_std_library(workspace: &Workspace, quiet: bool) -> Result<PathBuf> 
     Ok(Library::build(workspace, quiet)?.archive)
 }
 
-/// Builds the image of an ordinary program.
+/// Builds the image of an ordinary program with this `std`.
 ///
 /// # Errors
 /// [`BuildError`], within [`crate::error::Error::Build`].
-pub fn build_std(workspace: &Workspace, program: &Program, quiet: bool) -> Result<Image> {
+pub fn build_std(workspace: &Workspace, program: &Program, std: StdLibrary, quiet: bool) -> Result<Image> {
     let (epoch, disks, defaults) = (program.package.epoch()?, program.package.disks()?, program.package.defaults()?);
     if epoch.needs_ticks() {
         return Err(program.cannot_count().into());
     }
     let library = Library::build(workspace, quiet)?;
-    let guest_bytes = read(&program.build(&library, workspace, quiet)?)?;
+    let bundle = program.place_bundle()?;
+    let guest_bytes = read(&program.build(&library, bundle.as_deref(), workspace, std, quiet)?)?;
     let shim_bytes = read(&workspace.build_shim(quiet)?)?;
     let app = &program.binary;
     let packed = pack(&shim_bytes, &guest_bytes).map_err(|source| BuildError::Pack { app: app.clone(), source })?;
-    let path = program.target_dir.join("images").join(image_name(app, false));
+    let name = if std == StdLibrary::Hermit { format!("{app}.hermit.img") } else { image_name(app, false) };
+    let path = program.target_dir.join("images").join(name);
     let written = write(app, path, [&guest_bytes, &shim_bytes], &packed)?;
     Ok(Image { epoch, disks, defaults, ..written })
 }
 
 impl Program {
+    /// Writes the files that the manifest wants in the image to where the linker finds them: a folder that is named after their
+    /// contents, so that the program is linked anew when they have changed.
+    fn place_bundle(&self) -> Result<Option<PathBuf>, BuildError> {
+        let Some(bytes) = self.package.bundle()? else { return Ok(None) };
+        let folder = self.target_dir.join("files").join(&hex(&Sha256::digest(&bytes))[..16]);
+        std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
+        let path = folder.join(BUNDLE);
+        replace(&path, &bytes)?;
+        Ok(Some(path))
+    }
+
     /// Why an epoch source is refused.
     fn cannot_count(&self) -> BuildError {
         let what = format!(

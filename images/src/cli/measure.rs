@@ -75,7 +75,8 @@ enum Bench {
     /// Measure what mirrored disks cost and keep: streams and commits of a pair against --bare, primaries killed during
     /// writes, a store whose machines are both killed, a large log replaced.
     Disk(DiskBenchArgs),
-    /// Measure ordinary programs: the image of a small one, its start, and the way from a new project to one that runs.
+    /// Measure ordinary programs: the image of a small one, its start, an HTTP server of a pair
+    /// against --bare, and the way from a new project to one that runs.
     Std(StdBenchArgs),
     /// Redo the evaluation of Bressoud and Schneider's paper: what epochs cost by length, protocol and source; exactness;
     /// failovers of a guest that computes.
@@ -262,10 +263,13 @@ fn bench_throughput(args: &MeasureArgs, peer: Option<(&Path, &Path)>) -> Result<
 fn bench_std(args: &StdBenchArgs) -> Result<()> {
     setup::ensure(Need::Run, args.yes)?;
     let workspace = Workspace::find()?;
-    let manifest = workspace.root.join("tests/programs/hello/Cargo.toml");
-    let hello = build::build_std(&workspace, &build::Program::find(&manifest, None)?, true)?;
+    let image = |name: &str| {
+        let manifest = workspace.root.join("tests/programs").join(name).join("Cargo.toml");
+        build::build_std(&workspace, &build::Program::find(&manifest, None)?, build::StdLibrary::Linux, true)
+    };
+    let (hello, server) = (image("hello")?, image("http-async")?);
     let report = under_bar(demo::progress(), |bar| {
-        bench::std_programs(&hello, args.quick, |text| bar.set_message(text.to_owned()))
+        bench::std_programs(&hello, &server, args.quick, |text| bar.set_message(text.to_owned()))
     })?;
     show(args.json, &report, bench::describe_std)?;
     bench::judge(&report.promises)

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::print;
-use crate::build::{self, Image, Program, Target, Workspace};
+use crate::build::{self, Image, Program, StdLibrary, Target, Workspace};
 use crate::error::{Context, Error, Result};
+use crate::setup;
 
 /// Which program, if it is not an app of this workspace.
 #[derive(Args, Debug, Clone)]
@@ -28,15 +29,22 @@ impl ProgramArgs {
         let Some(manifest) = &self.manifest_path else {
             return Err(Error::Usage("name an app, or a program by --manifest-path".to_owned()));
         };
-        if target != Target::X86_64 {
-            return Err(Error::Usage(format!("programs with std are built for {} only", Target::X86_64)));
-        }
+        let library = match target {
+            Target::X86_64 => StdLibrary::Linux,
+            Target::Hermit => {
+                setup::ensure_rust_sources()?;
+                StdLibrary::Hermit
+            }
+            Target::Hppa => {
+                return Err(Error::Usage(format!("programs with std are built for {} only", Target::X86_64)));
+            }
+        };
         if counts_ticks {
             return Err(Error::Usage(
                 "a program with std cannot count its ticks, because std comes compiled: use --epoch exact:N".to_owned(),
             ));
         }
-        build::build_std(&Workspace::find()?, &Program::find(manifest, self.bin.as_deref())?, quiet)
+        build::build_std(&Workspace::find()?, &Program::find(manifest, self.bin.as_deref())?, library, quiet)
     }
 }
 

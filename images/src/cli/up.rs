@@ -351,6 +351,9 @@ pub(super) fn up(args: &UpArgs) -> Result<()> {
         _ if args.program.is_given() => {
             args.program.build(args.target, args.epoch.is_some_and(EpochSpec::needs_ticks), true)?
         }
+        (None, Some(_)) if args.target == Target::Hermit => {
+            return Err(Error::Usage(build::NO_APPS_FOR_HERMIT.to_owned()));
+        }
         (None, Some(app)) if args.target == Target::Hppa => build::build_hppa(&Workspace::find()?, app, true)?,
         (None, Some(app)) => build::build(&Workspace::find()?, app, args.epoch.map(EpochSpec::needs_ticks), true)?,
         (None, None) => return Err(Error::Usage("name an app or an --image".to_owned())),

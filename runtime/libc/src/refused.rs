@@ -4,7 +4,7 @@
 //! leave a line with their name on the console, the first time. The others end the program with their name.
 
 use core::cell::Cell;
-use core::ffi::{c_char, c_int, c_short, c_void};
+use core::ffi::{CStr, c_char, c_int, c_short, c_void};
 use core::fmt;
 
 use libc::{gid_t, pid_t, size_t, uid_t};
@@ -14,6 +14,21 @@ use crate::errno::fail;
 /// Writes a line to the console about a thing that a program has asked for and does not get.
 pub(crate) fn note(what: fmt::Arguments<'_>) {
     runtime::println!("pollux: the program has asked for {what}, which does not exist in an image");
+}
+
+/// Folders in which Linux shows itself, and nothing is here.
+const OF_LINUX: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
+
+/// Writes a line to the console if a path that was looked for, and is not there, is one of Linux's own: once for each of its
+/// folders.
+pub(crate) fn note_missing(path: &CStr) {
+    static NOTED: [Noted; OF_LINUX.len()] = [const { Noted(Cell::new(false)) }; OF_LINUX.len()];
+    let place = OF_LINUX.iter().position(|folder| {
+        path.to_bytes().strip_prefix(*folder).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    });
+    if let Some(place) = place {
+        NOTED[place].once(path.to_str().unwrap_or("a path that is no text"));
+    }
 }
 
 /// That a function was noted already.

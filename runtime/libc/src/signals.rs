@@ -47,6 +47,16 @@ c_functions! {
         0
     }
 
+    /// The first signal that programs may use as they like.
+    fn __libc_current_sigrtmin() -> c_int {
+        34
+    }
+
+    /// The last one.
+    fn __libc_current_sigrtmax() -> c_int {
+        64
+    }
+
     /// A set without signals.
     fn sigemptyset(set: *mut libc::sigset_t) -> c_int {
         // SAFETY: the caller's.

@@ -134,6 +134,12 @@ pub(crate) fn masked<R>(f: impl FnOnce() -> R) -> R {
 
 #[cold]
 fn unmask() {
+    unmask_now();
+}
+
+/// By one instruction, so that nothing can become due unseen.
+#[inline(always)]
+fn unmask_now() {
     compiler_fence(SeqCst);
     let before = with_block(|block| block.state.swap(PREEMPTION_ARMED, SeqCst));
     if before == PREEMPTION_DUE {
@@ -180,7 +186,7 @@ impl Drop for Masked {
         if self.was_armed {
             // What was called may have given others something to do: the next cut is theirs.
             with_block(|block| block.wake_ns.store(0, Relaxed));
-            unmask();
+            unmask_now();
         }
     }
 }

@@ -10,11 +10,12 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 
-type Entries = Arc<Mutex<Vec<String>>>;
+type Entries = Arc<Mutex<Vec<Box<str>>>>;
 
 async fn add(State(entries): State<Entries>, entry: String) -> String {
     let mut entries = entries.lock().unwrap();
-    entries.push(entry);
+    // A copy: what it is given is a part of the connection's buffer, and keeps all of that.
+    entries.push(entry.as_str().into());
     entries.len().to_string()
 }
 

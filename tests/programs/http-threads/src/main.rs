@@ -1,15 +1,24 @@
 //! A list that is added to over HTTP, with threads that block.
 //!
 //! `POST /entries` adds its body and answers how many entries there are; `GET /entries` answers all, a line each; `GET /`
-//! says hello.
+//! says hello; `GET /resolve/NAME` answers the addresses of a name.
 
 use std::io::Read;
+use std::net::ToSocketAddrs;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tiny_http::{Method, Request, Response, Server};
 
 type Entries = Mutex<Vec<String>>;
+
+/// The addresses of a name, or why it has none.
+fn resolve(name: &str) -> (u16, String) {
+    match (name, 0).to_socket_addrs() {
+        Ok(found) => (200, found.map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")),
+        Err(error) => (404, error.to_string()),
+    }
+}
 
 fn answer(request: &mut Request, entries: &Entries) -> (u16, String) {
     match (request.method(), request.url()) {
@@ -24,6 +33,7 @@ fn answer(request: &mut Request, entries: &Entries) -> (u16, String) {
             entries.push(entry);
             (200, entries.len().to_string())
         }
+        (Method::Get, path) if path.starts_with("/resolve/") => resolve(&path["/resolve/".len()..]),
         _ => (404, "no such thing".to_owned()),
     }
 }
@@ -39,7 +49,8 @@ fn main() {
                 for mut request in server.incoming_requests() {
                     let (status, text) = answer(&mut request, &entries);
                     // A client that has gone wants no answer.
-                    let _ = request.respond(Response::from_string(text).with_status_code(status));
+                    let response = Response::from_string(text).with_status_code(status);
+                    let _ = request.respond(response.with_chunked_threshold(usize::MAX));
                 }
             })
         })

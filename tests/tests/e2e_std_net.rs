@@ -1,0 +1,94 @@
+//! Ordinary servers out of crates.io's, unchanged, whose machines die under load.
+//!
+//! `POLLUX_E2E_MOMENTS=30` kills so many, `POLLUX_SEED` repeats a run.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::thread;
+
+use pollux_tests::http::{Connection, HttpLoad};
+use pollux_tests::pair::{Options, Pair};
+use pollux_tests::sim::Rng;
+use pollux_tests::status::Role;
+use pollux_tests::workbench::{moments, program_image, seed};
+
+/// Connections at once.
+const CLIENTS: usize = 8;
+/// Where both servers listen.
+const PORT: u16 = 8080;
+
+/// Starts a server, and kills its primary again and again under load, each time with a new replica brought in afterwards.
+fn survives(program: &str, arguments: &[&str]) -> Pair {
+    let seed = seed(program);
+    let mut rng = Rng::new(seed);
+    // No replica is to be taken for dead because the machine has other things to do.
+    let mut options =
+        Options::new("").with(&["--memory-mib", "32", "--failure-timeout-ms", "5000"]).with(arguments).alone();
+    options.image = Some(program_image(program));
+    options.ports = vec![PORT];
+    let mut pair = Pair::up(&options);
+    let load = HttpLoad::start(pair.address(PORT), CLIENTS);
+    for round in 0..moments(10) {
+        load.wait_for_answers(rng.between(1, 40));
+        pair.kill(Role::Primary, "KILL");
+        pair.wait_for_survivor(2 * round + 2);
+        load.wait_for_answers(rng.between(1, 10));
+        pair.must(&["rejoin"]);
+        pair.wait_for_pair(2 * round + 3);
+    }
+    load.wait_for_answers(20);
+    let entries = load.finish();
+    println!("{program}: {entries} entries acknowledged, and there");
+    let status = pair.status();
+    assert_eq!(status.hub["connections_reset"], 0, "no connection was reset");
+    assert!(status.event("diverge").is_none(), "{:#?}", status.events);
+    pair
+}
+
+#[test]
+fn a_server_of_threads_survives_its_machines() {
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = server.local_addr().expect("it has one").port();
+    thread::spawn(move || answer_questions(&server));
+    // The gateway stands for this host.
+    let mut pair = survives("http-threads", &["--allow-host", "--env", &format!("POLLUX_DNS=10.0.2.2:{port}")]);
+    let mut connection = Connection::open(pair.address(PORT)).expect("a published port takes connections");
+    let unknown = "failed to lookup address information: Name or service not known";
+    let expected = [
+        ("www.example.org", (200, "192.0.2.7")),
+        ("nobody.example.org", (404, unknown)),
+        ("localhost", (200, "127.0.0.1")),
+        ("192.0.2.9", (200, "192.0.2.9")),
+    ];
+    for (name, expected) in expected {
+        let (status, body) = connection.ask("GET", &format!("/resolve/{name}"), "").expect("an answer");
+        assert_eq!((status, body.as_str()), expected, "{name}");
+    }
+    pair.down();
+}
+
+/// A name server that knows one address, of all names that begin with w.
+fn answer_questions(server: &UdpSocket) {
+    let mut question = [0; 512];
+    while let Ok((bytes, from)) = server.recv_from(&mut question) {
+        let mut answer = question[..bytes].to_vec();
+        let known = answer.get(13) == Some(&b'w');
+        // An answer to one question with one address, or that there is no such name (RFC 1035, 4.1.1).
+        answer[2..8].copy_from_slice(if known { &[0x81, 0x80, 0, 1, 0, 1] } else { &[0x81, 0x83, 0, 1, 0, 0] });
+        if known {
+            // The question's name, an address, of the internet, for nine seconds.
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 7]);
+        }
+        server.send_to(&answer, from).expect("it can be sent");
+    }
+}
+
+#[test]
+fn a_server_of_tasks_survives_its_machines() {
+    let mut pair = survives("http-async", &[]);
+    let mut connection = Connection::open(pair.address(PORT)).expect("a published port takes connections");
+    for (path, expected) in [("/later", (200, "later")), ("/elsewhere", (200, "elsewhere")), ("/nothing", (404, ""))] {
+        let (status, body) = connection.ask("GET", path, "").expect("an answer");
+        assert_eq!((status, body.as_str()), expected, "{path}");
+    }
+    pair.down();
+}
