@@ -13,6 +13,7 @@ extern crate std;
 // Linked for its symbols.
 use freestanding as _;
 
+pub mod block;
 pub mod guest;
 #[cfg(feature = "image")]
 pub mod heap;

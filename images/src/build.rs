@@ -1,5 +1,6 @@
 //! Builds images: one guest ELF and one shim ELF by cargo, packed into one bootable ELF.
 
+mod bundle;
 mod cargo;
 mod elf;
 pub mod hppa;
@@ -156,6 +157,7 @@ pub struct Image {
 /// [`BuildError`], within [`Error::Build`].
 pub fn build(workspace: &Workspace, app: &str, counts_ticks: Option<bool>, quiet: bool) -> Result<Image> {
     let package = workspace.app(app)?;
+    package.refuse_files()?;
     let (epoch, disks, defaults) = (package.epoch()?, package.disks()?, package.defaults()?);
     let counts_ticks = counts_ticks.unwrap_or(epoch.needs_ticks());
     let (guest_bytes, coverage) = if counts_ticks {
@@ -271,6 +273,7 @@ pub fn build_for(workspace: &Workspace, app: &str, target: Target, quiet: bool) 
 /// [`BuildError`], within [`Error::Build`]; what is missing on this machine, as [`Error::Missing`].
 pub fn build_hppa(workspace: &Workspace, app: &str, quiet: bool) -> Result<Image> {
     let package = workspace.app(app)?;
+    package.refuse_files()?;
     let (epoch, disks, defaults) = (package.epoch()?, package.disks()?, package.defaults()?);
     setup::ensure_hppa()?;
     let halves = hppa::build_halves(workspace, app, quiet)?;

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -38,9 +38,9 @@ pub struct Verdict {
     pub repeated_increments: u64,
     /// Counters that were not counted for an acknowledged request.
     pub skipped_increments: u64,
-    /// The longest wait for a reply that ended after the fault, for each connection, in milliseconds.
+    /// The longest wait for a reply that ended after the fault, for each connection and each fault, in milliseconds.
     pub outages_ms: Vec<f64>,
-    /// The longest wait for a reply that ended before the fault, over all connections, in milliseconds.
+    /// The longest wait for a reply that ended before the fault, or after it was over, over all connections, in milliseconds.
     pub longest_before_ms: f64,
     /// What went wrong, in words.
     pub complaints: Vec<String>,
@@ -78,10 +78,12 @@ impl Verdict {
 struct Shared {
     started: Instant,
     stop: AtomicBool,
-    /// When the fault was injected, in nanoseconds since `started`; 0: not yet.
+    /// When the fault was injected, in nanoseconds since `started`; 0: there is none, not yet or not any more.
     fault_ns: AtomicU64,
+    /// Faults so far.
+    faults: AtomicUsize,
     replies: AtomicU64,
-    /// Replies whose request was sent after the fault.
+    /// Replies whose request was sent after the newest fault.
     replies_after: AtomicU64,
 }
 
@@ -99,6 +101,7 @@ impl Load {
             started: Instant::now(),
             stop: AtomicBool::new(false),
             fault_ns: AtomicU64::new(0),
+            faults: AtomicUsize::new(0),
             replies: AtomicU64::new(0),
             replies_after: AtomicU64::new(0),
         });
@@ -131,7 +134,7 @@ impl Load {
         self.shared.replies.load(Ordering::Relaxed)
     }
 
-    /// Replies received so far to requests sent after the fault.
+    /// Replies received so far to requests sent after the newest fault.
     pub fn replies_after_fault(&self) -> u64 {
         self.shared.replies_after.load(Ordering::Relaxed)
     }
@@ -148,9 +151,16 @@ impl Load {
         true
     }
 
-    /// Notes that the fault is injected now.
+    /// Notes that a fault is injected now. From here on waits are that fault's.
     pub fn mark_fault(&self) {
+        self.shared.faults.fetch_add(1, Ordering::SeqCst);
+        self.shared.replies_after.store(0, Ordering::SeqCst);
         self.shared.fault_ns.store(self.shared.started.elapsed().as_nanos() as u64, Ordering::SeqCst);
+    }
+
+    /// Notes that the newest fault is over: further waits are not its own.
+    pub fn mark_over(&self) {
+        self.shared.fault_ns.store(0, Ordering::SeqCst);
     }
 
     /// Stops the clients; each checks its keys before it ends.
@@ -178,7 +188,8 @@ struct Worker {
     /// The number of the last acknowledged value of each key; 0: never set.
     acknowledged: [u64; KEYS],
     counter: i64,
-    longest_after_ns: u64,
+    /// For each fault.
+    longest_after_ns: Vec<u64>,
     longest_before_ns: u64,
 }
 
@@ -190,7 +201,7 @@ impl Worker {
             verdict: Verdict { connections: 1, ..Verdict::default() },
             acknowledged: [0; KEYS],
             counter: 0,
-            longest_after_ns: 0,
+            longest_after_ns: Vec::new(),
             longest_before_ns: 0,
         }
     }
@@ -203,7 +214,9 @@ impl Worker {
                 self.complain(format!("its connection broke: {error}"));
             }
         }
-        self.verdict.outages_ms.push(self.longest_after_ns as f64 / 1e6);
+        // A connection that broke has no outage of the faults that came then; one without a fault waited for none.
+        self.longest_after_ns.resize(self.shared.faults.load(Ordering::SeqCst).max(1), 0);
+        self.verdict.outages_ms = self.longest_after_ns.iter().map(|&ns| ns as f64 / 1e6).collect();
         self.verdict.longest_before_ms = self.longest_before_ns as f64 / 1e6;
         self.verdict
     }
@@ -298,7 +311,11 @@ impl Worker {
         let fault_ns = self.shared.fault_ns.load(Ordering::SeqCst);
         let waited_ns = got_ns - sent_ns;
         if fault_ns > 0 && got_ns >= fault_ns {
-            self.longest_after_ns = self.longest_after_ns.max(waited_ns);
+            let faults = self.shared.faults.load(Ordering::SeqCst);
+            self.longest_after_ns.resize(faults, 0);
+            if let Some(longest_ns) = self.longest_after_ns.last_mut() {
+                *longest_ns = waited_ns.max(*longest_ns);
+            }
         } else {
             self.longest_before_ns = self.longest_before_ns.max(waited_ns);
         }
@@ -404,6 +421,33 @@ mod tests {
         assert!(skipped.skipped_increments > 0);
         let broken = judge(|number, _| (number == 70).then(String::new));
         assert_eq!(broken.broken_connections, 1);
+    }
+
+    #[test]
+    fn each_fault_has_the_waits_until_it_is_over() {
+        let slow = Arc::new(AtomicBool::new(false));
+        let is_slow = Arc::clone(&slow);
+        // What it answers to reads is wrong, which is not what this is about.
+        let address = store(move |_, words| {
+            if is_slow.swap(false, Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(30));
+            }
+            if words[0] == "SET" { "+OK\r\n".to_owned() } else { "$-1\r\n".to_owned() }
+        });
+        let load = Load::start(address, 1);
+        let more = |replies| load.wait_for(Duration::from_secs(10), |load| load.replies_after_fault() >= replies);
+        for slow_then in [true, false] {
+            load.mark_fault();
+            slow.store(slow_then, Ordering::SeqCst);
+            assert!(more(20));
+            load.mark_over();
+        }
+        slow.store(true, Ordering::SeqCst);
+        let replies = load.replies();
+        assert!(load.wait_for(Duration::from_secs(10), |load| load.replies() > replies + 20));
+        let verdict = load.finish();
+        assert_eq!(verdict.outages_ms.len(), 2, "{verdict:?}");
+        assert!(verdict.outages_ms[0] >= 30.0 && verdict.longest_before_ms >= 30.0, "{verdict:?}");
     }
 
     #[test]

@@ -21,6 +21,8 @@ use crate::supervise::spec::{
 pub const PROGRAM_VARIABLE: &str = "POLLUX_BIN";
 /// Memory of a guest unless told otherwise.
 pub const DEFAULT_MEMORY_MIB: u32 = 64;
+/// See [`Spec::patient`].
+const HPPA_FAILURE_TIMEOUT_MS: u64 = 2_000;
 /// How often a condition on the status is looked at. The status itself comes ten times a second.
 const STATUS_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -66,6 +68,16 @@ impl Spec {
             storage: None,
             replay: None,
         })
+    }
+
+    /// Bears the silence of a replica on PA-RISC longer than others': it is emulated several times as slowly, and on a busy host
+    /// must not be taken for dead. One whose process ends is noticed at once all the same.
+    #[must_use]
+    pub fn patient(mut self) -> Self {
+        if self.machine == Machine::B160l {
+            self.tuning.failure_timeout_ms = self.tuning.failure_timeout_ms.max(HPPA_FAILURE_TIMEOUT_MS);
+        }
+        self
     }
 
     /// Leaves a survivor alone: a machine that boots beside it would take part in what is measured.

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
-use crate::build::hppa;
+use crate::build::{Target, hppa};
 use crate::error::{Context, Error, Result};
 use crate::qemu;
 use crate::selftest;
@@ -140,6 +140,8 @@ fn tool(name: &'static str, argument: &str, package: &'static str, need: Need) -
 
 /// Names of what only images for PA-RISC need.
 const FOR_HPPA: [&str; 6] = [qemu::HPPA_PROGRAM, hppa::GCC, hppa::WASM2C, hppa::CARGO, hppa::RUSTC, RUST_SOURCES];
+/// What programs with the `std` for hermit need beside what everything for x86-64 does.
+const FOR_HERMIT: [&str; 3] = [hppa::CARGO, hppa::RUSTC, RUST_SOURCES];
 const RUST_SOURCES: &str = "rust-sources";
 
 /// A file of the library that unit tests on a big-endian machine are linked with.
@@ -166,13 +168,24 @@ fn file(name: &'static str, path: &'static str, package: &'static str) -> Findin
     }
 }
 
+/// Looks at what images for this machine need, or at everything.
+pub fn examine_for(target: Option<Target>) -> Vec<Finding> {
+    let mut findings = examine();
+    findings.retain(|finding| match target {
+        None => true,
+        Some(Target::X86_64) => finding.need != Need::Test,
+        Some(Target::Hppa) => FOR_HPPA.contains(&finding.name),
+        Some(Target::Hermit) => finding.need != Need::Test || FOR_HERMIT.contains(&finding.name),
+    });
+    findings
+}
+
 /// Makes sure that images for PA-RISC can be built and run.
 ///
 /// # Errors
 /// [`Error::Missing`] with what to run.
 pub fn ensure_hppa() -> Result<()> {
-    let mut findings = examine();
-    findings.retain(|finding| FOR_HPPA.contains(&finding.name));
+    let findings = examine_for(Some(Target::Hppa));
     match install_command(&findings, Need::Test).and_then(|mut words| words.pop()) {
         Some(command) => {
             Err(Error::Missing(format!("images for PA-RISC need what is missing on this machine; run\n  {command}")))
@@ -187,7 +200,7 @@ pub fn ensure_hppa() -> Result<()> {
 /// [`Error::Missing`] with what to run.
 pub fn ensure_rust_sources() -> Result<()> {
     let mut findings = examine();
-    findings.retain(|finding| [hppa::CARGO, hppa::RUSTC, RUST_SOURCES].contains(&finding.name));
+    findings.retain(|finding| FOR_HERMIT.contains(&finding.name));
     match install_command(&findings, Need::Test).and_then(|mut words| words.pop()) {
         Some(command) => Err(Error::Missing(format!(
             "std for hermit is built from source, which is missing on this machine; run\n  {command}"
@@ -259,6 +272,18 @@ fn is_root() -> bool {
 /// # Errors
 /// [`Error::Missing`] with what to run.
 pub fn ensure(need: Need, yes: bool) -> Result<()> {
+    ensure_of(examine, need, yes)
+}
+
+/// Makes sure that everything for images for this machine is there, or simply everything: see [`ensure`].
+///
+/// # Errors
+/// [`Error::Missing`] with what to run.
+pub fn ensure_for(target: Option<Target>, yes: bool) -> Result<()> {
+    ensure_of(|| examine_for(target), Need::Test, yes)
+}
+
+fn ensure_of(examine: impl Fn() -> Vec<Finding>, need: Need, yes: bool) -> Result<()> {
     let findings = examine();
     let Some(command) = install_command(&findings, need) else {
         return check(&findings, need);

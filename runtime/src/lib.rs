@@ -38,6 +38,7 @@ pub mod entry;
 pub mod env;
 pub mod executor;
 pub mod exit;
+pub mod fs;
 pub mod future;
 pub mod heap;
 #[cfg(not(feature = "image"))]

@@ -4,7 +4,7 @@
 //! A function that waits lets others run if a thread ([`crate::thread`]) calls it. If a task does, it ends epochs until its
 //! time has come, and no other task runs meanwhile. Errors are returned as negated error numbers.
 //!
-//! Not in this version: files, semaphores.
+//! Not in this version: semaphores.
 
 use core::slice;
 
@@ -17,6 +17,7 @@ mod console;
 pub mod descriptors;
 pub mod epoll;
 pub mod events;
+mod files;
 mod io;
 pub mod poll;
 pub mod resolve;
@@ -26,10 +27,14 @@ mod threads;
 pub mod wait;
 
 pub use events::sys_eventfd;
+pub use files::{
+    sys_fsync, sys_getdents64, sys_lstat, sys_mkdir, sys_open, sys_opendir, sys_rmdir, sys_stat, sys_unlink,
+};
 pub use io::{
     sys_close, sys_dup, sys_fcntl, sys_fstat, sys_ioctl, sys_lseek, sys_read, sys_readv, sys_write, sys_writev,
 };
 pub use poll::sys_poll;
+pub use resolve::sys_getaddrbyname;
 pub use sockets::{
     sys_accept, sys_bind, sys_connect, sys_getpeername, sys_getsockname, sys_getsockopt, sys_listen, sys_recv,
     sys_recvfrom, sys_send, sys_sendto, sys_setsockopt, sys_shutdown, sys_socket,
@@ -41,15 +46,17 @@ const NS_PER_S: u64 = 1_000_000_000;
 /// Exit code of [`sys_abort`], as for a program killed by SIGABRT.
 const ABORTED: i32 = 134;
 
-/// Ends the program.
+/// Ends the program, when what it has written to files is stable.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub extern "C" fn sys_exit(status: i32) -> ! {
+    crate::fs::finish();
     exit::exit(status)
 }
 
-/// Ends the program as failed.
+/// Ends the program as failed, when what it has written to files is stable.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub extern "C" fn sys_abort() -> ! {
+    crate::fs::finish();
     exit::exit(ABORTED)
 }
 

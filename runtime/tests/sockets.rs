@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 
 use hermit_abi::{
-    EADDRINUSE, EAGAIN, EALREADY, EBADF, ECONNREFUSED, EEXIST, EINPROGRESS, EISCONN, EMSGSIZE, ENETUNREACH, ENOENT,
-    ENOTCONN, ENOTSOCK, EPERM, EPIPE, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP,
+    EADDRINUSE, EAGAIN, EALREADY, EBADF, ECONNREFUSED, EEXIST, EINPROGRESS, EINVAL, EISCONN, EMSGSIZE, ENETUNREACH,
+    ENOENT, ENOTCONN, ENOTSOCK, EPERM, EPIPE, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP,
 };
 use netstack::{ConnId, Error, ListenerId, Stack, UdpId, UdpQueue};
 use runtime::host::peer::{Driver, Peer, Step};
@@ -15,7 +15,7 @@ use runtime::sys::descriptors::{self, Open as _};
 use runtime::sys::epoll::{Epoll, Interest};
 use runtime::sys::resolve::{LookupError, lookup};
 use runtime::sys::sockets::{Family, Kind, Mode, Name, Side, Socket, Value};
-use runtime::sys::{events, sys_close, sys_eventfd, sys_read, sys_write};
+use runtime::sys::{events, sys_close, sys_eventfd, sys_getaddrbyname, sys_read, sys_write};
 use runtime::time::{Duration, Instant};
 
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -300,6 +300,13 @@ fn names_are_asked_for() {
         assert_eq!(lookup("192.0.2.1", None), Ok(vec![Ipv4Addr::new(192, 0, 2, 1)]));
         assert_eq!(lookup("pollux", None), Ok(vec![GUEST]));
         assert_eq!(lookup("no name", Some(SERVER)), Err(LookupError::NoSuchName));
+        let mut address = [0; 4];
+        // SAFETY: the name is a text, the place an array of that length.
+        let mut by_name = |name: &core::ffi::CStr, bytes| unsafe {
+            (sys_getaddrbyname(name.as_ptr(), address.as_mut_ptr(), bytes), Ipv4Addr::from(address))
+        };
+        assert_eq!(by_name(c"localhost", 4), (0, Ipv4Addr::LOCALHOST));
+        assert_eq!((by_name(c"localhost", 16).0, by_name(c"no name", 4).0), (-EINVAL, -ENOENT));
         // Nobody answers there, and asking ends.
         let nowhere = SocketAddrV4::new(Ipv4Addr::new(10, 0, 2, 77), 53);
         assert_eq!(lookup("www.example.org", Some(nowhere)), Err(LookupError::TryAgain));
@@ -376,7 +383,7 @@ fn counters_count() {
         let counter = sys_eventfd(0, hermit_abi::EFD_NONBLOCK);
         assert_eq!((read(counter), write(counter, 3), write(counter, 4), read(counter)), (Err(EAGAIN), 8, 8, Ok(7)));
         assert_eq!((write(counter, u64::MAX - 1), write(counter, 1)), (8, -EAGAIN as isize));
-        assert_eq!(write(counter, u64::MAX), -hermit_abi::EINVAL as isize);
+        assert_eq!(write(counter, u64::MAX), -EINVAL as isize);
         assert_eq!(read(counter), Ok(u64::MAX - 1));
         let semaphore = sys_eventfd(2, hermit_abi::EFD_NONBLOCK | hermit_abi::EFD_SEMAPHORE);
         assert_eq!((read(semaphore), read(semaphore), read(semaphore)), (Ok(1), Ok(1), Err(EAGAIN)));

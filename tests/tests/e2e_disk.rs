@@ -6,21 +6,15 @@
 
 use std::path::Path;
 
-use pollux_tests::blocks::{Ledger, Mirror, Promise, Writers};
+use pollux_tests::blocks::Mirror;
 use pollux_tests::disks::{
-    BLOCKS, DISK_CODE, Files, WRITERS, check_through_guest, connect, kill_both_under_writes, reason_of_end,
-    works_on_every_machine,
+    DISK_CODE, Files, assert_equal, assert_stale, connect, kill_both_in_each_life, kill_one_under_writes,
+    one_disk_fails, reason_of_end, works_on_every_machine,
 };
 use pollux_tests::guests::ask;
 use pollux_tests::pair::{Options, Pair};
-use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
 use pollux_tests::workbench::{moments, seed};
-
-fn assert_equal(files: &Files) {
-    let (code, text) = files.command("check", &[]);
-    assert_eq!(code, 0, "{text}");
-}
 
 #[test]
 fn a_disk_works_on_every_machine_and_its_mirrors_are_equal_in_the_end() {
@@ -57,56 +51,11 @@ fn four_disks_are_told_apart_by_their_names() {
     assert_eq!(Pair::refused(&fifth).code, 2);
 }
 
-/// What lies in a mirror's file.
-fn check_file(files: &Files, replica: u8, ledger: &mut Ledger, promise: Promise) {
-    let mirror = Mirror::open(&files.stem(), replica).expect("it is there");
-    ledger.check(promise, |seed, block| mirror.version(seed, block)).expect("what was promised is there");
-}
-
-fn is_stale(files: &Files, replica: u8) {
-    let failure = Pair::refused(&files.options("", &[]));
-    assert_eq!(failure.code, DISK_CODE, "{}", failure.text);
-    assert!(failure.text.contains(&format!("disk.{replica} is stale")), "{}", failure.text);
-}
-
-/// A replica is killed while clients write and flush. The survivor has everything that was said to be written; the other
-/// mirror is stale until it was made anew.
-fn kill_under_writes(role: Role, seed: u64) {
-    println!("{role:?} at the moment of seed {seed}");
-    let mut rng = Rng::new(seed);
-    let files = Files::new(&format!("kill-{role:?}"));
-    let mut pair = files.up(",size=1M");
-    let writers = Writers::start(pair.address(7000), WRITERS, seed, Ledger::new(seed, BLOCKS));
-    writers.wait_for_answers(rng.between(1, 300));
-    assert_eq!(pair.status().disks[0].stale, None);
-    pair.kill(role, "KILL");
-    let disk = pair.wait_for_solo(2).disks[0].clone();
-    assert_eq!((disk.name.as_str(), disk.size_bytes), ("data", 1 << 20));
-    assert_eq!(disk.stale, Some(u8::from(role == Role::Backup)));
-    writers.wait_for_answers(100);
-    let mut ledger = writers.finish(false);
-    check_through_guest(&mut pair, &mut ledger, Promise::Written);
-    pair.down();
-    let (survivor, left) = if role == Role::Primary { (1, 0) } else { (0, 1) };
-    check_file(&files, survivor, &mut ledger, Promise::Written);
-    is_stale(&files, left);
-    // A stale mirror is not read even by the command that would make it anew from itself.
-    let (code, text) = files.command("resync", &[]);
-    assert_eq!(code, 0, "{text}");
-    assert!(text.contains(&format!("disk.{left} holds what")), "{text}");
-    assert_equal(&files);
-    let mut pair = files.up("");
-    check_through_guest(&mut pair, &mut ledger, Promise::Written);
-    pair.down();
-    check_file(&files, left, &mut ledger, Promise::Written);
-    assert_equal(&files);
-}
-
 #[test]
 fn the_primary_is_killed_while_clients_write() {
     let first = seed("primary killed under writes");
     for seed in first..first + moments(6) {
-        kill_under_writes(Role::Primary, seed);
+        kill_one_under_writes(&Files::new("kill-primary"), Role::Primary, seed);
     }
 }
 
@@ -114,76 +63,27 @@ fn the_primary_is_killed_while_clients_write() {
 fn the_backup_is_killed_while_clients_write() {
     let first = seed("backup killed under writes");
     for seed in first..first + moments(3) {
-        kill_under_writes(Role::Backup, seed);
+        kill_one_under_writes(&Files::new("kill-backup"), Role::Backup, seed);
     }
 }
 
 #[test]
 fn both_are_killed_while_clients_write_and_what_was_flushed_is_there() {
     let first = seed("both killed under writes");
-    let files = Files::new("both");
-    let mut ledger = Ledger::new(first, BLOCKS);
-    let mut options = ",size=1M";
-    for seed in first..first + moments(4) {
-        ledger = kill_both_under_writes(files.up(options), seed, ledger);
-        // Nobody knows whether the mirrors are equal; what was flushed is in both.
-        let newest = newest_mirror(&files);
-        let mut of_other = ledger.clone();
-        if newest.1 {
-            check_file(&files, 1 - newest.0, &mut of_other, Promise::Stable);
-        }
-        check_file(&files, newest.0, &mut ledger, Promise::Stable);
-        let failure = Pair::refused(&files.options("", &[]));
-        assert_eq!(failure.code, DISK_CODE, "{}", failure.text);
-        options = ",resync";
-    }
-    let mut pair = files.up(options);
-    check_through_guest(&mut pair, &mut ledger, Promise::Stable);
-    pair.down();
-    assert_equal(&files);
-}
-
-/// Which mirror a restart goes on from, and whether both are of one generation: killed a moment apart, one of the replicas
-/// may have gone on alone in between.
-fn newest_mirror(files: &Files) -> (u8, bool) {
-    let (code, text) = files.command("inspect", &["--json"]);
-    assert_eq!(code, 0, "{text}");
-    let shown: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let generation = |replica: usize| shown[replica]["generation"].as_u64().expect("a generation");
-    (u8::from(generation(1) > generation(0)), generation(0) == generation(1))
-}
-
-/// A replica whose disk fails at one block leaves the pair, and no client notices.
-fn one_disk_fails(replica: u8, kind: &str) {
-    println!("{kind} at replica {replica}");
-    let files = Files::new(&format!("fails-{replica}-{kind}"));
-    let fault = format!("{replica}:data:{kind}:100");
-    let mut pair = Pair::up(&files.options(",size=1M", &["--disk-fault", &fault]));
-    let mut client = connect(&mut pair);
-    assert_eq!(ask(&mut client, "disk data write 0 64 1 1"), "done", "other blocks are well");
-    assert_eq!(ask(&mut client, "disk data write 96 8 1 2"), "done");
-    assert_eq!(ask(&mut client, "disk data verify 96 8 1 2"), "same");
-    assert_eq!(ask(&mut client, "disk data flush"), "done");
-    let status = pair.wait_for_solo(2);
-    assert_eq!(status.replicas[0].replica, 1 - replica, "the other one goes on");
-    let reason = reason_of_end(&mut pair, replica);
-    assert!(reason.starts_with("disk-failed: disk data failed"), "{reason}");
-    assert_eq!(ask(&mut client, "hello"), "hello", "the same connection goes on");
-    pair.down();
-    is_stale(&files, replica);
+    kill_both_in_each_life(&Files::new("both"), first..first + moments(4));
 }
 
 #[test]
 fn a_backup_whose_disk_fails_leaves() {
     for kind in ["write", "read", "flush"] {
-        one_disk_fails(1, kind);
+        one_disk_fails(&Files::new(&format!("fails-1-{kind}")), 1, kind);
     }
 }
 
 #[test]
 fn a_primary_whose_disk_fails_leaves_and_the_backup_takes_over() {
     for kind in ["write", "read", "flush"] {
-        one_disk_fails(0, kind);
+        one_disk_fails(&Files::new(&format!("fails-0-{kind}")), 0, kind);
     }
 }
 
@@ -271,7 +171,7 @@ fn a_block_that_one_mirror_holds_wrongly_is_found_out_when_it_is_read() {
     let reason = reason_of_end(&mut pair, 1);
     assert!(reason.starts_with("diverged"), "{reason}");
     pair.down();
-    is_stale(&files, 1);
+    assert_stale(&files, 1);
 }
 
 #[test]

@@ -3,6 +3,9 @@
 //! Run with `cargo test -p pollux-tests --test e2e_hppa`. `POLLUX_E2E_MOMENTS=10` kills that many primaries under load,
 //! `POLLUX_E2E_EPOCHS=10000` compares that many exact epochs, `POLLUX_SEED` repeats a run.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use pollux_tests::client::{Client, Reply};
 use pollux_tests::guests::{
     end_of, epochs_alike, found_out_in_the_first_full_epoch, refused_where_the_machine_counts_otherwise, say_hello,
@@ -12,7 +15,7 @@ use pollux_tests::load::Load;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
-use pollux_tests::workbench::{epochs, image, moments, seed, wait_for_end};
+use pollux_tests::workbench::{Permit, epochs, image, moments, seed, wait_for_end};
 
 /// Clients under load: enough that every epoch has several requests in flight.
 const CLIENTS: usize = 8;
@@ -82,6 +85,29 @@ fn the_primary_is_killed_under_load() {
     }
 }
 
+/// Several primaries of one pair, each replaced, under the same connections: what users are shown.
+#[test]
+fn the_demonstration_kills_several_primaries_of_one_pair() {
+    // Built here, so that the demonstration need not.
+    image("kv.hppa");
+    let _all = Permit::take(u32::MAX);
+    let pair = Pair::nothing();
+    let shown = pair.command(&["demo", "--target", "hppa", "--kills", "3", "--json"]).output().expect("it starts");
+    let errors = String::from_utf8_lossy(&shown.stderr);
+    let report: serde_json::Value =
+        serde_json::from_slice(&shown.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"));
+    let verdict = &report["verdict"];
+    for nothing in ["broken_connections", "lost_writes", "repeated_increments", "skipped_increments"] {
+        assert_eq!(verdict[nothing], 0, "{nothing}: {report:#}");
+    }
+    assert!(verdict["acknowledged_writes"].as_u64().is_some_and(|count| count > 0), "{report:#}");
+    let kills = report["kills"].as_array().expect("each of them");
+    let pids: BTreeSet<_> = kills.iter().map(|kill| kill["pid"].as_i64().expect("a process id")).collect();
+    assert_eq!((kills.len(), pids.len()), (3, 3), "three machines: {report:#}");
+    let outages = verdict["outages_ms"].as_array().expect("of each connection").len() as u64;
+    assert_eq!(Some(outages), verdict["connections"].as_u64().map(|connections| 3 * connections));
+}
+
 #[test]
 fn two_architectures_are_no_pair() {
     let twin = image("echo");
@@ -90,22 +116,75 @@ fn two_architectures_are_no_pair() {
     assert!(failure.text.contains("is for PA-RISC") && failure.text.contains("for x86-64"), "{}", failure.text);
 }
 
-#[test]
-fn a_checkpoint_is_of_one_architecture() {
-    let pair = Pair::up(&patient("echo.hppa").with(&["--solo"]));
+/// A checkpoint and a recording of one architecture's echo, and the image of the other one's, with what is said of both.
+fn refused_by_the_other(app: &str, other: &str, is_of: &str, is_for: &str) {
+    let pair = Pair::up(&patient(app).with(&["--solo"]));
     let (file, recording) = (pair.root().join("echo.ckpt"), pair.root().join("recording"));
-    let path = |path: &std::path::Path| path.to_str().expect("a path of this machine").to_owned();
-    pair.must(&["checkpoint", &path(&file)]);
-    let recorded = pair.command(&["record", "e2e", &path(&recording)]).output().expect("the pollux command starts");
-    assert!(recorded.status.success(), "{}", String::from_utf8_lossy(&recorded.stderr));
+    pair.must(&["checkpoint", text(&file)]);
+    record(&pair, &recording);
     pair.must(&["down"]);
-    let other = path(&image("echo"));
-    for arguments in [["restore", &path(&file), "--image", &other], ["replay", &path(&recording), "--image", &other]] {
+    let other = image(other);
+    for arguments in
+        [["restore", text(&file), "--image", text(&other)], ["replay", text(&recording), "--image", text(&other)]]
+    {
         let output = pair.command(&arguments).output().expect("the pollux command starts");
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(text.contains("is of a guest on PA-RISC") && text.contains("is for x86-64"), "{arguments:?}: {text}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(is_of) && said.contains(is_for), "{arguments:?}: {said}");
         assert!(!output.status.success(), "{arguments:?}");
     }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of this machine")
+}
+
+fn record(pair: &Pair, folder: &Path) {
+    let recorded = pair.command(&["record", "e2e", text(folder)]).output().expect("the pollux command starts");
+    assert!(recorded.status.success(), "{}", String::from_utf8_lossy(&recorded.stderr));
+}
+
+#[test]
+fn a_checkpoint_is_of_one_architecture() {
+    refused_by_the_other("echo.hppa", "echo", "is of a guest on PA-RISC", "is for x86-64");
+    refused_by_the_other("echo", "echo.hppa", "is of a guest on x86-64", "is for PA-RISC");
+}
+
+/// A recording is run again to the same end, over the death of the primary; a checkpoint brings the pair back, and the
+/// restored pair survives a primary, too.
+#[test]
+fn a_pair_is_recorded_replayed_and_restored() {
+    let mut pair = Pair::up(&store());
+    let mut client = connect(&mut pair, 6379);
+    assert!(client.must("SET answer 41").is_ok());
+    let (recording, file) = (pair.root().join("recording"), pair.root().join("one.ckpt"));
+    record(&pair, &recording);
+    for _ in 0..20 {
+        client.must("INCR counted");
+    }
+    pair.kill(Role::Primary, "KILL");
+    pair.wait_for_survivor(2);
+    assert_eq!(client.must("INCR counted"), Reply::Integer(21));
+    pair.must(&["checkpoint", text(&file)]);
+    assert_eq!(client.must("INCR answer"), Reply::Integer(42));
+    pair.must(&["down"]);
+
+    let replayed = pair.command(&["replay", "--json", text(&recording)]).output().expect("the pollux command starts");
+    assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    let replayed: serde_json::Value = serde_json::from_slice(&replayed.stdout).expect("JSON");
+    assert_eq!(replayed["digest"], replayed["recorded_digest"], "{replayed}");
+    assert_eq!(replayed["epoch"], replayed["recorded_through"], "{replayed}");
+
+    pair.restore(&file, &[]);
+    let mut client = connect(&mut pair, 6379);
+    assert_eq!(client.must("INCR answer"), Reply::Integer(42), "what came after the checkpoint is gone");
+    pair.wait_until("a complete pair", |status| {
+        let runs = |role| status.replica(role).is_some_and(|r| r.state == "running" || r.state == "waiting");
+        (status.mode == "paired" && runs(Role::Primary) && runs(Role::Backup)).then_some(())
+    });
+    pair.kill(Role::Primary, "KILL");
+    pair.wait_for_survivor(3);
+    assert_eq!(client.must("GET counted"), Reply::bulk("21"), "the same connection goes on");
+    pair.down();
 }
 
 /// Registers, status, floating-point registers and the count of instructions are in the digest of each epoch.

@@ -8,6 +8,7 @@
 //! the virtual address `0 - A - n`, for which the end of its memory is given: the first page of guest memory is the last one
 //! of the physical range. So guest memory appears to the shim as one range of its own linear addresses, in order.
 
+pub mod block;
 mod clock;
 pub mod context;
 pub mod count;
@@ -24,13 +25,14 @@ use core::fmt::Write as _;
 use hypercall::layout::{GUEST_BASE, PAGE_BYTES, STACK_BYTES};
 use sha2::{Digest as _, Sha256};
 
+use self::block::Block;
 use self::clock::{Clock, TICK_NS};
 use self::context::{Context, trap};
 use self::count::{CountError, CountedTimer, RecoveryCounter as _};
 use self::virtio::{Buffers, DeviceError, DeviceMemory, QueuePair};
 use crate::guest::{GuestMemory, Image, Rights, Start};
 use crate::heap::ShimHeap;
-use crate::machine::{Disk, DiskJob, Exit, Fault, Machine, MachineCounters, RegistersError};
+use crate::machine::{Disk as _, Exit, Fault, Machine, MachineCounters, RegistersError};
 use crate::vmm;
 
 /// Where the shim's linear memory ends in physical memory.
@@ -204,50 +206,27 @@ unsafe fn start() -> Result<(HppaMachine, Image<'static>), StartError> {
     let control = open(devices.control, Buffers { transmit_count: 4, ..console })?;
     let link = devices.link.map(|registers| open(registers, console)).transpose()?;
     let net = QueuePair::new(devices.net, &mut memory, wide).map_err(StartError::Device)?;
+    let mut clock = Clock::new();
+    let mut disks = Vec::new();
+    for registers in devices.disks {
+        disks.push(Block::new(registers, &mut memory, || clock.now_ns()).map_err(StartError::Device)?);
+    }
+    // Not in the order of their slots: both replicas' disks have the same numbers by their names.
+    disks.sort_by(|one, other| one.name().cmp(other.name()));
     let machine = HppaMachine {
         context: Context::new(),
-        clock: Clock::new(),
+        clock,
         guest_bytes,
         counter,
         budget: u64::MAX,
         control,
         link,
         net,
+        disks,
         interrupts: 0,
         counters: MachineCounters::default(),
     };
     Ok((machine, image))
-}
-
-/// There are no disks on this machine yet.
-#[derive(Debug)]
-pub enum NoDisk {}
-
-impl Disk for NoDisk {
-    fn name(&self) -> &str {
-        match *self {}
-    }
-    fn blocks(&self) -> u64 {
-        match *self {}
-    }
-    fn start(&mut self, _job: DiskJob) -> Result<(), DiskJob> {
-        match *self {}
-    }
-    fn kick(&mut self) {
-        match *self {}
-    }
-    fn has_done(&self) -> bool {
-        match *self {}
-    }
-    fn take_done(&mut self) -> Option<(DiskJob, bool)> {
-        match *self {}
-    }
-    fn set_interrupts(&mut self, _enabled: bool) {
-        match *self {}
-    }
-    fn acknowledge(&mut self) {
-        match *self {}
-    }
 }
 
 /// The machine.
@@ -262,6 +241,7 @@ pub struct HppaMachine {
     control: QueuePair<0>,
     link: Option<QueuePair<0>>,
     net: QueuePair<VIRTIO_NET_HEADER_BYTES>,
+    disks: Vec<Block>,
     /// Interrupts taken since [`Machine::acknowledge_interrupts`].
     interrupts: u32,
     counters: MachineCounters,
@@ -320,7 +300,7 @@ impl Machine for HppaMachine {
     type Control = QueuePair<0>;
     type Link = QueuePair<0>;
     type Net = QueuePair<VIRTIO_NET_HEADER_BYTES>;
-    type Disk = NoDisk;
+    type Disk = Block;
 
     fn now_ns(&mut self) -> u64 {
         self.clock.now_ns()
@@ -455,8 +435,8 @@ impl Machine for HppaMachine {
         &mut self.net
     }
 
-    fn disks(&mut self) -> &mut [NoDisk] {
-        &mut []
+    fn disks(&mut self) -> &mut [Block] {
+        &mut self.disks
     }
 
     fn acknowledge_interrupts(&mut self) -> bool {
@@ -470,6 +450,9 @@ impl Machine for HppaMachine {
                 link.acknowledge();
             }
             self.net.acknowledge();
+            for disk in &mut self.disks {
+                disk.acknowledge();
+            }
         }
         interrupts & TIMER_INTERRUPT != 0
     }

@@ -23,6 +23,7 @@ const VIRTIO_VENDOR: u32 = 0x1af4;
 /// Devices of virtio 1.0 are numbered from here on.
 const FIRST_MODERN: u32 = 0x1040;
 const NETWORK: u32 = 1;
+const BLOCK: u32 = 2;
 const CONSOLE: u32 = 3;
 
 /// Configuration registers.
@@ -46,6 +47,8 @@ pub struct Devices {
     pub link: Option<Registers>,
     /// The network interface.
     pub net: Registers,
+    /// The disks.
+    pub disks: Vec<Registers>,
 }
 
 /// What is missing.
@@ -87,7 +90,7 @@ fn read_u8(slot: u32, register: u32) -> u32 {
 /// # Errors
 /// [`Missing`]
 pub fn find() -> Result<Devices, Missing> {
-    let (mut consoles, mut net) = (Vec::new(), None);
+    let (mut consoles, mut net, mut disks) = (Vec::new(), None, Vec::new());
     for slot in 0..SLOTS {
         let identity = read(slot, 0);
         let Some(kind) = (identity >> 16).checked_sub(FIRST_MODERN).filter(|_| identity & 0xffff == VIRTIO_VENDOR)
@@ -100,6 +103,7 @@ pub fn find() -> Result<Devices, Missing> {
         match kind {
             CONSOLE => consoles.push(registers),
             NETWORK if net.is_none() => net = Some(registers),
+            BLOCK => disks.push(registers),
             _ => {}
         }
     }
@@ -110,6 +114,7 @@ pub fn find() -> Result<Devices, Missing> {
         control: consoles.next().ok_or(Missing::Console)?,
         link: consoles.next(),
         net: net.ok_or(Missing::Network)?,
+        disks,
     })
 }
 
@@ -124,7 +129,7 @@ pub fn script_memory() -> Option<u32> {
 
 /// Follows the capabilities, of which a device has at most as many as fit into its configuration.
 fn registers(slot: u32) -> Option<Registers> {
-    let (mut common, mut notify, mut interrupt) = (None, None, None);
+    let (mut common, mut notify, mut interrupt, mut config) = (None, None, None, None);
     let mut at = read_u8(slot, CAPABILITIES);
     for _ in 0..48 {
         if at == 0 {
@@ -138,11 +143,12 @@ fn registers(slot: u32) -> Option<Registers> {
                 1 => common = Some(place),
                 2 => notify = Some((place, read(slot, at + 16))),
                 3 => interrupt = Some(place),
+                4 => config = Some(place),
                 _ => {}
             }
         }
         at = head >> 8 & 0xff;
     }
     let (notify, notify_multiplier) = notify?;
-    Some(Registers { common: common?, notify, notify_multiplier, interrupt: interrupt? })
+    Some(Registers { common: common?, notify, notify_multiplier, interrupt: interrupt?, config })
 }

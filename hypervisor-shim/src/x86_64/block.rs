@@ -6,77 +6,41 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
-use bitflags::bitflags;
-use hypercall::disk::{MAX_NAME_BYTES, MAX_PLAIN_BLOCKS, Operation};
+use hypercall::disk::MAX_NAME_BYTES;
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::{SomeTransport, Transport};
 
 use super::discover::Found;
 use super::virtio::{Acknowledge, DeviceError, ShimHal};
+use crate::block::{
+    self, CONFIG_CAPACITY, CONFIG_MAX_WRITE_ZEROES, Data, Features, HEAD_WORDS, Head, NAME_NS, STATUS_NONE,
+};
 use crate::machine::{Disk, DiskJob};
 
 /// Descriptors of the queue. A job takes three, so 21 are at the device at a time.
 const QUEUE_SIZE: usize = 64;
 /// The only queue.
 const QUEUE: u16 = 0;
-/// A device that has not said its name after this time is not used.
-const NAME_NS: u64 = 2_000_000_000;
-
-bitflags! {
-    /// Features that the shim asks of a block device; it uses none without all of them.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    struct Features: u64 {
-        const FLUSH = 1 << 9;
-        const WRITE_ZEROES = 1 << 14;
-        const VERSION_1 = 1 << 32;
-    }
-}
-
-/// Offset of `capacity`, in blocks.
-const CONFIG_CAPACITY: usize = 0;
-/// Offset of `max_write_zeroes_sectors`.
-const CONFIG_MAX_WRITE_ZEROES: usize = 48;
-
-const TYPE_IN: u32 = 0;
-const TYPE_OUT: u32 = 1;
-const TYPE_FLUSH: u32 = 4;
-const TYPE_GET_ID: u32 = 8;
-const TYPE_WRITE_ZEROES: u32 = 13;
-/// The room of the blocks may be given back.
-const UNMAP: u32 = 1;
-const STATUS_OK: u8 = 0;
-/// What a status byte holds until the device has written to it: none of its values.
-const STATUS_NONE: u8 = 0xff;
 
 /// What precedes and follows a job's data, at an address that stays.
 #[derive(Debug)]
 struct Frame {
-    /// Type, reserved, sector; for writes of zeros also sector, number of sectors, flags.
-    head: [u8; 32],
+    head: [u8; 4 * HEAD_WORDS],
     status: [u8; 1],
 }
 
 impl Frame {
+    fn new() -> Box<Self> {
+        Box::new(Self { head: [0; 4 * HEAD_WORDS], status: [STATUS_NONE] })
+    }
+
     /// The bytes of the head that the device gets.
-    fn prepare(&mut self, job: &DiskJob) -> usize {
-        let kind = match job.operation {
-            Operation::Read => TYPE_IN,
-            Operation::Write => TYPE_OUT,
-            Operation::WriteZeroes | Operation::Discard => TYPE_WRITE_ZEROES,
-            Operation::Flush | Operation::Forget => TYPE_FLUSH,
-        };
-        let has_range = kind == TYPE_WRITE_ZEROES;
-        let sector = if matches!(kind, TYPE_IN | TYPE_OUT) { job.first_block } else { 0 };
-        self.head[..4].copy_from_slice(&kind.to_le_bytes());
-        self.head[4..8].fill(0);
-        self.head[8..16].copy_from_slice(&sector.to_le_bytes());
-        self.head[16..24].copy_from_slice(&job.first_block.to_le_bytes());
-        self.head[24..28].copy_from_slice(&(job.blocks as u32).to_le_bytes());
-        // Discarded blocks must read as zeros, so they are written as zeros whose room may be given back.
-        let flags = if job.operation == Operation::Discard { UNMAP } else { 0 };
-        self.head[28..].copy_from_slice(&flags.to_le_bytes());
+    fn prepare(&mut self, head: &Head) -> usize {
+        for (place, word) in self.head.as_chunks_mut().0.iter_mut().zip(head.words) {
+            *place = word.to_le_bytes();
+        }
         self.status = [STATUS_NONE];
-        if has_range { 32 } else { 16 }
+        head.bytes
     }
 }
 
@@ -121,31 +85,24 @@ impl Block {
     pub fn new(found: Found, vector: u8, barriers: bool, mut now_ns: impl FnMut() -> u64) -> Result<Self, DeviceError> {
         let mut transport = found.transport;
         let negotiated = transport.begin_init(Features::all());
-        if !negotiated.contains(Features::VERSION_1) {
-            return Err(DeviceError::Legacy);
-        }
-        if let Some((missing, _)) = (Features::all() - negotiated).iter_names().next() {
-            return Err(DeviceError::Feature(missing));
-        }
+        block::check_features(negotiated)?;
         let mut queue = VirtQueue::new(&mut transport, QUEUE, false, false).map_err(DeviceError::Queue)?;
         queue.set_dev_notify(false);
         transport.finish_init();
         // In halves: a device guarantees no more than their alignment.
-        let [low, high]: [u32; 2] =
-            transport.read_consistent(|| transport.read_config_space(CONFIG_CAPACITY)).map_err(DeviceError::Queue)?;
+        let [low, high]: [u32; 2] = transport
+            .read_consistent(|| transport.read_config_space(CONFIG_CAPACITY as usize))
+            .map_err(DeviceError::Queue)?;
         let blocks = u64::from(high) << 32 | u64::from(low);
-        let max_zeroes: u32 = transport.read_config_space(CONFIG_MAX_WRITE_ZEROES).map_err(DeviceError::Queue)?;
-        if u64::from(max_zeroes) < MAX_PLAIN_BLOCKS {
-            return Err(DeviceError::Feature("writes of zeros of a gibibyte"));
-        }
-        let frame = || Box::new(Frame { head: [0; 32], status: [STATUS_NONE] });
+        let max_zeroes = transport.read_config_space(CONFIG_MAX_WRITE_ZEROES as usize).map_err(DeviceError::Queue)?;
+        block::check_zeroes(max_zeroes)?;
         let mut block = Self {
             transport,
             queue,
             name: String::new(),
             blocks,
             slots: [const { None }; QUEUE_SIZE],
-            frames: (0..QUEUE_SIZE / 3).map(|_| frame()).collect(),
+            frames: (0..QUEUE_SIZE / 3).map(|_| Frame::new()).collect(),
             mad: false,
             given_up: Vec::new(),
             added: false,
@@ -173,31 +130,27 @@ impl Block {
     }
 
     fn ask_name(&mut self, now_ns: &mut impl FnMut() -> u64) -> Result<String, DeviceError> {
-        let head: Box<[u8; 16]> =
-            Box::new(core::array::from_fn(|index| if index == 0 { TYPE_GET_ID as u8 } else { 0 }));
+        let mut frame = Frame::new();
+        let head_bytes = frame.prepare(&Head::NAME);
         let mut place = vec![0; MAX_NAME_BYTES].into_boxed_slice();
-        let mut status = Box::new([STATUS_NONE]);
+        let Frame { head, status } = &mut *frame;
         // SAFETY: the buffers are on the heap and are given up only after the device has used them; where it does not,
         // they are leaked below.
-        let token = unsafe { self.queue.add(&[&head[..]], &mut [&mut place, &mut status[..]]) };
+        let token = unsafe { self.queue.add(&[&head[..head_bytes]], &mut [&mut place, status]) };
         let token = token.map_err(DeviceError::Queue)?;
         self.transport.notify(QUEUE);
         let until_ns = now_ns() + NAME_NS;
         while self.queue.peek_used() != Some(token) {
             if now_ns() >= until_ns {
-                core::mem::forget((head, place, status));
+                core::mem::forget((frame, place));
                 return Err(DeviceError::Name);
             }
             core::hint::spin_loop();
         }
         // SAFETY: these are the buffers that were added with this token.
-        let popped = unsafe { self.queue.pop_used(token, &[&head[..]], &mut [&mut place, &mut status[..]]) };
+        let popped = unsafe { self.queue.pop_used(token, &[&head[..head_bytes]], &mut [&mut place, status]) };
         popped.map_err(DeviceError::Queue)?;
-        let bytes = place.iter().position(|&byte| byte == 0).unwrap_or(place.len());
-        match (str::from_utf8(&place[..bytes]), *status) {
-            (Ok(name), [STATUS_OK]) if !name.is_empty() => Ok(String::from(name)),
-            _ => Err(DeviceError::Name),
-        }
+        block::name(&place, status[0]).map(String::from).ok_or(DeviceError::Name)
     }
 }
 
@@ -216,17 +169,18 @@ impl Disk for Block {
             return Ok(());
         }
         let Some(mut frame) = self.frames.pop() else { return Err(job) };
-        let head_bytes = frame.prepare(&job);
+        let head_bytes = frame.prepare(&Head::of(&job));
+        let data = Data::of(&job);
         let mut slot = Slot { job, frame, head_bytes };
         let Frame { head, status } = &mut *slot.frame;
         let (head, buffer) = (&head[..head_bytes], &mut slot.job.buffer[..]);
         // SAFETY: head, data and status lie on the heap and stay there, untouched, in the slot until `pop_used` gives the
         // token back.
         let added = unsafe {
-            match slot.job.operation {
-                Operation::Read => self.queue.add(&[head], &mut [buffer, status]),
-                Operation::Write => self.queue.add(&[head, buffer], &mut [status]),
-                _ => self.queue.add(&[head], &mut [status]),
+            match data {
+                Data::In => self.queue.add(&[head], &mut [buffer, status]),
+                Data::Out => self.queue.add(&[head, buffer], &mut [status]),
+                Data::None => self.queue.add(&[head], &mut [status]),
             }
         };
         match added {
@@ -264,21 +218,19 @@ impl Disk for Block {
             self.give_up();
             return self.given_up.pop().map(|job| (job, false));
         };
+        let data = Data::of(&slot.job);
         let Frame { head, status } = &mut *slot.frame;
         let (head, buffer) = (&head[..slot.head_bytes], &mut slot.job.buffer[..]);
-        let mut expected_bytes = 1;
         // SAFETY: these are the buffers that were added with this token.
         let written = unsafe {
-            match slot.job.operation {
-                Operation::Read => {
-                    expected_bytes += buffer.len();
-                    self.queue.pop_used(token, &[head], &mut [buffer, status])
-                }
-                Operation::Write => self.queue.pop_used(token, &[head, buffer], &mut [status]),
-                _ => self.queue.pop_used(token, &[head], &mut [status]),
+            match data {
+                Data::In => self.queue.pop_used(token, &[head], &mut [buffer, status]),
+                Data::Out => self.queue.pop_used(token, &[head, buffer], &mut [status]),
+                Data::None => self.queue.pop_used(token, &[head], &mut [status]),
             }
         };
-        let done = slot.frame.status == [STATUS_OK] && written.is_ok_and(|bytes| bytes as usize == expected_bytes);
+        let [status] = slot.frame.status;
+        let done = written.is_ok_and(|bytes| block::is_done(&slot.job, status, bytes as usize));
         self.frames.push(slot.frame);
         Some((slot.job, done))
     }

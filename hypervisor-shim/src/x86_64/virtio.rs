@@ -14,6 +14,7 @@ use virtio_drivers::transport::{SomeTransport, Transport};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
 use super::discover::Found;
+use crate::block::Lacks;
 use crate::machine::{BUFFER_BYTES, Port, Received};
 
 /// Descriptors of a queue.
@@ -92,6 +93,15 @@ impl fmt::Display for DeviceError {
             Self::Queue(error) => write!(f, "a queue of the device could not be set up: {error}"),
             Self::Feature(feature) => write!(f, "the block device lacks {feature}; use one of QEMU's over a file"),
             Self::Name => f.write_str("the block device does not say its name; give it one by serial=NAME"),
+        }
+    }
+}
+
+impl From<Lacks> for DeviceError {
+    fn from(lacks: Lacks) -> Self {
+        match lacks {
+            Lacks::Version1 => Self::Legacy,
+            Lacks::Feature(feature) => Self::Feature(feature),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use super::BuildError;
+use super::bundle::{self, Files};
 use super::ticks::Linker;
 use crate::disk::check_name;
 use crate::supervise::boot_text::{self, Variable};
@@ -69,17 +70,49 @@ impl Package {
     /// # Errors
     /// [`BuildError::Manifest`] when that is no list of disks.
     pub fn disks(&self) -> Result<Vec<DiskNeed>, BuildError> {
-        let Some(disks) = self.metadata.get("pollux").and_then(|pollux| pollux.get("disks")) else {
-            return Ok(Vec::new());
-        };
-        let needs: Vec<DiskNeed> = serde_json::from_value(disks.clone()).map_err(|_| {
-            let example = r#"["data", { name = "log", optional = true }]"#;
-            self.nonsense(format!("disks: expected names such as {example}, got {disks}"))
+        let disks = self.metadata.get("pollux").and_then(|pollux| pollux.get("disks"));
+        let mut needs: Vec<DiskNeed> = disks.map_or(Ok(Vec::new()), |disks| {
+            serde_json::from_value(disks.clone()).map_err(|_| {
+                let example = r#"["data", { name = "log", optional = true }]"#;
+                self.nonsense(format!("disks: expected names such as {example}, got {disks}"))
+            })
         })?;
         for need in &needs {
             check_name(&need.name).map_err(|error| self.nonsense(format!("disks: {error}")))?;
         }
+        self.files()?.add_disks(&mut needs);
         Ok(needs)
+    }
+
+    /// What `[package.metadata.pollux] mount = { "/data" = "disk" }` and `files = { "/assets" = "folder" }` say.
+    fn files(&self) -> Result<Files, BuildError> {
+        bundle::read(self.metadata.get("pollux")).map_err(|what| self.nonsense(what))
+    }
+
+    /// The files and mounts that the manifest speaks of, as they are linked into an ordinary program; nothing if it speaks of
+    /// none.
+    ///
+    /// # Errors
+    /// [`BuildError::Manifest`] for nonsense, and for what cannot be read.
+    pub(super) fn bundle(&self) -> Result<Option<Vec<u8>>, BuildError> {
+        let files = self.files()?;
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let beside = self.manifest_path.parent().unwrap_or(Path::new("."));
+        files.pack(beside).map(Some).map_err(|what| self.nonsense(what))
+    }
+
+    /// Refuses files and mounts in the manifest of an app.
+    ///
+    /// # Errors
+    /// [`BuildError::Manifest`].
+    pub(super) fn refuse_files(&self) -> Result<(), BuildError> {
+        if self.files()?.is_empty() {
+            return Ok(());
+        }
+        let what = "mount, files: only ordinary programs have files; an app uses runtime::block";
+        Err(self.nonsense(what.to_owned()))
     }
 
     /// What `[package.metadata.pollux] args = "…"` (or a list of them) and `env = { NAME = "VALUE" }` say.

@@ -10,6 +10,7 @@
 //! The linker of WebAssembly is the toolchain's own (`rust-lld`). What stands beside the translated code, in C and
 //! assembly, lies in `hypervisor-shim/src/hppa/native`. A step is left out when nothing has changed that goes into it.
 
+mod alignment;
 pub(super) mod image;
 mod native;
 mod translate;
@@ -111,8 +112,16 @@ pub(super) struct Halves {
 /// # Errors
 /// [`BuildError`].
 pub(super) fn build_halves(workspace: &Workspace, app: &str, quiet: bool) -> Result<Halves, BuildError> {
-    let (guest, data) = build_guest(workspace, app, quiet)?;
-    Ok(Halves { guest, data, shim: build_shim(workspace, quiet)? })
+    // The shim's C is compiled beside the guest's Rust.
+    let shim = shim_module();
+    let wasm = compile_rust(workspace, SHIM, &shim, quiet)?;
+    std::thread::scope(|scope| {
+        let shim = scope.spawn(|| link_shim(workspace, &shim, &wasm));
+        let guest = build_guest(workspace, app, quiet);
+        let shim = native::joined(shim);
+        let (guest, data) = guest?;
+        Ok(Halves { guest, data, shim: shim? })
+    })
 }
 
 /// What every binary tells the linker of WebAssembly: it has no beginning of its own.
@@ -152,18 +161,20 @@ fn extent(executable: &Path) -> Result<u64, BuildError> {
     Ok((end - start).next_multiple_of(PAGE_BYTES))
 }
 
-fn build_shim(workspace: &Workspace, quiet: bool) -> Result<PathBuf, BuildError> {
-    let module = Module {
+fn shim_module() -> Module<'static> {
+    Module {
         name: SHIM,
         target: &["--package", SHIM, "--bin", SHIM, "--features", "image"],
         libraries: "core,alloc",
         link: &[NO_ENTRY, "--export=shim_main", "--global-base=1048576", SHIM_STACK],
         with: "machine.c",
         end: PRIVILEGED_END,
-    };
-    let wasm = compile_rust(workspace, SHIM, &module, quiet)?;
-    let native = Native::new(workspace, &module)?;
-    let objects = native.objects(&wasm, &["start.S", "support.c", "console.c"])?;
+    }
+}
+
+fn link_shim(workspace: &Workspace, module: &Module<'_>, wasm: &Path) -> Result<PathBuf, BuildError> {
+    let native = Native::new(workspace, module)?;
+    let objects = native.objects(wasm, &["start.S", "support.c", "console.c"])?;
     native.link(&objects, "image.ld", &[])
 }
 

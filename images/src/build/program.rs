@@ -22,6 +22,8 @@ const LIBRARY: &str = "image-libc";
 const ARCHIVE: &str = "libimage_libc.a";
 /// The libraries of Linux that `std` names to the linker.
 const EMPTY_LIBRARIES: [&str; 9] = ["c", "m", "rt", "pthread", "dl", "util", "gcc_s", "gcc_eh", "gcc"];
+/// What the linker script calls the files that are packed into an image.
+const BUNDLE: &str = "pollux.bundle";
 /// An archive without members is its first line.
 const EMPTY_ARCHIVE: &[u8] = b"!<arch>\n";
 /// Profile of programs: their own release profile, with line numbers for the report of a panic.
@@ -123,6 +125,7 @@ impl Program {
     fn build(
         &self,
         library: &Library,
+        bundle: Option<&Path>,
         workspace: &Workspace,
         std: StdLibrary,
         quiet: bool,
@@ -141,7 +144,7 @@ impl Program {
             linker = workspace.toolchain_linker_program()?.into();
         }
         // What concerns the linker goes to the last crate alone: another C library compiles nothing else anew.
-        command.arg("--").args(library.link_flags(std, &linker));
+        command.arg("--").args(library.link_flags(bundle, std, &linker));
         command.env("CARGO_ENCODED_RUSTFLAGS", self.flags(workspace, std));
         for name in ["RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
             command.env_remove(name);
@@ -217,8 +220,8 @@ struct Library {
 }
 
 impl Library {
-    /// Flags by which a program is linked with it.
-    fn link_flags(&self, std: StdLibrary, linker: &OsStr) -> Vec<OsString> {
+    /// Flags by which a program is linked with it, and with files that are packed into the image.
+    fn link_flags(&self, bundle: Option<&Path>, std: StdLibrary, linker: &OsStr) -> Vec<OsString> {
         let with = |start: &str, end: &OsStr| {
             let mut flag = OsString::from(start);
             flag.push(end);
@@ -230,6 +233,11 @@ impl Library {
         flags.extend(LINK.iter().map(|argument| with("-Clink-arg=", argument.as_ref())));
         flags.push(with("-Clink-arg=-T", self.script.as_os_str()));
         flags.push(with("-Clink-arg=", self.archive.as_os_str()));
+        if let Some(bundle) = bundle {
+            // The linker script says where its bytes go.
+            let pieces = [OsStr::new("--format=binary"), bundle.as_os_str(), OsStr::new("--format=default")];
+            flags.extend(pieces.map(|piece| with("-Clink-arg=", piece)));
+        }
         flags
     }
 
@@ -270,7 +278,8 @@ pub fn build_std(workspace: &Workspace, program: &Program, std: StdLibrary, quie
         return Err(program.cannot_count().into());
     }
     let library = Library::build(workspace, quiet)?;
-    let guest_bytes = read(&program.build(&library, workspace, std, quiet)?)?;
+    let bundle = program.place_bundle()?;
+    let guest_bytes = read(&program.build(&library, bundle.as_deref(), workspace, std, quiet)?)?;
     let shim_bytes = read(&workspace.build_shim(quiet)?)?;
     let app = &program.binary;
     let packed = pack(&shim_bytes, &guest_bytes).map_err(|source| BuildError::Pack { app: app.clone(), source })?;
@@ -281,6 +290,17 @@ pub fn build_std(workspace: &Workspace, program: &Program, std: StdLibrary, quie
 }
 
 impl Program {
+    /// Writes the files that the manifest wants in the image to where the linker finds them: a folder that is named after their
+    /// contents, so that the program is linked anew when they have changed.
+    fn place_bundle(&self) -> Result<Option<PathBuf>, BuildError> {
+        let Some(bytes) = self.package.bundle()? else { return Ok(None) };
+        let folder = self.target_dir.join("files").join(&hex(&Sha256::digest(&bytes))[..16]);
+        std::fs::create_dir_all(&folder).map_err(|source| file_error(&folder, source))?;
+        let path = folder.join(BUNDLE);
+        replace(&path, &bytes)?;
+        Ok(Some(path))
+    }
+
     /// Why an epoch source is refused.
     fn cannot_count(&self) -> BuildError {
         let what = format!(

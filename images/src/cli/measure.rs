@@ -28,13 +28,22 @@ pub struct DemoArgs {
     /// The machine to show it on.
     #[arg(long, value_enum, default_value_t)]
     target: Target,
+    /// How many primaries are killed, all under the same connections: after each a new replica is brought in. 1 unless given,
+    /// and 10 on PA-RISC.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    kills: Option<u16>,
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
 }
 
+/// Kills that `demo` shows on PA-RISC unless told otherwise.
+const HPPA_DEMO_KILLS: u16 = 10;
+
 pub(super) fn demo(args: &DemoArgs) -> Result<()> {
-    let result = demo::run(usize::from(args.connections), args.target, args.yes)?;
+    let kills = args.kills.unwrap_or(if args.target == Target::Hppa { HPPA_DEMO_KILLS } else { 1 });
+    let wanted = demo::Show { connections: args.connections.into(), target: args.target, kills: kills.into() };
+    let result = demo::run(wanted, args.yes)?;
     show(args.json, &result, demo::describe)?;
     demo::judge(&result)
 }
@@ -103,8 +112,8 @@ struct PaperArgs {
     /// What random traffic and the moments of kills are made from.
     #[arg(long, value_name = "SEED", default_value_t = 1996)]
     seed: u64,
-    /// The machine to measure on. With "hppa" the workload that computes is measured, compared with x86-64, and written into a
-    /// section of its own; exact epochs are compared under random traffic.
+    /// The machine to measure on. With "hppa" the workloads that compute and use a disk are measured, the first is compared with
+    /// x86-64, all is written into a section of its own, and exact epochs are compared under random traffic.
     #[arg(long, value_enum, default_value_t, conflicts_with_all = ["images", "only"])]
     target: Target,
     /// Install what is missing, with sudo if need be.
@@ -342,7 +351,8 @@ fn measure_paper_on_hppa(args: &PaperArgs, workspace: &Workspace) -> Result<pa_r
         Ok::<_, Error>(ImagesOf { plain: image, counting: None })
     };
     let store = Some(plain("kv", Target::Hppa)?);
-    let images = Images { dhrystone: plain("dhrystone", Target::Hppa)?, store, probe: None };
+    let probe = Some(plain("probe", Target::Hppa)?);
+    let images = Images { dhrystone: plain("dhrystone", Target::Hppa)?, store, probe };
     let other = Images { dhrystone: plain("dhrystone", Target::X86_64)?, store: None, probe: None };
     let plan = pa_risc::plan(args.quick, args.rounds.map(usize::from), args.seed);
     Ok(under_bar(demo::progress_of(plan.steps() + plan.rounds), |bar| {
@@ -378,6 +388,9 @@ pub struct DoctorArgs {
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
+    /// Look only at what building and running images for this machine takes; without it, at everything.
+    #[arg(long, value_enum)]
+    target: Option<Target>,
     /// Install what is missing, with sudo if need be.
     #[arg(long)]
     yes: bool,
@@ -385,9 +398,9 @@ pub struct DoctorArgs {
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<()> {
     if args.yes {
-        setup::ensure(Need::Test, true)?;
+        setup::ensure_for(args.target, true)?;
     }
-    let findings = setup::examine();
+    let findings = setup::examine_for(args.target);
     let command = setup::install_command(&findings, Need::Test).and_then(|mut words| words.pop());
     if args.json {
         print_json(&serde_json::json!({ "findings": findings, "install": command }))?;

@@ -256,9 +256,6 @@ impl UpArgs {
                  cooperative"
             )));
         }
-        if !self.disk.is_empty() {
-            return Err(Error::Usage("disks are not there yet on PA-RISC; leave --disk out".to_owned()));
-        }
         Ok(Machine::B160l)
     }
 

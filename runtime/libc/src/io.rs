@@ -118,8 +118,8 @@ c_functions! {
     }
 
     /// Flags of a descriptor and of what it stands for; duplicates it.
-    fn fcntl(file: c_int, command: c_int, argument: c_long) -> c_int {
-        let argument = argument as c_int;
+    fn fcntl(file: c_int, command: c_int, pointer: c_long) -> c_int {
+        let argument = pointer as c_int;
         match command {
             libc::F_DUPFD_CLOEXEC => {
                 result(descriptors::duplicate(file, argument, true).unwrap_or_else(|errno| -errno))
@@ -127,6 +127,17 @@ c_functions! {
             // The numbers of these and of their flags are the same.
             libc::F_DUPFD | libc::F_GETFD | libc::F_SETFD | libc::F_GETFL | libc::F_SETFL => {
                 result(sys::sys_fcntl(file, command, argument))
+            }
+            // Such a lock belongs to a process, and there is one.
+            libc::F_SETLK | libc::F_SETLKW => result(descriptors::get(file).map_or_else(|errno| -errno, |_| 0)),
+            libc::F_GETLK => {
+                let lock = pointer as *mut libc::flock;
+                if lock.is_null() {
+                    return fail(libc::EFAULT);
+                }
+                // SAFETY: the caller's: it points to a description of a lock.
+                unsafe { (*lock).l_type = libc::F_UNLCK as _ };
+                result(descriptors::get(file).map_or_else(|errno| -errno, |_| 0))
             }
             _ => fail(descriptors::get(file).map_or(libc::EBADF, |_| libc::EINVAL)),
         }

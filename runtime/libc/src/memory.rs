@@ -163,6 +163,12 @@ c_functions! {
         0
     }
 
+    /// Advice changes nothing. `EINVAL` for what is more than advice: that pages are to be empty, say.
+    fn madvise(_address: *mut c_void, _bytes: usize, advice: c_int) -> c_int {
+        let is_advice = |advice| matches!(advice, libc::MADV_NORMAL..=libc::MADV_WILLNEED);
+        if is_advice(advice) { 0 } else { fail(libc::EINVAL) }
+    }
+
     /// Protection of pages does not change: `ENOSYS`, but for pages that stay readable and writable.
     fn mprotect(_address: *mut c_void, _bytes: usize, protection: c_int) -> c_int {
         if protection == libc::PROT_READ | libc::PROT_WRITE { 0 } else { fail(libc::ENOSYS) }

@@ -67,6 +67,8 @@ pub(crate) fn end_if_panicked(status: c_int) {
         return;
     }
     let used = frames.iter().position(|address| *address == 0).unwrap_or(FRAMES);
+    // What was written before the end is there afterwards, as with any process that ends.
+    runtime::fs::finish();
     io::with_last_words(|words| {
         let words = str::from_utf8(words).unwrap_or_default().trim_end();
         runtime::exit::abort_at(format_args!("the program has panicked; its last words:\n{words}"), &frames[..used])

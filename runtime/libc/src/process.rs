@@ -28,6 +28,8 @@ c_functions! {
     /// Ends the program with a report: what it has said on standard error last, and the calls that have led here. `std`
     /// calls this after a panic.
     fn abort() -> ! {
+        // What was written before the end is there afterwards, as with any process that ends.
+        runtime::fs::finish();
         io::with_last_words(|words| {
             let words = core::str::from_utf8(words).unwrap_or_default().trim_end();
             if words.is_empty() {

@@ -12,6 +12,8 @@ use crate::{environment, panics, process, tls, unwind};
 
 /// Stack of the thread that runs `main`: as Linux gives it.
 const MAIN_STACK_BYTES: usize = 8 * 1024 * 1024;
+/// Status of a program that is not started, because it would lack its files.
+const CANNOT_START: i32 = 70;
 /// Where there is little memory: at most this part of the heap.
 const MAIN_STACK_PART: usize = 16;
 
@@ -25,6 +27,15 @@ unsafe extern "C" {
     // From the linker script.
     static __init_array_start: Constructor;
     static __init_array_end: Constructor;
+    static __bundle_start: u8;
+    static __bundle_end: u8;
+}
+
+/// What the build has packed into the image: files, and which disks are mounted where.
+fn bundle() -> &'static [u8] {
+    let (start, end) = (&raw const __bundle_start, &raw const __bundle_end);
+    // SAFETY: the linker script puts both around the bundle, which nobody changes.
+    unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) }
 }
 
 #[unsafe(no_mangle)]
@@ -35,6 +46,10 @@ extern "C" fn pollux_main(boot: *const Boot) -> ! {
 
 /// The task that starts the first thread; it never ends, the thread ends the program.
 async fn program() -> i32 {
+    if let Err(error) = runtime::fs::mount(bundle()).await {
+        runtime::println!("error: {error}");
+        return CANNOT_START;
+    }
     let stack_bytes = MAIN_STACK_BYTES.min(runtime::env::heap_bytes() / MAIN_STACK_PART);
     if let Err(error) = thread::spawn(stack_bytes, first_thread) {
         runtime::println!("error: no thread for main: {error}");

@@ -22,7 +22,11 @@ fn datagrams_both_ways() {
     net.b.stack.send_to(b, b"query", SocketAddrV4::new(A_IP, 53)).unwrap();
     net.run(100, "no query", |net| net.a.events.contains(&Event::Datagram(a, Readiness::READABLE)));
     let mut buffer = [0; 64];
+    assert_eq!(net.a.stack.udp_readiness(a), Ok(Readiness::READABLE | Readiness::WRITABLE));
+    let peeked = net.a.stack.peek_from(a, &mut buffer[..2]).unwrap();
     let datagram = net.a.stack.recv_from(a, &mut buffer).unwrap();
+    assert_eq!(peeked, datagram, "it stays where it is, and is as long as it is");
+    assert_eq!(net.a.stack.udp_readiness(a), Ok(Readiness::WRITABLE));
     assert_eq!((datagram.remote, datagram.local), (SocketAddrV4::new(B_IP, b_port), A_IP));
     assert_eq!(&buffer[..datagram.len_bytes], b"query");
     assert_eq!(net.a.stack.recv_from(a, &mut buffer), Err(Error::WouldBlock));
@@ -46,6 +50,7 @@ fn full_queues_tell_when_there_is_room() {
     for _ in 0..4 {
         net.b.stack.send_to(b, b"x", to).unwrap();
     }
+    assert_eq!(net.b.stack.udp_readiness(b), Ok(Readiness::empty()));
     assert_eq!(net.b.stack.send_to(b, b"x", to), Err(Error::WouldBlock));
     net.run(100, "no room", |net| net.b.events.contains(&Event::Datagram(b, Readiness::WRITABLE)));
     net.b.stack.send_to(b, b"x", to).unwrap();

@@ -39,6 +39,33 @@ fn echo_and_close_from_the_client() {
 }
 
 #[test]
+fn a_port_of_ones_own_choice_and_what_is_asked_of_a_connection() {
+    let mut net = Net::new(21);
+    let listener = net.a.stack.listen(PORT, 8).unwrap();
+    let to = SocketAddrV4::new(A_IP, PORT);
+    let b = net.b.stack.connect_from(Some(7777), to).unwrap();
+    assert_eq!(net.b.stack.connect_from(Some(7777), to), Err(Error::PortInUse));
+    assert_eq!(net.b.stack.local(b).map(|local| local.port()), Ok(7777));
+    let hops = std::num::NonZeroU8::new(3);
+    net.b.stack.set_hop_limit(b, hops).unwrap();
+    net.run(100, "no connection", |net| net.a.stack.accept_queue(listener) == 1 && net.b.stack.may_send(b));
+    let a = net.a.stack.accept(listener).unwrap();
+    assert_eq!(net.a.stack.remote(a).map(|remote| remote.port()), Ok(7777));
+    // A buffer that is exactly full was no failed attempt; who waits for room says so.
+    let room = net.b.stack.send_capacity(b).unwrap();
+    assert_eq!(net.b.stack.send(b, &vec![1; room]), Ok(room));
+    net.b.events.clear();
+    net.b.stack.await_room(b).unwrap();
+    net.run(1000, "no room", |net| {
+        read_all(&mut net.a.stack, a);
+        net.b.readiness(b).contains(Readiness::WRITABLE)
+    });
+    assert!(!net.a.stack.peer_has_finished(a));
+    net.b.stack.shutdown(b).unwrap();
+    net.run(1000, "no end", |net| net.a.stack.peer_has_finished(a));
+}
+
+#[test]
 fn half_close_keeps_the_other_direction() {
     let mut net = Net::new(2);
     let listener = net.a.stack.listen(PORT, 8).unwrap();

@@ -151,6 +151,7 @@ impl Drop for Installed {
     fn drop(&mut self) {
         crate::executor::reset();
         crate::net::detach();
+        crate::fs::reset();
         crate::block::detach();
         crate::console::reset();
         SHIM.with(|shim| shim.borrow_mut().take());

@@ -1,6 +1,6 @@
 //! Waiting for many descriptors at a cost that does not grow with them: Linux's epoll(7).
 //!
-//! An epoll is told of every change of what it watches ([`Watch`]) and keeps a queue of those that may be ready, in the order
+//! An epoll is told of every change of what it watches (`Watch`) and keeps a queue of those that may be ready, in the order
 //! in which they became so. A wait looks at the queue alone. What is watched for levels goes to the end of the queue again,
 //! as long as it is ready; what is watched for edges leaves it until the next change.
 

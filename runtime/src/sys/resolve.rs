@@ -5,9 +5,11 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ffi::{CStr, c_char};
 use core::fmt;
 use core::net::{Ipv4Addr, SocketAddrV4};
 
+use hermit_abi::{EAGAIN, EFAULT, EINVAL, ENOENT};
 use netstack::dns::{self, Failure, MAX_ANSWER_BYTES, Query};
 
 use super::descriptors::Errno;
@@ -146,4 +148,33 @@ fn ask(query: &Query, server: SocketAddrV4) -> Result<Vec<Ipv4Addr>, LookupError
 /// A name server as an operator writes it: an address, and a port unless it is the usual one.
 pub fn parse_server(text: &str) -> Option<SocketAddrV4> {
     text.parse().ok().or_else(|| text.parse().ok().map(|ip| SocketAddrV4::new(ip, dns::PORT)))
+}
+
+/// Leaves the first address of a name at `inaddr`, four bytes, most significant first. `-EINVAL` for another length,
+/// `-EFAULT` for a null pointer, `-ENOENT` when there is no such name or none with such an address, `-EAGAIN` when nobody
+/// could say.
+///
+/// # Safety
+/// `name` is null or a text that ends with a zero, `inaddr` is null or points to `len` writable bytes.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_getaddrbyname(name: *const c_char, inaddr: *mut u8, len: usize) -> i32 {
+    if name.is_null() || inaddr.is_null() {
+        return -EFAULT;
+    }
+    if len != size_of::<Ipv4Addr>() {
+        return -EINVAL;
+    }
+    // SAFETY: the caller's.
+    let Ok(name) = unsafe { CStr::from_ptr(name) }.to_str() else { return -ENOENT };
+    match lookup(name, None) {
+        Ok(found) => {
+            let address = found.first().map_or([0; 4], Ipv4Addr::octets);
+            // SAFETY: the caller's; there is room for as many.
+            unsafe { inaddr.copy_from_nonoverlapping(address.as_ptr(), address.len()) };
+            0
+        }
+        Err(LookupError::NoSuchName | LookupError::NoAddress) => -ENOENT,
+        Err(LookupError::TryAgain | LookupError::NoServer) => -EAGAIN,
+        Err(LookupError::System(errno)) => -errno,
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Readiness is a set of bits, [`Events`], with the values of hermit's `POLL` constants, which are those of Linux, too. Who
 //! waits is a thread in a call (woken once, [`Signal::register`]) or an object that collects changes of many others
-//! ([`Watch`]: an epoll). They are told in the order in which they came, so the order is a function of the record.
+//! (`Watch`: an epoll). They are told in the order in which they came, so the order is a function of the record.
 
 use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;

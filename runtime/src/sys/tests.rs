@@ -57,6 +57,9 @@ fn types_of_sockets_are_those_of_hermit_abi() {
     let _: [Receive; 2] = [hermit_abi::recvfrom, sys_recvfrom];
     let _: [unsafe extern "C" fn(i32, *const c_void, usize, i32) -> isize; 2] = [hermit_abi::send, sys_send];
     let _: [Send; 2] = [hermit_abi::sendto, sys_sendto];
+    let _: [unsafe extern "C" fn(*const core::ffi::c_char, *mut u8, usize) -> i32; 2] =
+        [hermit_abi::getaddrbyname, sys_getaddrbyname];
+    let _: [unsafe extern "C" fn(u64, i16) -> i32; 2] = [hermit_abi::eventfd, sys_eventfd];
 }
 
 /// Moves the clock to the deadline and types a word once the guest waits for nothing else.

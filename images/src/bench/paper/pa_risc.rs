@@ -1,5 +1,5 @@
-//! The same on PA-RISC, the paper's machine: the workload that computes under the paper's epoch lengths, how fast it is there
-//! compared with x86-64, and exact epochs under random traffic. It is a section of its own at the end of the document.
+//! The same on PA-RISC, the paper's machine: the workload that computes and those that use a disk under the paper's epoch
+//! lengths, how fast the first is there compared with x86-64, and exact epochs under random traffic. It is a section of its own at the end of the document.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,9 @@ const LENGTHS: [u64; 4] = [4_000, 8_000, 32_000, 385_000];
 const QUICK_LENGTHS: [u64; 2] = [8_000, 385_000];
 /// Instructions of a run of Dhrystone there, roughly: it only decides how many runs are asked for.
 const INSTRUCTIONS_A_RUN: u64 = 1_000;
+/// The same of a read or a write of 8 KiB, content included.
+const INSTRUCTIONS_AN_OPERATION: u64 = 100_000;
+const LEAST_OPERATIONS: u64 = 200;
 /// Length and number of the exact epochs whose digests are compared under random traffic.
 const COMPARED_LENGTH: u64 = 50_000;
 const COMPARED: u64 = 10_000;
@@ -57,15 +60,31 @@ pub fn plan(quick: bool, rounds: Option<usize>, seed: u64) -> Plan {
     let exact = lengths
         .iter()
         .map(|&length| group(EpochSpec::Exact(length), runs.min(most_epochs * length / INSTRUCTIONS_A_RUN)));
+    let operations = if quick { 300 } else { 2_000 };
+    let of_disk = |workload, epoch, size| Group { workload, epoch, size, systems: systems.clone() };
+    let disk = disk_workloads(quick).iter().flat_map(|&workload| {
+        let exact = lengths.iter().map(|&length| {
+            // Short epochs are many: less of them says as much.
+            let most = (most_epochs * length / INSTRUCTIONS_AN_OPERATION).max(LEAST_OPERATIONS);
+            of_disk(workload, EpochSpec::Exact(length), operations.min(most))
+        });
+        let cooperative = of_disk(workload, EpochSpec::Cooperative, operations);
+        std::iter::once(cooperative).chain(exact).collect::<Vec<_>>()
+    });
     Plan {
         quick,
         rounds: rounds.unwrap_or(if quick { 1 } else { 3 }),
-        groups: std::iter::once(group(EpochSpec::Cooperative, runs * 2)).chain(exact).collect(),
+        groups: std::iter::once(group(EpochSpec::Cooperative, runs * 2)).chain(exact).chain(disk).collect(),
         exact_epochs: Some(COMPARED),
         exact_length: COMPARED_LENGTH,
         kills: None,
         seed,
     }
+}
+
+/// The paper's workloads that read and write, of a disk that is mirrored and of one that is shared, as the paper's was.
+fn disk_workloads(quick: bool) -> &'static [Workload] {
+    if quick { &[Workload::DiskRead, Workload::DiskWrite] } else { &Workload::DISK }
 }
 
 /// Does what the plan says with the images of PA-RISC, and compares its workload with that of the image for x86-64.
@@ -193,7 +212,7 @@ fn markdown(report: &PaRiscReport) -> String {
     let paper = &report.paper;
     let mut out = format!(
         "{BEGIN}\n## PA-RISC, the paper's machine\n\n\
-         Written by `cargo pollux bench paper --target hppa --write-docs`: the workload that computes on an HP 9000 B160L that \
+         Written by `cargo pollux bench paper --target hppa --write-docs`: the paper's workloads on an HP 9000 B160L that \
          QEMU emulates, where the paper had two HP 9000/720. The recovery counter, which QEMU lacks, is the interval timer \
          under `-icount shift=2`. Columns are those of the tables above; the paper's headline is in the table before: about \
          a factor of 2. {} rounds, seed {}, load average before the start {}.{}\n\n",
@@ -237,10 +256,13 @@ mod tests {
     fn the_plan_has_the_papers_lengths_and_both_protocols_and_no_ticks() {
         for quick in [false, true] {
             let plan = plan(quick, None, 1);
-            let lengths: Vec<_> = plan.groups.iter().map(|group| group.epoch.length()).collect();
+            let computes = plan.groups.iter().filter(|group| group.workload == Workload::COMPUTES);
+            let lengths: Vec<_> = computes.map(|group| group.epoch.length()).collect();
             let expected = if quick { vec![0, 8_000, 385_000] } else { vec![0, 4_000, 8_000, 32_000, 385_000] };
             assert_eq!(lengths, expected);
             assert!(plan.groups.iter().all(|group| group.systems.len() == 3 && !group.epoch.needs_ticks()));
+            let writes = |group: &&Group| group.workload == Workload::DiskWrite;
+            assert_eq!(plan.groups.iter().filter(writes).count(), expected.len());
             assert!(plan.groups.iter().all(|group| group.systems[0] == System::Bare && group.size > 0));
         }
     }

@@ -7,19 +7,16 @@ use serde::{Deserialize, Serialize};
 use super::plan::{Configuration, Group, System};
 use super::workload::{Client, DISK_BYTES, Workload};
 use crate::bench::scratch::ScratchDisk;
-use crate::build::{Image, Target};
+use crate::build::Image;
 use crate::ctl::{PairStatus, ReplicaStatus, RoleName};
 use crate::disk::Kind;
 use crate::error::{Error, Result};
 use crate::qemu::Accelerator;
 use crate::running::Running;
-use crate::supervise::spec::{EpochSpec, Spec, Tuning};
+use crate::supervise::spec::{EpochSpec, Spec};
 
 /// The part of a workload that is done before anything is counted, so that the translator has seen the code.
 const WARM_UP_SHARE: u64 = 4;
-/// A replica that computes on PA-RISC is emulated several times as slowly: on a busy host it may be silent for longer than
-/// others. That says nothing about how fast it is.
-const HPPA_FAILURE_TIMEOUT_MS: u64 = 2_000;
 /// How often a status is looked at that should change.
 const STATUS_INTERVAL: Duration = Duration::from_millis(5);
 /// Statuses come ten times a second of the machine's clock.
@@ -69,17 +66,14 @@ impl Images {
         let Configuration { workload, epoch, system } = configuration;
         let name = format!("bench-{}", std::process::id());
         let image = self.of(workload, epoch)?;
-        let tuning = Tuning::default();
-        let patience_ms = if image.target == Target::Hppa { HPPA_FAILURE_TIMEOUT_MS } else { 0 };
         Ok(Spec {
             run: system.run_name(),
-            tuning: Tuning { failure_timeout_ms: tuning.failure_timeout_ms.max(patience_ms), ..tuning },
             protocol: system.protocol(),
             epoch,
             memory_mib: workload.memory_mib(),
             accelerator: Accelerator::Tcg,
             arguments: workload.arguments(),
-            ..Spec::new(name, image.clone())?.staying_alone().publishing(workload.port())
+            ..Spec::new(name, image.clone())?.staying_alone().patient().publishing(workload.port())
         })
     }
 }

@@ -1,16 +1,19 @@
 //! From WebAssembly to a PA-RISC executable.
 
 use std::ffi::OsStr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 
-use super::{BuildError, GCC, Module, WASM2C, key, read, replace, translate};
+use super::{BuildError, GCC, Module, WASM2C, alignment, key, read, replace, translate};
 use crate::build::cargo::Workspace;
 use crate::build::file_error;
 
 /// The flags of all C. Memory is reversed and seen as whatever type an access has; a module's memory may not be taken for a
 /// library function's work (the functions would call themselves).
-const CFLAGS: [&str; 16] = [
+const CFLAGS: [&str; 20] = [
     "-O2",
     "-std=gnu11",
     "-ffreestanding",
@@ -25,6 +28,12 @@ const CFLAGS: [&str; 16] = [
     "-fno-math-errno",
     "-fno-tree-loop-distribute-patterns",
     "-fwrapv",
+    // What can be reckoned once or before a loop, the optimiser of Rust has put there. Doing that again finds addresses, of which
+    // there are more than registers: they are stored and loaded, which costs an emulator several times as much as a subtraction.
+    "-fno-tree-pre",
+    "-fno-gcse",
+    "-fno-tree-loop-im",
+    "-fno-move-loop-invariants",
     // Translated code has functions and variables that nobody uses.
     "-w",
     "-c",
@@ -40,6 +49,13 @@ pub(super) struct Native<'a> {
     /// All headers, for noticing changes.
     headers_key: String,
     compiler: String,
+}
+
+/// A source, what becomes of it, and a digest of what goes into that.
+struct Job {
+    source: PathBuf,
+    object: PathBuf,
+    inputs: String,
 }
 
 impl<'a> Native<'a> {
@@ -60,46 +76,69 @@ impl<'a> Native<'a> {
         Ok(Self { module, sources, folder, headers_key, compiler })
     }
 
-    /// Translates and compiles the module, and compiles these sources.
+    /// Translates and compiles the module, and compiles these sources; as many at a time as there are processors.
     pub fn objects(&self, wasm: &Path, sources: &[&str]) -> Result<Vec<PathBuf>, BuildError> {
-        let mut objects = Vec::new();
+        let mut jobs = self.translated(wasm)?;
         for source in sources {
             let object = self.folder.join(source).with_extension("o");
             let path = self.sources.join(source);
             let inputs = key([read(&path)?.as_slice(), self.headers_key.as_bytes()]);
-            self.compile(&path, &object, inputs.as_bytes())?;
-            objects.push(object);
+            jobs.push(Job { source: path, object, inputs });
         }
-        objects.push(self.translated(wasm)?);
-        Ok(objects)
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.compile(job)?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(jobs.len());
+            let workers: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+            let own = work();
+            workers.into_iter().map(joined).fold(own, Result::and)
+        })?;
+        Ok(jobs.into_iter().map(|job| job.object).collect())
     }
 
-    fn translated(&self, wasm: &Path) -> Result<PathBuf, BuildError> {
-        let (code, object) = (self.folder.join("m.c"), self.folder.join("m.o"));
+    /// What is to be compiled of the module.
+    fn translated(&self, wasm: &Path) -> Result<Vec<Job>, BuildError> {
+        let (code, header) = (self.folder.join("m.c"), self.folder.join(translate::HEADER));
         let bytes = read(wasm)?;
-        let with = read(&self.sources.join(self.module.with))?;
-        let inputs = key([bytes.as_slice(), self.headers_key.as_bytes(), with.as_slice()]);
-        self.unless_done(&code, &inputs, || {
+        self.unless_done(&code, &key([bytes.as_slice()]), || {
             // The module's name goes into every symbol.
             let mut command = Command::new(WASM2C);
             command.args(["--module-name", "m"]).arg(wasm).arg("--output").arg(&code);
-            execute(&mut command, WASM2C)?;
-            let text = String::from_utf8_lossy(&read(&code)?).into_owned();
-            let text = translate::rewrite(&text, self.module.with)?;
-            replace(&code, text.as_bytes())
+            execute(&mut command, WASM2C)
         })?;
-        self.compile(&code, &object, inputs.as_bytes())?;
-        Ok(object)
+        let text = String::from_utf8_lossy(&read(&code)?).into_owned();
+        let translated = translate::rewrite(&text, self.module.with, &alignment::accesses(&bytes)?)?;
+        replace(&header, translated.header.as_bytes())?;
+        let of_header =
+            key([translated.header.as_bytes(), self.headers_key.as_bytes(), &read(&self.folder.join("m.h"))?]);
+        let with = key([read(&self.sources.join(self.module.with))?.as_slice()]);
+        let part = |(number, text): (usize, &String)| {
+            let (source, object) = (self.part(number), self.part(number).with_extension("o"));
+            replace(&source, text.as_bytes())?;
+            let with = if number == 0 { with.as_str() } else { "" };
+            let inputs = key([text.as_bytes(), of_header.as_bytes(), with.as_bytes()]);
+            Ok(Job { source, object, inputs })
+        };
+        translated.parts.iter().enumerate().map(part).collect()
     }
 
-    fn compile(&self, source: &Path, object: &Path, inputs: &[u8]) -> Result<(), BuildError> {
+    fn part(&self, number: usize) -> PathBuf {
+        self.folder.join(format!("part{number}.c"))
+    }
+
+    fn compile(&self, job: &Job) -> Result<(), BuildError> {
         let end = format!("-DLINEAR_END={:#x}u", self.module.end.0);
         let flags = CFLAGS.join(" ");
-        let inputs = key([inputs, self.compiler.as_bytes(), end.as_bytes(), flags.as_bytes()]);
-        self.unless_done(object, &inputs, || {
+        let inputs = [job.inputs.as_bytes(), self.compiler.as_bytes(), end.as_bytes(), flags.as_bytes()];
+        self.unless_done(&job.object, &key(inputs), || {
             let mut command = Command::new(GCC);
             command.args(CFLAGS).arg(&end).arg("-I").arg(&self.sources).arg("-I").arg(&self.folder);
-            command.arg(source).arg("-o").arg(object);
+            command.arg(&job.source).arg("-o").arg(&job.object);
             execute(&mut command, GCC)
         })
     }
@@ -107,7 +146,7 @@ impl<'a> Native<'a> {
     /// Where the linker of WebAssembly says that the module's data ends.
     pub fn heap_base(&self) -> Result<u64, BuildError> {
         let what = "instance->w2c___heap_base = ";
-        let code = String::from_utf8_lossy(&read(&self.folder.join("m.c"))?).into_owned();
+        let code = String::from_utf8_lossy(&read(&self.part(0))?).into_owned();
         let number = code.split_once(what).and_then(|(_, rest)| rest.split_once('u')).map(|(number, _)| number);
         number
             .and_then(|number| number.parse().ok())
@@ -154,6 +193,11 @@ impl<'a> Native<'a> {
         step()?;
         replace(&stamp, inputs.as_bytes())
     }
+}
+
+/// What a thread has come to.
+pub(super) fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, BuildError>>) -> Result<T, BuildError> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn not_started(program: &str, error: &std::io::Error) -> BuildError {

@@ -18,7 +18,8 @@ const MOST_WAITING: usize = 4096;
 
 /// A connection within the machine that waits to be accepted.
 struct Waiting {
-    end: End,
+    /// There until it is accepted.
+    end: Option<End>,
     signal: Rc<Signal>,
     own: SocketAddrV4,
     other: SocketAddrV4,
@@ -34,13 +35,26 @@ pub(super) struct Listener {
     stopped: Cell<bool>,
 }
 
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // Nobody has accepted it: the other end is told so.
+        if let Some(end) = self.end.take() {
+            end.reset();
+        }
+    }
+}
+
 impl Listener {
     fn accept(&self) -> Result<Rc<Socket>> {
         if self.stopped.get() {
             return Err(EINVAL);
         }
-        if let Some(Waiting { end, signal, own, other }) = self.waiting.borrow_mut().pop_front() {
-            let state = State::Connected(Rc::new(Stream::local(end, Some((own, other)))));
+        let waiting = self.waiting.borrow_mut().pop_front();
+        if let Some(mut waiting) = waiting
+            && let Some(end) = waiting.end.take()
+        {
+            let state = State::Connected(Rc::new(Stream::local(end, Some((waiting.own, waiting.other)))));
+            let signal = Rc::clone(&waiting.signal);
             return Ok(Socket::with_state(Family::Internet, Kind::Stream, state, false, signal));
         }
         let stream = self.network.as_ref().ok_or(EAGAIN)?.try_accept().map_err(errno)?;
@@ -71,7 +85,7 @@ impl Listener {
         }
         let accepted: Rc<Signal> = Rc::default();
         let [kept, end] = local::join(signal, &accepted);
-        waiting.push_back(Waiting { end, signal: accepted, own, other });
+        waiting.push_back(Waiting { end: Some(end), signal: accepted, own, other });
         Ok(kept)
     }
 }

@@ -1,7 +1,7 @@
 //! Sockets: TCP and UDP over IPv4, and pairs that stay within the machine.
 //!
 //! What goes to an address of this machine (`127.0.0.0/8`, its own) never meets the network: two sockets are joined by queues
-//! in memory ([`local`]), datagrams are put into the other's queue. All the rest is the guest's TCP/IP ([`crate::net`]).
+//! in memory, datagrams are put into the other's queue. All the rest is the guest's TCP/IP ([`crate::net`]).
 //! Any number of threads may use a socket at once.
 //!
 //! Ports that nobody has chosen are given out in turn, waiting threads are woken in the order in which they came: both are

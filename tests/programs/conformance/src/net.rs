@@ -74,6 +74,10 @@ fn listeners() {
     let unread = kind(TcpStream::connect_timeout(&nobody(), Duration::from_secs(5)));
     check("net: nobody listens, with a time limit", unread.err());
     let listener = TcpListener::bind(HOME).unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    drop(listener);
+    check("net: a connection that nobody has accepted", kind(client.read(&mut [0; 8])));
+    let listener = TcpListener::bind(HOME).unwrap();
     let clients: Vec<_> = (0..5).map(|_| TcpStream::connect(listener.local_addr().unwrap()).unwrap()).collect();
     let accepted: Vec<_> = listener.incoming().take(5).map(|stream| stream.unwrap().peer_addr().unwrap()).collect();
     let in_order = clients.iter().zip(&accepted).all(|(client, from)| client.local_addr().unwrap() == *from);

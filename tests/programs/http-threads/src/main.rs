@@ -49,7 +49,8 @@ fn main() {
                 for mut request in server.incoming_requests() {
                     let (status, text) = answer(&mut request, &entries);
                     // A client that has gone wants no answer.
-                    let _ = request.respond(Response::from_string(text).with_status_code(status));
+                    let response = Response::from_string(text).with_status_code(status);
+                    let _ = request.respond(response.with_chunked_threshold(usize::MAX));
                 }
             })
         })

@@ -1,0 +1,170 @@
+//! Files by hermit's names.
+
+use core::ffi::{CStr, c_char};
+use core::mem::offset_of;
+
+use hermit_abi::{DT_DIR, DT_LNK, DT_REG, EFAULT, EINVAL, ENOTDIR, O_DIRECTORY, O_RDONLY, dirent64, stat};
+
+use super::descriptors::{self, Result};
+use super::io::returned;
+use crate::fs;
+
+/// Entries are aligned to this.
+const ENTRY_ALIGN: usize = 8;
+
+/// A caller's path. `EFAULT` for a null pointer.
+///
+/// # Safety
+/// `path` is null or a text that lives as long as the result.
+unsafe fn text<'a>(path: *const c_char) -> Result<&'a [u8]> {
+    if path.is_null() {
+        return Err(EFAULT);
+    }
+    // SAFETY: the caller's.
+    Ok(unsafe { CStr::from_ptr(path) }.to_bytes())
+}
+
+/// What a call returns that gives nothing.
+fn nothing(result: Result<()>) -> i32 {
+    returned(result.map(|()| 0))
+}
+
+/// Opens what lies at a path: its descriptor. See [`fs::open`] for errors, which are negated; `-EFAULT` for a null pointer.
+///
+/// # Safety
+/// `name` is null or a text.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_open(name: *const c_char, flags: i32, mode: i32) -> i32 {
+    // SAFETY: the caller's.
+    returned(unsafe { text(name) }.and_then(|path| fs::open(None, path, flags, mode as u32)))
+}
+
+/// Opens a directory: its descriptor. As [`sys_open`].
+///
+/// # Safety
+/// `name` is null or a text.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_opendir(name: *const c_char) -> i32 {
+    // SAFETY: the caller's.
+    unsafe { sys_open(name, O_RDONLY | O_DIRECTORY, 0) }
+}
+
+/// Takes the name of a file away. See [`fs::remove`] for errors.
+///
+/// # Safety
+/// `name` is null or a text.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_unlink(name: *const c_char) -> i32 {
+    // SAFETY: the caller's.
+    nothing(unsafe { text(name) }.and_then(|path| fs::remove(None, path, false)))
+}
+
+/// Removes an empty directory. See [`fs::remove`] for errors.
+///
+/// # Safety
+/// `name` is null or a text.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_rmdir(name: *const c_char) -> i32 {
+    // SAFETY: the caller's.
+    nothing(unsafe { text(name) }.and_then(|path| fs::remove(None, path, true)))
+}
+
+/// Makes an empty directory. See [`fs::make_directory`] for errors.
+///
+/// # Safety
+/// `name` is null or a text.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_mkdir(name: *const i8, mode: u32) -> i32 {
+    // SAFETY: the caller's.
+    nothing(unsafe { text(name.cast()) }.and_then(|path| fs::make_directory(None, path, mode)))
+}
+
+/// # Safety
+/// `name` is null or a text, `place` null or writable.
+unsafe fn stat_of(name: *const c_char, place: *mut stat, follow: bool) -> i32 {
+    // SAFETY: the caller's.
+    let found = unsafe { text(name) }.and_then(|path| fs::metadata(None, path, follow));
+    nothing(found.and_then(|found| {
+        if place.is_null() {
+            return Err(EFAULT);
+        }
+        // SAFETY: the caller's.
+        unsafe { place.write(found.stat()) };
+        Ok(())
+    }))
+}
+
+/// What there is to know of what lies at a path. See [`fs::metadata`] for errors; `-EFAULT` for a null pointer.
+///
+/// # Safety
+/// `name` is null or a text, `stat` null or writable.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_stat(name: *const c_char, stat: *mut stat) -> i32 {
+    // SAFETY: the caller's.
+    unsafe { stat_of(name, stat, true) }
+}
+
+/// As [`sys_stat`], of a symbolic link itself.
+///
+/// # Safety
+/// As [`sys_stat`].
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_lstat(name: *const c_char, stat: *mut stat) -> i32 {
+    // SAFETY: the caller's.
+    unsafe { stat_of(name, stat, false) }
+}
+
+/// Makes what was written to a file stable. See [`fs::sync_all`] for errors.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub extern "C" fn sys_fsync(fd: i32) -> i32 {
+    nothing(fs::sync_all(fd))
+}
+
+/// The next entries of a directory, as many as fit into `count` bytes: how many bytes they take, 0 at the end. `-EBADF`,
+/// `-ENOTDIR`, `-EFAULT` for a null pointer, `-EINVAL` when not even one fits.
+///
+/// # Safety
+/// `dirp` is null or points to `count` writable bytes.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn sys_getdents64(fd: i32, dirp: *mut dirent64, count: usize) -> i64 {
+    // SAFETY: the caller's.
+    let listed = descriptors::get_as::<fs::File>(fd, ENOTDIR).and_then(|file| unsafe { list(&file, dirp, count) });
+    listed.map_or_else(|errno| -i64::from(errno), |bytes| bytes as i64)
+}
+
+/// # Safety
+/// `place` is null or points to `count` writable bytes.
+unsafe fn list(file: &fs::File, place: *mut dirent64, count: usize) -> Result<usize> {
+    if place.is_null() {
+        return Err(EFAULT);
+    }
+    let mut used = 0;
+    loop {
+        let before = file.last_name();
+        let Some(entry) = file.next_entry()? else { return Ok(used) };
+        let name_at = offset_of!(dirent64, d_name);
+        let bytes = (name_at + entry.name.len() + 1).next_multiple_of(ENTRY_ALIGN);
+        if bytes > count - used {
+            file.unread_entry(before);
+            return if used == 0 { Err(EINVAL) } else { Ok(used) };
+        }
+        let d_type = match entry.kind {
+            filesystem::Kind::File => DT_REG,
+            filesystem::Kind::Directory => DT_DIR,
+            filesystem::Kind::Link => DT_LNK,
+        };
+        // SAFETY: there is room for so many bytes, as the caller says; fields are written one by one, because there may not be
+        // room for the longest name, and without regard to alignment.
+        unsafe {
+            let at = place.cast::<u8>().add(used);
+            at.write_bytes(0, bytes);
+            let field = |offset: usize, bytes: &[u8]| at.add(offset).copy_from(bytes.as_ptr(), bytes.len());
+            field(offset_of!(dirent64, d_ino), &entry.ino.to_le_bytes());
+            field(offset_of!(dirent64, d_off), &entry.position.to_le_bytes());
+            field(offset_of!(dirent64, d_reclen), &(bytes as u16).to_le_bytes());
+            field(offset_of!(dirent64, d_type), &[d_type]);
+            field(name_at, &entry.name);
+        }
+        used += bytes;
+    }
+}

@@ -1,0 +1,179 @@
+//! Files of ordinary programs: `std::fs` on disks and in the image, and what becomes of them when machines die.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use pollux_tests::disks::{Files, connect};
+use pollux_tests::guests::ask;
+use pollux_tests::pair::{DEADLINE, Options, Pair};
+use pollux_tests::sim::Rng;
+use pollux_tests::status::GuestStopped;
+use pollux_tests::workbench::{Watch, moments, program_folder, program_image, seed};
+
+/// What a program says when its files are not to be had.
+const CANNOT_START: i64 = 70;
+
+/// A program with a disk of its own, unless it needs none.
+fn program(name: &str, files: Option<(&Files, &str)>, arguments: &[&str]) -> Options {
+    let mut options = Options::new("").with(&["--memory-mib", "48"]).with(arguments);
+    if let Some((files, how)) = files {
+        options = options.with(&["--disk", &format!("data={}{how}", files.stem().display())]);
+    }
+    options.image = Some(program_image(name));
+    options
+}
+
+/// What a program prints on this host.
+fn native(name: &str, arguments: &[&str]) -> String {
+    let output = Command::new("cargo")
+        .args(["run", "--quiet", "--locked", "--manifest-path"])
+        .arg(program_folder(name).join("Cargo.toml"))
+        .arg("--")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("cargo starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Waits for the end of the program.
+fn end_of(pair: &mut Pair) -> GuestStopped {
+    pair.wait_until("the program's end", |status| status.guest_stopped.clone())
+}
+
+/// Compares what was printed with what Linux prints.
+fn assert_same(console: &str, expected: &str) {
+    for (ours, theirs) in console.lines().zip(expected.lines()) {
+        assert_eq!(ours, theirs, "the image says the first, Linux the second");
+    }
+    assert!(console.lines().count() >= expected.lines().count(), "{console}");
+}
+
+/// Twice on one disk: the second time it is a disk that was used, and nothing of the first is left on it.
+#[test]
+fn std_fs_behaves_as_on_linux() {
+    let files = Files::new("std-fs");
+    let folder = files.folder().join("native");
+    fs::create_dir_all(&folder).expect("a folder");
+    let packed = program_folder("files").join("packed");
+    let expected = native("files", &[&folder.display().to_string(), &packed.display().to_string()]);
+    assert!(expected.ends_with("all done\n") && expected.lines().count() > 140, "{expected}");
+    let arguments = ["--args", "/data /usr/share/packed"];
+    for disk in [",size=32M", ""] {
+        let mut pair = Pair::up(&program("files", Some((&files, disk)), &arguments));
+        pair.fault(&["console-input", "go"]);
+        let stopped = end_of(&mut pair);
+        assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{stopped:?}\n{}", pair.console());
+        assert_same(&pair.console(), &expected);
+        pair.down();
+    }
+}
+
+/// What cannot be mounted is said, the program does not start, and what is on the disk stays.
+#[test]
+fn what_is_no_file_system_is_refused_and_left_alone() {
+    let files = Files::new("foreign");
+    // Another program's disk, with a single block that is not zeros.
+    let probe = |size: &str, work: &[(&str, &str)]| {
+        let mut pair = Pair::up(&files.options(size, &["--bare"]));
+        let mut client = connect(&mut pair);
+        work.iter().for_each(|(asked, answer)| assert_eq!(ask(&mut client, asked), *answer));
+        pair.down();
+    };
+    probe(",size=8M", &[("disk data write 200 1 5 9", "done"), ("disk data flush", "done")]);
+    let refusals = [
+        (program("files", Some((&files, "")), &["--bare"]), "disk data cannot be mounted at /data: it holds something"),
+        (program("files", None, &["--bare"]), "there is no disk data, which is to be mounted at /data"),
+    ];
+    for (options, why) in refusals {
+        let mut pair = Pair::up(&options);
+        let stopped = end_of(&mut pair);
+        assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", CANNOT_START), "{stopped:?}");
+        assert!(pair.console().contains(why), "{}", pair.console());
+        pair.down();
+    }
+    probe("", &[("disk data verify 200 1 5 9", "same")]);
+}
+
+/// ripgrep's searcher finds in the image what it finds on Linux.
+#[test]
+fn grep_searcher_finds_the_same_in_packed_files() {
+    let pattern = r"fn\s+\w*epoch\w*|[Oo]utput.commit";
+    let folder = program_folder("grep").join("../../../hypervisor-shim/protocol/src");
+    let expected = native("grep", &[&folder.display().to_string(), pattern]);
+    assert!(expected.lines().count() > 10, "{expected}");
+    let mut pair = Pair::up(&program("grep", None, &["--args", &format!("/sources {pattern}")]));
+    let stopped = end_of(&mut pair);
+    assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{stopped:?}");
+    assert_same(&pair.console(), &expected);
+    pair.down();
+}
+
+/// The transactions that the database has said to be committed: one after the other, none left out and none twice.
+fn committed(pair: &Pair) -> u64 {
+    let console = pair.console();
+    // The last line may be there in part.
+    let lines = console.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+    let mut last = None;
+    for number in lines.filter_map(|line| line.strip_prefix("committed ")) {
+        let number: u64 = number.parse().expect("a number");
+        assert!(last.is_none_or(|last| number == last + 1), "{number} after {last:?}");
+        last = Some(number);
+    }
+    last.unwrap_or(0)
+}
+
+/// Waits until so many transactions are committed: how many are.
+fn wait_for_committed(pair: &Pair, least: u64) -> u64 {
+    let watch = Watch::new(&pair.folder());
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let number = committed(pair);
+        if number >= least {
+            return number;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "{number} transactions, {least} were awaited:\n{}", pair.console());
+        watch.wait(left);
+    }
+}
+
+/// What the database has found at its start.
+fn found(pair: &Pair) -> u64 {
+    let line = pair.wait_for_console("found ");
+    line.strip_prefix("found ").and_then(|number| number.parse().ok()).expect("a number")
+}
+
+/// A database, unmodified from crates.io, whose primary is killed again and again, and then both machines: whatever it has
+/// said to be committed is there.
+#[test]
+fn a_database_loses_nothing_that_it_has_committed() {
+    let mut rng = Rng::new(seed("a database"));
+    let files = Files::new("database");
+    let mut pair = Pair::up(&program("database", Some((&files, ",size=16M")), &[]));
+    assert_eq!(found(&pair), 0);
+    let mut last = 0;
+    for round in 0..moments(10) {
+        last = wait_for_committed(&pair, last + 5 + rng.below(60));
+        pair.must(&["kill", "primary"]);
+        pair.wait_for_solo(2 * round + 2);
+        last = wait_for_committed(&pair, last + 5);
+        pair.must(&["rejoin"]);
+    }
+    for _ in 0..3 {
+        wait_for_committed(&pair, last + 5 + rng.below(60));
+        pair.kill_machines();
+        last = committed(&pair);
+        drop(pair);
+        pair = Pair::up(&program("database", Some((&files, ",resync")), &[]));
+        let found = found(&pair);
+        assert!(found >= last, "{last} transactions were committed and {found} are there");
+        last = found;
+    }
+    wait_for_committed(&pair, last + 5);
+    let status = pair.status();
+    assert!(status.event("diverge").is_none(), "{:#?}", status.events);
+    pair.down();
+}
