@@ -13,12 +13,12 @@ const PIECES: u32 = KILLS + 2;
 /// No replica is to be taken for dead because the machine has other things to do. One that is killed is seen at once.
 const PATIENT: [&str; 2] = ["--failure-timeout-ms", "5000"];
 
-/// What it computes on this host.
-fn native() -> String {
+/// What it computes on this host, so many pieces of it.
+fn native(pieces: u32) -> String {
     let output = Command::new("cargo")
         .args(["run", "--quiet", "--release", "--manifest-path"])
         .arg(program_folder("parallel").join("Cargo.toml"))
-        .args(["--", &PIECES.to_string()])
+        .args(["--", &pieces.to_string()])
         .stdin(Stdio::null())
         .output()
         .expect("cargo starts");
@@ -26,9 +26,16 @@ fn native() -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
+/// The console begins with this.
+fn prints(pair: &Pair, expected: &str) {
+    let console = fs::read_to_string(pair.folder().join("console.log")).expect("the console's log");
+    let printed: Vec<&str> = console.lines().take(expected.lines().count()).collect();
+    assert_eq!(printed, expected.lines().collect::<Vec<_>>());
+}
+
 #[test]
 fn a_computation_with_rayon_survives_ten_kills_and_computes_what_it_does_on_linux() {
-    let expected = native();
+    let expected = native(PIECES);
     let pieces = PIECES.to_string();
     let options = Options::new("").alone().with(&PATIENT).with(&["--epoch", "exact:50000", "--args", &pieces]);
     let mut pair = Pair::up(&Options { image: Some(program_image("parallel")), ..options });
@@ -44,10 +51,28 @@ fn a_computation_with_rayon_survives_ten_kills_and_computes_what_it_does_on_linu
     let stopped: GuestStopped = pair.wait_until("the program's end", |status| status.guest_stopped.clone());
     assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{stopped:?}");
     pair.wait_for_console("all done");
-    let console = fs::read_to_string(pair.folder().join("console.log")).expect("the console's log");
-    let printed: Vec<&str> = console.lines().take(expected.lines().count()).collect();
-    assert_eq!(printed, expected.lines().collect::<Vec<_>>());
+    prints(&pair, &expected);
     let status = pair.status();
     assert!(status.event("diverge").is_none(), "{:#?}", status.events);
+    pair.down();
+}
+
+/// The same with the `std` for hermit, which is built from source and asks for no C library.
+#[test]
+fn with_hermits_std_it_computes_the_same() {
+    let manifest = program_folder("parallel").join("Cargo.toml").display().to_string();
+    let nothing = Pair::nothing();
+    let built = nothing.command(&["build", "--json", "--target", "hermit", "--manifest-path", &manifest]).output();
+    let built = built.expect("the pollux command starts");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let built: serde_json::Value = serde_json::from_slice(&built.stdout).expect("JSON");
+    let image = built["image"].as_str().expect("it names the image").into();
+    let options = Options::new("").with(&PATIENT).with(&["--", "2"]);
+    let mut pair = Pair::up(&Options { image: Some(image), ..options });
+    pair.fault(&["console-input", "go"]);
+    let stopped: GuestStopped = pair.wait_until("the program's end", |status| status.guest_stopped.clone());
+    assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{stopped:?}");
+    pair.wait_for_console("all done");
+    prints(&pair, &native(2));
     pair.down();
 }

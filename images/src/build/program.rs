@@ -131,7 +131,7 @@ impl Program {
         quiet: bool,
     ) -> Result<PathBuf, BuildError> {
         let mut command = Command::new(std.cargo());
-        command.args(["build", "--manifest-path"]).arg(&self.manifest);
+        command.args(["rustc", "--manifest-path"]).arg(&self.manifest);
         command.args(["--package", &self.package.name, "--bin", &self.binary]);
         command.args(["--profile", PROFILE, "--target", std.target(), "--target-dir"]).arg(&self.target_dir);
         command.args(PROFILE_SETTINGS.iter().flat_map(|setting| ["--config", setting]));
@@ -143,7 +143,9 @@ impl Program {
             command.env("RUSTC", hppa::RUSTC).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTUP_TOOLCHAIN");
             linker = workspace.toolchain_linker_program()?.into();
         }
-        command.env("CARGO_ENCODED_RUSTFLAGS", self.flags(library, bundle, workspace, std, &linker));
+        // What concerns the linker goes to the last crate alone: another C library compiles nothing else anew.
+        command.arg("--").args(library.link_flags(bundle, std, &linker));
+        command.env("CARGO_ENCODED_RUSTFLAGS", self.flags(workspace, std));
         for name in ["RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
             command.env_remove(name);
         }
@@ -152,34 +154,11 @@ impl Program {
         Ok(self.target_dir.join(std.target()).join(PROFILE).join(&self.binary))
     }
 
-    fn flags(
-        &self,
-        library: &Library,
-        bundle: Option<&Path>,
-        workspace: &Workspace,
-        std: StdLibrary,
-        linker: &OsStr,
-    ) -> OsString {
+    /// Flags for every crate.
+    fn flags(&self, workspace: &Workspace, std: StdLibrary) -> OsString {
         let mut flags: Vec<OsString> = Vec::new();
-        for option in
-            ["relocation-model=static"].iter().chain(std.options()).chain(&FOR_AN_EMULATOR).chain(&GUEST_CODEGEN)
-        {
+        for option in ["relocation-model=static", std.features()].iter().chain(&FOR_AN_EMULATOR).chain(&GUEST_CODEGEN) {
             flags.extend(["-C".into(), (*option).into()]);
-        }
-        let with = |start: &str, end: &OsStr| {
-            let mut flag = OsString::from(start);
-            flag.push(end);
-            flag
-        };
-        flags.push(with("-Clinker=", linker));
-        flags.push(with("-Lnative=", library.folder.as_os_str()));
-        flags.extend(LINK.iter().map(|argument| with("-Clink-arg=", argument.as_ref())));
-        flags.push(with("-Clink-arg=-T", library.script.as_os_str()));
-        flags.push(with("-Clink-arg=", library.archive.as_os_str()));
-        if let Some(bundle) = bundle {
-            // The linker script says where its bytes go.
-            let pieces = [OsStr::new("--format=binary"), bundle.as_os_str(), OsStr::new("--format=default")];
-            flags.extend(pieces.map(|piece| with("-Clink-arg=", piece)));
         }
         flags.push(remap(&self.root, "/program"));
         flags.extend(workspace.remapped());
@@ -214,12 +193,20 @@ impl StdLibrary {
         }
     }
 
-    /// One program, linked by the toolchain's linker without anything of the system's, as hermit's always are; and without
-    /// instructions that draw random numbers, which replicas would draw apart.
-    fn options(self) -> &'static [&'static str] {
+    /// A program linked as one, as hermit's always are; and without instructions that draw random numbers, which replicas would
+    /// draw apart.
+    fn features(self) -> &'static str {
         match self {
-            Self::Linux => &["linker-flavor=ld.lld", "link-self-contained=no", "target-feature=+crt-static"],
-            Self::Hermit => &["target-feature=-rdrand,-rdseed"],
+            Self::Linux => "target-feature=+crt-static",
+            Self::Hermit => "target-feature=-rdrand,-rdseed",
+        }
+    }
+
+    /// What tells the compiler that the linker is the toolchain's own, and that nothing of the system's is linked.
+    fn link_options(self) -> &'static [&'static str] {
+        match self {
+            Self::Linux => &["-Clinker-flavor=ld.lld", "-Clink-self-contained=no"],
+            Self::Hermit => &[],
         }
     }
 }
@@ -233,6 +220,27 @@ struct Library {
 }
 
 impl Library {
+    /// Flags by which a program is linked with it, and with files that are packed into the image.
+    fn link_flags(&self, bundle: Option<&Path>, std: StdLibrary, linker: &OsStr) -> Vec<OsString> {
+        let with = |start: &str, end: &OsStr| {
+            let mut flag = OsString::from(start);
+            flag.push(end);
+            flag
+        };
+        let mut flags: Vec<OsString> = std.link_options().iter().map(OsString::from).collect();
+        flags.push(with("-Clinker=", linker));
+        flags.push(with("-Lnative=", self.folder.as_os_str()));
+        flags.extend(LINK.iter().map(|argument| with("-Clink-arg=", argument.as_ref())));
+        flags.push(with("-Clink-arg=-T", self.script.as_os_str()));
+        flags.push(with("-Clink-arg=", self.archive.as_os_str()));
+        if let Some(bundle) = bundle {
+            // The linker script says where its bytes go.
+            let pieces = [OsStr::new("--format=binary"), bundle.as_os_str(), OsStr::new("--format=default")];
+            flags.extend(pieces.map(|piece| with("-Clink-arg=", piece)));
+        }
+        flags
+    }
+
     /// Builds it. Its files lie in a folder that is named after their contents: so whoever was linked with others is linked
     /// anew.
     fn build(workspace: &Workspace, quiet: bool) -> Result<Self, BuildError> {

@@ -69,6 +69,17 @@ fn first_thread() {
     let count = (arguments.len() - 1) as c_int;
     let arguments = Box::leak(arguments.into_boxed_slice()).as_ptr();
     environment::install();
+    if let Some(entry) = entry_of_hermit() {
+        // It calls the runtime without a library in between that would mask it: so its threads are not interrupted. They
+        // need storage like any others.
+        let enter = || match tls::Storage::new() {
+            Some(storage) => storage.enter(),
+            None => runtime::exit::abort(format_args!("there is no memory for a new thread's variables")),
+        };
+        thread::set_hooks(Some(thread::Hooks { enter, leave: tls::leave }));
+        // SAFETY: it is what the linker script says, and the arrays end in null pointers and are never given back.
+        unsafe { entry(count, arguments, environment::environ) }
+    }
     // SAFETY: the linker script puts nothing but constructors between the two; `main` is the one that rustc has made. The
     // arrays end in null pointers and are never given back.
     let status = thread::preemptible(|| unsafe {
@@ -76,9 +87,6 @@ fn first_thread() {
         while constructor < &raw const __init_array_end {
             (*constructor)(count, arguments, environment::environ);
             constructor = constructor.add(1);
-        }
-        if let Some(entry) = entry_of_hermit() {
-            entry(count, arguments, environment::environ);
         }
         main(count, arguments)
     });

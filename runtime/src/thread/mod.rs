@@ -86,6 +86,24 @@ local! {
     };
 }
 
+/// What every thread does first and last, on its own stack.
+#[derive(Debug, Clone, Copy)]
+pub struct Hooks {
+    /// Before its function.
+    pub enter: fn(),
+    /// After it.
+    pub leave: fn(),
+}
+
+local! {
+    static HOOKS: Cell<Option<Hooks>> = Cell::new(None);
+}
+
+/// Threads that start from now on run these, as long as nobody else calls this.
+pub fn set_hooks(hooks: Option<Hooks>) {
+    HOOKS.with(|place| place.set(hooks));
+}
+
 /// Why there is no new thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpawnError {
@@ -221,8 +239,15 @@ impl Thread {
 /// Where every thread starts.
 extern "C" fn begin() -> ! {
     if let Some(thread) = running() {
+        let hooks = HOOKS.with(Cell::get);
+        if let Some(hooks) = hooks {
+            (hooks.enter)();
+        }
         if let Some(body) = thread.body.take() {
             body();
+        }
+        if let Some(hooks) = hooks {
+            (hooks.leave)();
         }
         thread.ended.set(true);
     }
@@ -366,6 +391,7 @@ pub(crate) fn reset() {
         all.thread_pointer.set(0);
         all.looks.set((0, [0; 2]));
     });
+    set_hooks(None);
     table::reset();
     futex::reset();
 }
