@@ -61,6 +61,12 @@ fn encode_name(name: &str) -> Option<Vec<u8>> {
     (bytes.len() <= MAX_NAME_BYTES).then_some(bytes)
 }
 
+/// Whether a text is a name that can be asked for.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    encode_name(text).is_some()
+}
+
 /// A question for the addresses of a name.
 #[derive(Debug, Clone)]
 pub struct Query {
@@ -157,7 +163,7 @@ mod tests {
         let long = "a".repeat(64);
         let many = "abcdefg.".repeat(32);
         for wrong in ["", ".", "a..b", "a b", "a/b", "über", &long, &many, "a\0"] {
-            assert!(Query::new(wrong, 0).is_none(), "{wrong:?}");
+            assert!(Query::new(wrong, 0).is_none() && !is_name(wrong), "{wrong:?}");
         }
     }
 

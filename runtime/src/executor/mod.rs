@@ -308,6 +308,7 @@ pub(crate) fn reset() {
     crate::compute::reset();
     crate::thread::reset();
     crate::sys::descriptors::reset();
+    crate::sys::sockets::reset();
     EXECUTOR.with(|executor| {
         drop(executor.tables.replace(Tables::new()));
         executor.polls.set(0);

@@ -98,6 +98,9 @@ pub fn lookup(name: &str, chosen: Option<SocketAddrV4>) -> Result<Vec<Ipv4Addr>,
     }
     // What is no name is nobody asked for, whatever else is missing.
     Query::new(name, 0).ok_or(LookupError::NoSuchName)?;
+    if !dns::is_name(name) {
+        return Err(LookupError::NoSuchName);
+    }
     let mut id = [0; 2];
     random::fill(&mut id).map_err(|_| LookupError::TryAgain)?;
     let query = Query::new(name, u16::from_le_bytes(id)).ok_or(LookupError::NoSuchName)?;

@@ -28,6 +28,7 @@ pub fn run(line: Lines<'_>) {
     }
     bytes_line(line, "arithmetic", text.as_bytes());
     blocks(line);
+    unaligned(line);
     collections(line);
 }
 
@@ -89,6 +90,33 @@ fn blocks(line: Lines<'_>) {
         }
     }
     bytes_line(line, "blocks", &bytes);
+}
+
+/// Loads and stores of every width at every alignment, of which the compiler knows nothing. What lies beside a store must stay.
+fn unaligned(line: Lines<'_>) {
+    const WIDEST_BYTES: usize = 8;
+    let mut bytes: Vec<u8> = (0..64).map(|index| (index * 11 + 5) as u8).collect();
+    let mut text = String::new();
+    for round in 0..64u64 {
+        for shift in 0..2 * WIDEST_BYTES {
+            let place = bytes[black_box(16 + shift)..].as_mut_ptr();
+            // SAFETY: at least 32 bytes follow the place, and nothing here asks for an alignment.
+            unsafe {
+                let (half, word) = (place.cast::<u16>().read_unaligned(), place.cast::<u32>().read_unaligned());
+                let (wide, float) = (place.cast::<u64>().read_unaligned(), place.cast::<f64>().read_unaligned());
+                let (signed, short) = (place.cast::<i16>().read_unaligned(), place.cast::<f32>().read_unaligned());
+                let _ =
+                    writeln!(text, "{half:x} {word:x} {wide:x} {signed} {:x} {:x}", float.to_bits(), short.to_bits());
+                place.cast::<u16>().write_unaligned(black_box(half.wrapping_mul(3)));
+                place.add(3).cast::<u32>().write_unaligned(black_box(word.wrapping_add(round as u32)));
+                place.add(9).cast::<u64>().write_unaligned(black_box(wide.rotate_left(13) ^ round));
+                place.add(18).cast::<f64>().write_unaligned(black_box(round as f64 / 7.0));
+                place.add(27).cast::<f32>().write_unaligned(black_box(round as f32 / 3.0));
+            }
+        }
+    }
+    text.extend(bytes.iter().map(|byte| char::from(*byte)));
+    bytes_line(line, "unaligned", text.as_bytes());
 }
 
 fn collections(line: Lines<'_>) {

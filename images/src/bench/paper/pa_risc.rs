@@ -60,7 +60,7 @@ pub fn plan(quick: bool, rounds: Option<usize>, seed: u64) -> Plan {
     let exact = lengths
         .iter()
         .map(|&length| group(EpochSpec::Exact(length), runs.min(most_epochs * length / INSTRUCTIONS_A_RUN)));
-    let operations = if quick { 300 } else { 2_000 };
+    let operations = if quick { 1_000 } else { 10_000 };
     let of_disk = |workload, epoch, size| Group { workload, epoch, size, systems: systems.clone() };
     let disk = disk_workloads(quick).iter().flat_map(|&workload| {
         let exact = lengths.iter().map(|&length| {

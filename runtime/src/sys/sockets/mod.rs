@@ -517,3 +517,9 @@ impl Drop for Socket {
         }
     }
 }
+
+/// Forgets what sockets share, after they have gone: the end of a machine on a host.
+#[cfg(not(feature = "image"))]
+pub(crate) fn reset() {
+    ports::reset();
+}

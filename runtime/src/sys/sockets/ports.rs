@@ -27,14 +27,14 @@ struct Ports {
 }
 
 local! {
-    static PORTS: RefCell<Ports> = RefCell::new(Ports {
-        streams: BTreeMap::new(),
-        datagrams: BTreeMap::new(),
-        last: u16::MAX,
-    });
+    static PORTS: RefCell<Ports> = RefCell::new(Ports::new());
 }
 
 impl Ports {
+    const fn new() -> Self {
+        Self { streams: BTreeMap::new(), datagrams: BTreeMap::new(), last: u16::MAX }
+    }
+
     fn of(&mut self, kind: Kind) -> &mut BTreeMap<u16, Vec<Holder>> {
         match kind {
             Kind::Stream => &mut self.streams,
@@ -118,4 +118,10 @@ pub(super) fn find(kind: Kind, address: SocketAddrV4) -> Option<Rc<Socket>> {
         let exact = holders.iter().find(|holder| holder.ip == *address.ip());
         exact.or_else(|| holders.iter().find(|holder| holder.ip.is_unspecified()))?.socket.upgrade()
     })
+}
+
+/// Forgets which port was given out last: the end of a machine on a host.
+#[cfg(not(feature = "image"))]
+pub(super) fn reset() {
+    PORTS.with(|ports| *ports.borrow_mut() = Ports::new());
 }
