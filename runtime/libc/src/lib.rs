@@ -7,8 +7,6 @@
 //! Each function works, or returns the error number that a program expects of a system that lacks the thing, or, where a
 //! program would not look at an error ([`refused`]), ends it with the function's name. `symbols.txt` says which, and a test
 //! compares it with what the toolchain's `std` refers to and with what is defined here.
-//!
-//! What is there instead of files: an empty root directory that cannot be written to.
 #![no_std]
 // Names are the C library's.
 #![allow(non_snake_case)]
