@@ -196,12 +196,14 @@ pub struct Workspace {
     packages: Vec<Package>,
 }
 
-/// Code for a translator is not code for a processor. A return costs a look-up, so more is inlined; a vector register is
-/// memory, so words are not gathered into vectors (nocona is the processor whose tuning says so; QEMU's least CPU model
-/// has all its features). Measured with `redis-benchmark -P 16`, four interleaved runs: 0.97 to 1.20 us of the vCPU's
-/// time a request instead of 1.10 to 1.42.
-pub(super) const FOR_AN_EMULATOR: [&str; 4] =
-    ["llvm-args=-inline-threshold=600", "target-cpu=nocona", "no-vectorize-loops", "no-vectorize-slp"];
+/// Code for a translator is not code for a processor. A vector register is memory, so words are not gathered into vectors (nocona is the
+/// processor whose tuning says so; QEMU's least CPU model has all its features).
+pub(super) const FOR_AN_EMULATOR: [&str; 3] = ["target-cpu=nocona", "no-vectorize-loops", "no-vectorize-slp"];
+
+/// A return costs a look-up, so more is inlined. Measured, with the above, by `redis-benchmark -P 16`, four interleaved runs: 0.97 to
+/// 1.20 us of the vCPU's time a request instead of 1.10 to 1.42. Not in the library of ordinary programs, most of which a
+/// program does not call often: it would be a sixth larger.
+pub(super) const INLINES_MORE: [&str; 1] = ["llvm-args=-inline-threshold=600"];
 
 /// Backtraces follow frame pointers.
 pub(super) const GUEST_CODEGEN: [&str; 1] = ["force-frame-pointers=yes"];
@@ -334,8 +336,8 @@ impl Workspace {
         let mut command = self.command("rustc", &target_dir, quiet);
         command.args(["--package", package, "--lib", "--crate-type", "staticlib", "--features", "image"]);
         // A program's panics unwind through a library's functions, too; the library's own do not.
-        let codegen = [GUEST_CODEGEN.as_slice(), &["force-unwind-tables=yes"]].concat();
-        command.env("CARGO_ENCODED_RUSTFLAGS", self.compile_flags(&codegen).join(FLAG_SEPARATOR.as_ref()));
+        let codegen = GUEST_CODEGEN.iter().chain(&["force-unwind-tables=yes"]);
+        command.env("CARGO_ENCODED_RUSTFLAGS", self.compile_flags(codegen).join(FLAG_SEPARATOR.as_ref()));
         run(command.stdout(Stdio::null()), package)?;
         Ok(target_dir.join(TARGET).join(PROFILE).join(archive))
     }
@@ -418,7 +420,7 @@ impl Workspace {
     /// The flags go through the environment and together with `--target`, so that build scripts and procedural
     /// macros, which run on the host, are built without them.
     fn flags(&self, script: &Path, codegen: &[&str]) -> OsString {
-        let mut flags = self.compile_flags(codegen);
+        let mut flags = self.compile_flags(INLINES_MORE.iter().chain(codegen));
         for argument in LINK {
             flags.extend(["-C".into(), format!("link-arg={argument}").into()]);
         }
@@ -429,7 +431,7 @@ impl Workspace {
     }
 
     /// Those of them that do not concern the linker.
-    fn compile_flags(&self, codegen: &[&str]) -> Vec<OsString> {
+    fn compile_flags<'a>(&self, codegen: impl Iterator<Item = &'a &'a str>) -> Vec<OsString> {
         let mut flags: Vec<OsString> = Vec::new();
         for option in ["relocation-model=static", "no-redzone=yes"].iter().chain(&FOR_AN_EMULATOR).chain(codegen) {
             flags.extend(["-C".into(), (*option).into()]);

@@ -11,7 +11,9 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::cargo::{FLAG_SEPARATOR, FOR_AN_EMULATOR, GUEST_CODEGEN, Package, TARGET, cargo_program, remap, run};
+use super::cargo::{
+    FLAG_SEPARATOR, FOR_AN_EMULATOR, GUEST_CODEGEN, INLINES_MORE, Package, TARGET, cargo_program, remap, run,
+};
 use super::{BuildError, Image, Workspace, file_error, hex, hppa, image_name, pack, read, replace, write};
 use crate::error::Result;
 use crate::supervise::spec::EpochSpec;
@@ -157,7 +159,8 @@ impl Program {
     /// Flags for every crate.
     fn flags(&self, workspace: &Workspace, std: StdLibrary) -> OsString {
         let mut flags: Vec<OsString> = Vec::new();
-        for option in ["relocation-model=static", std.features()].iter().chain(&FOR_AN_EMULATOR).chain(&GUEST_CODEGEN) {
+        let general = ["relocation-model=static", std.features()];
+        for option in general.iter().chain(&FOR_AN_EMULATOR).chain(&INLINES_MORE).chain(&GUEST_CODEGEN) {
             flags.extend(["-C".into(), (*option).into()]);
         }
         flags.push(remap(&self.root, "/program"));
