@@ -1,5 +1,6 @@
 //! Files of ordinary programs: `std::fs` on disks and in the image, and what becomes of them when machines die.
 
+use std::fmt::Display;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -97,17 +98,28 @@ fn what_is_no_file_system_is_refused_and_left_alone() {
     probe("", &[("disk data verify 200 1 5 9", "same")]);
 }
 
-/// ripgrep's searcher finds in the image what it finds on Linux.
+/// ripgrep's searcher finds in the image what it finds on Linux, over and over, whatever becomes of its machine.
 #[test]
 fn grep_searcher_finds_the_same_in_packed_files() {
+    let mut rng = Rng::new(seed("a search"));
     let pattern = r"fn\s+\w*epoch\w*|[Oo]utput.commit";
     let folder = program_folder("grep").join("../../../hypervisor-shim/protocol/src");
     let expected = native("grep", &[&folder.display().to_string(), pattern]);
     assert!(expected.lines().count() > 10, "{expected}");
-    let mut pair = Pair::up(&program("grep", None, &["--args", &format!("/sources {pattern}")]));
-    let stopped = end_of(&mut pair);
-    assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{stopped:?}");
-    assert_same(&pair.console(), &expected);
+    let mut pair = Pair::up(&program("grep", None, &["--args", &format!("/sources {pattern} {}", u32::MAX)]));
+    let searches = |pair: &Pair| pair.console().matches(" matches in ").count();
+    for round in 0..moments(10) {
+        let enough = searches(&pair) + 1 + rng.below(4) as usize;
+        wait_for_so_many(&pair, "searches", enough, searches);
+        pair.must(&["kill", "primary"]);
+        pair.wait_for_solo(2 * round + 2);
+        pair.must(&["rejoin"]);
+    }
+    let enough = searches(&pair) + 2;
+    wait_for_so_many(&pair, "searches", enough, searches);
+    assert_same(&pair.console(), &expected.repeat(enough));
+    let status = pair.status();
+    assert!(status.event("diverge").is_none(), "{:#?}", status.events);
     pair.down();
 }
 
@@ -125,19 +137,24 @@ fn committed(pair: &Pair) -> u64 {
     last.unwrap_or(0)
 }
 
-/// Waits until so many transactions are committed: how many are.
-fn wait_for_committed(pair: &Pair, least: u64) -> u64 {
+/// Waits until the console shows so many things, as `count` counts them: how many there are.
+fn wait_for_so_many<N: PartialOrd + Display>(pair: &Pair, what: &str, least: N, count: impl Fn(&Pair) -> N) -> N {
     let watch = Watch::new(&pair.folder());
     let deadline = Instant::now() + DEADLINE;
     loop {
-        let number = committed(pair);
+        let number = count(pair);
         if number >= least {
             return number;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        assert!(!left.is_zero(), "{number} transactions, {least} were awaited:\n{}", pair.console());
+        assert!(!left.is_zero(), "{number} {what}, {least} were awaited:\n{}", pair.console());
         watch.wait(left);
     }
+}
+
+/// Waits until so many transactions are committed: how many are.
+fn wait_for_committed(pair: &Pair, least: u64) -> u64 {
+    wait_for_so_many(pair, "transactions", least, committed)
 }
 
 /// What the database has found at its start.

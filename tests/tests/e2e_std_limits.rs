@@ -96,8 +96,10 @@ fn a_stack_that_ends_is_reported_with_its_thread_by_both_replicas() {
         ("overflow-main", "thread 1 (\"main\") has overflowed its stack of"),
     ] {
         let mut pair = begun(&["--args", what]);
-        let stopped = end_of(&mut pair);
-        assert_eq!((stopped.kind.as_str(), stopped.replicas.len()), ("fault", 2), "{stopped:?}");
+        let stopped = pair.wait_until("the word of both replicas", |status| {
+            status.guest_stopped.clone().filter(|stopped| stopped.replicas.len() == 2)
+        });
+        assert_eq!(stopped.kind, "fault", "{stopped:?}");
         for part in ["page fault", expected, "limits::room::dive"] {
             assert!(stopped.report.contains(part), "{part}: {}", stopped.report);
         }

@@ -246,6 +246,8 @@ fn build<M: Machine>(
         hang: super::disk_hang::Watch::default(),
         last_heard_ns: now_ns,
         flushed_ns: now_ns,
+        is_in_epoch: false,
+        log_ends_by_ns: None,
     })
 }
 

@@ -163,6 +163,10 @@ struct Vmm<M: Machine> {
     last_heard_ns: u64,
     /// When link and control channel were last given everything there was.
     flushed_ns: u64,
+    /// The guest runs, or was interrupted.
+    is_in_epoch: bool,
+    /// Nothing is to be stored any more, once it is known how the epoch ends, or at this time.
+    log_ends_by_ns: Option<u64>,
 }
 
 /// Runs a replica for ever.

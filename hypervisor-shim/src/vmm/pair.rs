@@ -20,6 +20,8 @@ use crate::machine::{Machine, Port};
 const UNCERTAIN_RECORD_BYTES: usize = 32;
 /// Records of a guest that computes are sent together, at the latest after this time.
 const RECORDS_WAIT_NS: u64 = 500_000;
+/// An epoch that runs when storage ends is waited for as long as this.
+const LAST_END_WAIT_NS: u64 = 1_000_000_000;
 
 /// Delivers the events of a record. What is wrong with them is in guest memory or in the record, and both are the same at the
 /// peer and in a replay.
@@ -92,6 +94,9 @@ impl<M: Machine> Vmm<M> {
         self.end_if_asked();
         // Time must not go back for the state machine.
         let now_ns = now_ns.max(self.last_heard_ns);
+        if self.log_ends_by_ns.is_some_and(|by_ns| now_ns >= by_ns) {
+            self.end_log();
+        }
         self.judge_hang(now_ns);
         if self.replica.as_ref().is_some_and(|replica| now_ns >= replica.next_deadline_ns()) {
             self.step_at(now_ns, Input::Tick);
@@ -203,7 +208,9 @@ impl<M: Machine> Vmm<M> {
         begin_epoch(&mut self.guest, record);
         let has_events = !record.events.is_empty();
         self.guest.upcall_if_due(has_events, self.machine.registers());
+        self.is_in_epoch = true;
         let now_ns = self.run_guest(now_ns, epoch, |vmm, now_ns| _ = vmm.round(now_ns));
+        self.is_in_epoch = false;
         let (digest, has_outputs) = self.finish_epoch(epoch);
         // What the guest has just asked for begins at once.
         self.serve_disks();
@@ -212,6 +219,9 @@ impl<M: Machine> Vmm<M> {
             self.step_at(now_ns, Input::GuestStopped { digest });
         } else {
             self.step_at(now_ns, Input::EpochEnded { digest, has_outputs });
+        }
+        if self.log_ends_by_ns.is_some() {
+            self.end_log();
         }
         // What changes a shared disk waited for the end of the epoch to be known.
         if self.guest.disks().holds_changes() {
@@ -271,12 +281,13 @@ impl<M: Machine> Vmm<M> {
             | ToShim::Replay(_)
             | ToShim::ReplayEnd(_) => {}
             ToShim::Stored { through } => self.step(Input::Stored { through }),
-            ToShim::StoreLog { on } => {
-                if !on {
-                    self.tell_last_end();
-                }
-                self.step(Input::StoreLog { on });
+            ToShim::StoreLog { on: true } => self.step(Input::StoreLog { on: true }),
+            // The record of the epoch that runs is stored: how it ends is to be told, too, unless that takes too long.
+            ToShim::StoreLog { on: false } if self.is_in_epoch => {
+                let by_ns = self.now_ns().saturating_add(LAST_END_WAIT_NS);
+                self.log_ends_by_ns.get_or_insert(by_ns);
             }
+            ToShim::StoreLog { on: false } => self.end_log(),
             ToShim::ArbiterReply(reply) => {
                 let (request_id, granted, record) = (reply.request_id, reply.granted, reply.record);
                 self.step(Input::ArbiterReply { request_id, granted, record });
@@ -398,6 +409,13 @@ impl<M: Machine> Vmm<M> {
             // Within the limit of stored records, which is below that of a message.
             tell(&mut self.control, &ToSupervisor::Record(LogRecord { generation, start: record.message() }));
         }
+    }
+
+    /// Nothing is stored any more.
+    fn end_log(&mut self) {
+        self.log_ends_by_ns = None;
+        self.tell_last_end();
+        self.step(Input::StoreLog { on: false });
     }
 
     /// Tells how the last epoch ended, which no further record will tell.

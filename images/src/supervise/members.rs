@@ -247,6 +247,7 @@ impl Supervisor {
             let before = self.wire.active();
             if before != record.active {
                 self.read_port(before, now_ns);
+                self.await_promotion(record.active);
             }
             self.wire.switch(record.generation, record.active);
         }
@@ -283,6 +284,7 @@ impl Supervisor {
 
     fn promoted(&mut self, id: ReplicaId, promoted: &Promoted) {
         self.storage_promoted(id, promoted);
+        self.promotion_is_over(id);
         self.happened(format!(
             "replica {id} is promoted in generation {}: its first own epoch is {}, it needs frames from number {} on",
             promoted.generation, promoted.epoch, promoted.next_input_frame

@@ -67,6 +67,9 @@ pub struct Rejoin {
     /// The survivor has yet to say that it has given up an attempt that failed here; what it says until then is not about the
     /// next one. It does so at once, or not at all.
     gives_up_until_ns: u64,
+    /// The survivor was told to go on in its peer's place and has yet to say that it does: it runs what is left of the log first, and
+    /// takes nobody in before.
+    promotion_of: Option<ReplicaId>,
     /// When the newest became a member, as long as that is not judged.
     joined_ns: Option<u64>,
     copy: Option<CopyStatus>,
@@ -87,6 +90,7 @@ impl Rejoin {
             failed: 0,
             setbacks: 0,
             gives_up_until_ns: 0,
+            promotion_of: None,
             joined_ns: None,
             copy: None,
             protected_ms: 0.0,
@@ -182,7 +186,7 @@ impl Supervisor {
     pub(super) fn look_after_rejoin(&mut self, now_ns: u64) -> Option<u64> {
         let wanted = self.rejoin.wanted || self.spec.rejoin == RejoinName::Auto;
         match self.rejoin.stage {
-            Stage::Idle if !wanted || self.rejoin_obstacle().is_some() => None,
+            Stage::Idle if !wanted || self.rejoin_obstacle().is_some() || self.rejoin.promotion_of.is_some() => None,
             Stage::Idle => {
                 self.rejoin.judge_newest(now_ns);
                 // Whoever asks for one gets it.
@@ -368,8 +372,19 @@ impl Supervisor {
         self.happened(format!("no new replica was brought in{next}"));
     }
 
+    /// A replica was granted its peer's place.
+    pub(super) fn await_promotion(&mut self, id: ReplicaId) {
+        self.rejoin.promotion_of = Some(id);
+    }
+
+    /// It has taken it, or is gone.
+    pub(super) fn promotion_is_over(&mut self, id: ReplicaId) {
+        self.rejoin.promotion_of.take_if(|awaited| *awaited == id);
+    }
+
     /// A replica has gone: with the survivor goes what it was doing for a newcomer.
     pub(super) fn rejoin_lost(&mut self, id: ReplicaId) {
+        self.promotion_is_over(id);
         if self.rejoin.stage != Stage::Idle && self.arbiter.record().active == id {
             self.rejoin.stage = Stage::Idle;
             self.rejoin.wanted = false;
