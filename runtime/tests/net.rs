@@ -1,9 +1,12 @@
 //! The network face of the runtime against another host's stack.
 
+mod common;
+
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 
+use common::send_back;
 use hypercall::layout::NET_DHCP;
 use netstack::dhcp_server::DhcpServer;
 use netstack::{ConnId, Ipv4Cidr, ListenerId, Stack, UdpId, UdpQueue};
@@ -33,18 +36,7 @@ impl Driver for Mirror {
         let udp = *self.udp.get_or_insert_with(|| stack.bind(7, queue).expect("a free port"));
         self.connections.extend(stack.accept(listener));
         let mut buffer = [0; 2000];
-        self.connections.retain(|&id| {
-            // Not more than goes back at once.
-            let room = buffer.len().min(stack.send_capacity(id).unwrap_or(0));
-            match stack.recv(id, &mut buffer[..room]) {
-                Ok(0) if room > 0 => stack.close(id).is_err(),
-                Ok(bytes) => stack.send(id, &buffer[..bytes]).is_ok(),
-                Err(error) => error == Error::WouldBlock,
-            }
-        });
-        while let Ok(datagram) = stack.recv_from(udp, &mut buffer) {
-            stack.send_to(udp, &buffer[..datagram.len_bytes], datagram.remote).expect("room for an answer");
-        }
+        send_back(stack, &mut self.connections, udp, &mut buffer);
         Step::Until(u64::MAX)
     }
 }

@@ -1,14 +1,17 @@
 //! Sockets by descriptor against another host's stack, and what waits for many of them.
 
+mod common;
+
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 
+use common::send_back;
 use hermit_abi::{
     EADDRINUSE, EAGAIN, EALREADY, EBADF, ECONNREFUSED, EEXIST, EINPROGRESS, EINVAL, EISCONN, EMSGSIZE, ENETUNREACH,
     ENOENT, ENOTCONN, ENOTSOCK, EPERM, EPIPE, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP,
 };
-use netstack::{ConnId, Error, ListenerId, Stack, UdpId, UdpQueue};
+use netstack::{ConnId, ListenerId, Stack, UdpId, UdpQueue};
 use runtime::host::peer::{Driver, Peer, Step};
 use runtime::host::{End, Setup, run};
 use runtime::sys::descriptors::{self, Open as _};
@@ -43,17 +46,7 @@ impl Driver for Other {
         let names = *self.names.get_or_insert_with(|| stack.bind(53, queue).expect("a free port"));
         self.connections.extend(stack.accept(listener));
         let mut buffer = [0; 2000];
-        self.connections.retain(|&id| {
-            let room = buffer.len().min(stack.send_capacity(id).unwrap_or(0));
-            match stack.recv(id, &mut buffer[..room]) {
-                Ok(0) if room > 0 => stack.close(id).is_err(),
-                Ok(bytes) => stack.send(id, &buffer[..bytes]).is_ok(),
-                Err(error) => error == Error::WouldBlock,
-            }
-        });
-        while let Ok(datagram) = stack.recv_from(udp, &mut buffer) {
-            stack.send_to(udp, &buffer[..datagram.len_bytes], datagram.remote).expect("room for an answer");
-        }
+        send_back(stack, &mut self.connections, udp, &mut buffer);
         while let Ok(datagram) = stack.recv_from(names, &mut buffer) {
             let mut answer = buffer[..datagram.len_bytes].to_vec();
             // First somebody else's, then the right one: the name has one address, unless it begins with n.

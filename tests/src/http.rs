@@ -7,12 +7,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::pair::DEADLINE;
-use crate::workbench::lock;
+use crate::answers::{Answers, Clients};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -76,26 +73,11 @@ impl Connection {
     }
 }
 
-#[derive(Debug, Default)]
-struct Progress {
-    /// Entries acknowledged, per client.
-    acknowledged: Vec<u64>,
-    failures: Vec<String>,
-    stop: bool,
-}
-
-#[derive(Debug, Default)]
-struct Common {
-    progress: Mutex<Progress>,
-    changed: Condvar,
-}
-
 /// Running clients.
 #[derive(Debug)]
 pub struct HttpLoad {
     address: SocketAddr,
-    common: Arc<Common>,
-    clients: Vec<JoinHandle<()>>,
+    clients: Clients<()>,
 }
 
 impl HttpLoad {
@@ -104,19 +86,12 @@ impl HttpLoad {
     /// # Panics
     /// When one fails.
     pub fn start(address: SocketAddr, clients: usize) -> Self {
-        let common = Arc::new(Common::default());
-        lock(&common.progress).acknowledged = vec![0; clients];
-        let start = |index| {
-            let common = Arc::clone(&common);
-            thread::spawn(move || {
-                if let Err(error) = add(address, index, &common) {
-                    lock(&common.progress).failures.push(format!("client {index}: {error}"));
-                    common.changed.notify_all();
-                }
-            })
-        };
-        let clients = (0..clients).map(start).collect();
-        let load = Self { address, common, clients };
+        let clients = Clients::start(clients, move |index, answers| {
+            if let Err(error) = add(address, index, &answers) {
+                answers.fail(index, &error.to_string());
+            }
+        });
+        let load = Self { address, clients };
         load.wait_for_answers(5);
         load
     }
@@ -126,32 +101,15 @@ impl HttpLoad {
     /// # Panics
     /// When one fails, or has not within the deadline.
     pub fn wait_for_answers(&self, more: u64) {
-        let deadline = Instant::now() + DEADLINE;
-        let mut progress = lock(&self.common.progress);
-        let goals: Vec<_> = progress.acknowledged.iter().map(|count| count + more).collect();
-        loop {
-            assert!(progress.failures.is_empty(), "clients failed: {:#?}", progress.failures);
-            if progress.acknowledged.iter().zip(&goals).all(|(count, goal)| count >= goal) {
-                return;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "clients stand still: {:?}, wanted {goals:?}", progress.acknowledged);
-            progress = self.common.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        self.clients.wait_for_answers(more);
     }
 
     /// Stops the clients and compares what the server holds with what was acknowledged: how many entries there are.
     ///
     /// # Panics
     /// When a client has failed, or an entry is missing, is there twice, or was never added.
-    pub fn finish(mut self) -> u64 {
-        lock(&self.common.progress).stop = true;
-        for client in self.clients.drain(..) {
-            client.join().expect("a client ends");
-        }
-        let progress = lock(&self.common.progress);
-        assert!(progress.failures.is_empty(), "clients failed: {:#?}", progress.failures);
-        let acknowledged: BTreeMap<usize, u64> = progress.acknowledged.iter().copied().enumerate().collect();
+    pub fn finish(self) -> u64 {
+        let acknowledged: BTreeMap<usize, u64> = self.clients.finish().1.into_iter().enumerate().collect();
         let all = Connection::open(self.address).and_then(|mut connection| connection.ask("GET", "/entries", ""));
         let (status, all) = all.expect("the server answers");
         assert_eq!(status, 200);
@@ -162,27 +120,16 @@ impl HttpLoad {
     }
 }
 
-impl Drop for HttpLoad {
-    fn drop(&mut self) {
-        lock(&self.common.progress).stop = true;
-        for client in self.clients.drain(..) {
-            // Whoever drops a load without finishing it is failing already.
-            let _ = client.join();
-        }
-    }
-}
-
 /// What one client does.
-fn add(address: SocketAddr, index: usize, common: &Common) -> io::Result<()> {
+fn add(address: SocketAddr, index: usize, answers: &Answers) -> io::Result<()> {
     let mut connection = Connection::open(address)?;
     let (mut number, mut last) = (0u64, 0u64);
-    while !lock(&common.progress).stop {
+    while !answers.stop() {
         let (status, body) = connection.ask("POST", "/entries", &format!("{index} {number}"))?;
         let entries = body.parse().ok().filter(|entries| status == 200 && *entries > last);
         last = entries.ok_or_else(|| invalid(format!("answered {status} {body:?} after {last}")))?;
         number += 1;
-        lock(&common.progress).acknowledged[index] = number;
-        common.changed.notify_all();
+        answers.note(index);
     }
     Ok(())
 }

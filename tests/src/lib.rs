@@ -14,6 +14,7 @@
 //!
 //! The first two run the replica of the `protocol` crate as it is, without a line of it changed for them.
 
+mod answers;
 pub mod client;
 pub mod contend;
 pub mod counts;

@@ -7,33 +7,17 @@
 //! a checker that does not catch them checks nothing.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::answers::{Answers, Clients};
 use crate::client::{Client, Reply};
-use crate::pair::DEADLINE;
 use crate::sim::Rng;
-use crate::workbench::lock;
 
 /// Keys that each client writes.
 const KEYS: u64 = 8;
 /// The counter that all clients increment.
 const SHARED: &[u8] = b"shared";
-
-#[derive(Debug, Default)]
-struct Progress {
-    /// Requests answered, per client.
-    answered: Vec<u64>,
-    failures: Vec<String>,
-    stop: bool,
-}
-
-#[derive(Debug, Default)]
-struct Common {
-    progress: Mutex<Progress>,
-    changed: Condvar,
-}
 
 /// What one client knows at its end.
 #[derive(Debug, Default)]
@@ -52,8 +36,7 @@ struct Knowledge {
 #[derive(Debug)]
 pub struct Load {
     address: SocketAddr,
-    common: Arc<Common>,
-    clients: Vec<JoinHandle<Knowledge>>,
+    clients: Clients<Knowledge>,
 }
 
 /// What the clients saw.
@@ -71,18 +54,12 @@ impl Load {
     /// # Panics
     /// When one fails.
     pub fn start(address: SocketAddr, clients: usize, seed: u64) -> Self {
-        let common = Arc::new(Common::default());
-        lock(&common.progress).answered = vec![0; clients];
-        let start = |index: usize| {
-            let common = Arc::clone(&common);
-            thread::spawn(move || {
-                let mut worker = Worker::new(index, seed, common);
-                worker.run(address);
-                worker.knowledge
-            })
-        };
-        let clients = (0..clients).map(start).collect();
-        let load = Self { address, common, clients };
+        let clients = Clients::start(clients, move |index, answers| {
+            let mut worker = Worker::new(index, seed, answers);
+            worker.run(address);
+            worker.knowledge
+        });
+        let load = Self { address, clients };
         load.wait_for_answers(20);
         load
     }
@@ -92,61 +69,36 @@ impl Load {
     /// # Panics
     /// When one fails, or has not within the deadline.
     pub fn wait_for_answers(&self, more: u64) {
-        let deadline = Instant::now() + DEADLINE;
-        let mut progress = lock(&self.common.progress);
-        let goals: Vec<_> = progress.answered.iter().map(|answered| answered + more).collect();
-        loop {
-            assert!(progress.failures.is_empty(), "clients failed: {:#?}", progress.failures);
-            if progress.answered.iter().zip(&goals).all(|(answered, goal)| answered >= goal) {
-                return;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "clients stand still: {:?}, wanted {goals:?}", progress.answered);
-            progress = self.common.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        self.clients.wait_for_answers(more);
     }
 
     /// Stops the clients and compares what the store holds with what they know.
     ///
     /// # Panics
     /// When a client has failed, or an acknowledged write is missing, or one was applied twice.
-    pub fn finish(mut self) -> Summary {
-        lock(&self.common.progress).stop = true;
-        let known: Vec<_> = self.clients.drain(..).map(|client| client.join().expect("a client ends")).collect();
-        let progress = lock(&self.common.progress);
-        assert!(progress.failures.is_empty(), "clients failed: {:#?}", progress.failures);
-        let answered = progress.answered.iter().sum();
-        drop(progress);
-        self.compare(&known);
+    pub fn finish(self) -> Summary {
+        let (known, answered) = self.clients.finish();
+        let answered = answered.iter().sum();
+        compare(self.address, &known);
         let longest_wait = known.iter().map(|client| client.longest_wait).max().unwrap_or_default();
         println!("{answered} requests answered and checked, longest wait {longest_wait:?}");
         Summary { answered, longest_wait }
     }
-
-    fn compare(&self, known: &[Knowledge]) {
-        let mut client = Client::connect(self.address).expect("a new connection");
-        let mut get = |key: &[u8]| client.ask(&[b"GET", key]).expect("an answer");
-        for (index, knowledge) in known.iter().enumerate() {
-            for (key, value) in knowledge.values.iter().enumerate() {
-                let expected = Reply::Bulk(value.as_ref().map(|value| value.clone().into_bytes()));
-                assert_eq!(get(&key_name(index, key as u64)), expected, "key {key} of client {index}");
-            }
-            let counted = knowledge.own_increments.to_string();
-            assert_eq!(get(&counter_name(index)), Reply::bulk(counted), "counter of client {index}");
-        }
-        let all: i64 = known.iter().map(|knowledge| knowledge.shared_increments).sum();
-        assert_eq!(get(SHARED), Reply::bulk(all.to_string()), "the shared counter, against acknowledged increments");
-    }
 }
 
-impl Drop for Load {
-    fn drop(&mut self) {
-        lock(&self.common.progress).stop = true;
-        for client in self.clients.drain(..) {
-            // Whoever drops a load without finishing it is failing already.
-            let _ = client.join();
+fn compare(address: SocketAddr, known: &[Knowledge]) {
+    let mut client = Client::connect(address).expect("a new connection");
+    let mut get = |key: &[u8]| client.ask(&[b"GET", key]).expect("an answer");
+    for (index, knowledge) in known.iter().enumerate() {
+        for (key, value) in knowledge.values.iter().enumerate() {
+            let expected = Reply::Bulk(value.as_ref().map(|value| value.clone().into_bytes()));
+            assert_eq!(get(&key_name(index, key as u64)), expected, "key {key} of client {index}");
         }
+        let counted = knowledge.own_increments.to_string();
+        assert_eq!(get(&counter_name(index)), Reply::bulk(counted), "counter of client {index}");
     }
+    let all: i64 = known.iter().map(|knowledge| knowledge.shared_increments).sum();
+    assert_eq!(get(SHARED), Reply::bulk(all.to_string()), "the shared counter, against acknowledged increments");
 }
 
 fn key_name(client: usize, key: u64) -> Vec<u8> {
@@ -160,18 +112,18 @@ fn counter_name(client: usize) -> Vec<u8> {
 struct Worker {
     index: usize,
     rng: Rng,
-    common: Arc<Common>,
+    answers: Arc<Answers>,
     knowledge: Knowledge,
     last_shared: i64,
 }
 
 impl Worker {
-    fn new(index: usize, seed: u64, common: Arc<Common>) -> Self {
+    fn new(index: usize, seed: u64, answers: Arc<Answers>) -> Self {
         let knowledge = Knowledge { values: vec![None; KEYS as usize], own_increments: 0, ..Knowledge::default() };
         Self {
             index,
             rng: Rng::new(seed ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9)),
-            common,
+            answers,
             knowledge,
             last_shared: 0,
         }
@@ -184,7 +136,7 @@ impl Worker {
         };
         // A counter that was never incremented would be nil.
         let mut first = true;
-        while first || !lock(&self.common.progress).stop {
+        while first || !self.answers.stop() {
             let started = Instant::now();
             let result = if first { self.increment_own(&mut client) } else { self.request(&mut client) };
             first = false;
@@ -192,14 +144,12 @@ impl Worker {
             if let Err(text) = result {
                 return self.fail(&format!("{text} ({:?} after asking)", started.elapsed()));
             }
-            lock(&self.common.progress).answered[self.index] += 1;
-            self.common.changed.notify_all();
+            self.answers.note(self.index);
         }
     }
 
     fn fail(&self, text: &str) {
-        lock(&self.common.progress).failures.push(format!("client {}: {text}", self.index));
-        self.common.changed.notify_all();
+        self.answers.fail(self.index, text);
     }
 
     fn request(&mut self, client: &mut Client) -> Result<(), String> {

@@ -74,6 +74,25 @@ pub fn program_folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(name)
 }
 
+/// What an ordinary program prints on this host, built by cargo with these options (`--release`), when it is told these words
+/// and nothing on its standard input.
+///
+/// # Panics
+/// When it cannot be built, or fails.
+pub fn native(name: &str, options: &[&str], arguments: &[&str]) -> String {
+    let output = Command::new("cargo")
+        .args(["run", "--quiet", "--manifest-path"])
+        .arg(program_folder(name).join("Cargo.toml"))
+        .args(options)
+        .arg("--")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("cargo starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
 /// The image of an ordinary program, built once in this process.
 ///
 /// # Panics

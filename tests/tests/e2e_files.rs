@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::fs;
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use pollux_tests::disks::{Files, connect};
@@ -10,7 +9,7 @@ use pollux_tests::guests::ask;
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::GuestStopped;
-use pollux_tests::workbench::{Watch, moments, program_folder, program_image, seed};
+use pollux_tests::workbench::{Watch, moments, native, program_folder, program_image, seed};
 
 /// What a program says when its files are not to be had.
 const CANNOT_START: i64 = 70;
@@ -23,20 +22,6 @@ fn program(name: &str, files: Option<(&Files, &str)>, arguments: &[&str]) -> Opt
     }
     options.image = Some(program_image(name));
     options
-}
-
-/// What a program prints on this host.
-fn native(name: &str, arguments: &[&str]) -> String {
-    let output = Command::new("cargo")
-        .args(["run", "--quiet", "--locked", "--manifest-path"])
-        .arg(program_folder(name).join("Cargo.toml"))
-        .arg("--")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .expect("cargo starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("UTF-8")
 }
 
 /// Waits for the end of the program.
@@ -59,7 +44,7 @@ fn std_fs_behaves_as_on_linux() {
     let folder = files.folder().join("native");
     fs::create_dir_all(&folder).expect("a folder");
     let packed = program_folder("files").join("packed");
-    let expected = native("files", &[&folder.display().to_string(), &packed.display().to_string()]);
+    let expected = native("files", &["--locked"], &[&folder.display().to_string(), &packed.display().to_string()]);
     assert!(expected.ends_with("all done\n") && expected.lines().count() > 140, "{expected}");
     let arguments = ["--args", "/data /usr/share/packed"];
     for disk in [",size=32M", ""] {
@@ -104,7 +89,7 @@ fn grep_searcher_finds_the_same_in_packed_files() {
     let mut rng = Rng::new(seed("a search"));
     let pattern = r"fn\s+\w*epoch\w*|[Oo]utput.commit";
     let folder = program_folder("grep").join("../../../hypervisor-shim/protocol/src");
-    let expected = native("grep", &[&folder.display().to_string(), pattern]);
+    let expected = native("grep", &["--locked"], &[&folder.display().to_string(), pattern]);
     assert!(expected.lines().count() > 10, "{expected}");
     let mut pair = Pair::up(&program("grep", None, &["--args", &format!("/sources {pattern} {}", u32::MAX)]));
     let searches = |pair: &Pair| pair.console().matches(" matches in ").count();

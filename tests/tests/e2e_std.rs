@@ -1,11 +1,10 @@
 //! Ordinary Rust programs, `std` and all, as guests.
 
 use std::fs;
-use std::process::{Command, Stdio};
 
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::status::GuestStopped;
-use pollux_tests::workbench::{program_folder, program_image};
+use pollux_tests::workbench::{native, program_image};
 
 /// What the program says when it has got to its end.
 const LAST_LINE: &str = "all done";
@@ -16,21 +15,6 @@ fn conformance(arguments: &[&str]) -> Options {
     options
 }
 
-/// What the program prints on this host.
-fn native(arguments: &[&str]) -> String {
-    let manifest = program_folder("conformance").join("Cargo.toml");
-    let output = Command::new("cargo")
-        .args(["run", "--quiet", "--offline", "--manifest-path"])
-        .arg(manifest)
-        .arg("--")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .expect("cargo starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("UTF-8")
-}
-
 /// Waits for the guest's end and compares what it has printed with what it prints on Linux.
 fn prints_the_same(arguments: &[&str]) {
     let mut pair = Pair::up(&conformance(arguments).with(&["--args", "one two"]));
@@ -39,7 +23,7 @@ fn prints_the_same(arguments: &[&str]) {
     assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{stopped:?}");
     pair.wait_for_console(LAST_LINE);
     let console = fs::read_to_string(pair.folder().join("console.log")).expect("the console's log");
-    let expected = native(&["one", "two"]);
+    let expected = native("conformance", &["--offline"], &["one", "two"]);
     assert!(expected.ends_with(&format!("{LAST_LINE}\n")) && expected.lines().count() > 150, "{expected}");
     // What the C library says about a thread that has not started is for people.
     let console = console.lines().filter(|line| !line.starts_with("pollux: "));

@@ -2,11 +2,10 @@
 //! meaning for in an image.
 
 use std::fs;
-use std::process::{Command, Stdio};
 
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::status::{GuestStopped, Role};
-use pollux_tests::workbench::{program_folder, program_image};
+use pollux_tests::workbench::{native, program_folder, program_image};
 
 /// No replica is to be taken for dead because the machine has other things to do. One that is killed is seen at once.
 const PATIENT: [&str; 4] = ["--memory-mib", "32", "--failure-timeout-ms", "5000"];
@@ -50,18 +49,7 @@ fn lines_with<'a>(text: &'a str, start: &str) -> Vec<&'a str> {
 
 /// What the same threads compute on this host.
 fn native_results() -> String {
-    let mut program = Command::new("cargo")
-        .args(["run", "--quiet", "--release", "--offline", "--manifest-path"])
-        .arg(program_folder("limits").join("Cargo.toml"))
-        .args(["--", "busy", &COMPUTING.to_string(), ROUNDS])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("cargo starts");
-    drop(program.stdin.take());
-    let output = program.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "{}", output.status);
-    String::from_utf8(output.stdout).expect("UTF-8")
+    native("limits", &["--release", "--offline"], &["busy", &COMPUTING.to_string(), ROUNDS])
 }
 
 /// Threads that never wait share the processor with one that answers, whatever instruction the machine cuts at, also when the

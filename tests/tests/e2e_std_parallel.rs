@@ -1,11 +1,10 @@
 //! A computation with rayon, unmodified, as a pair: its threads never wait for long, and its machine dies ten times.
 
 use std::fs;
-use std::process::{Command, Stdio};
 
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::status::{GuestStopped, Role};
-use pollux_tests::workbench::{program_folder, program_image};
+use pollux_tests::workbench::{native, program_folder, program_image};
 
 const KILLS: u32 = 10;
 /// Something is computed before the first kill and after the last.
@@ -14,16 +13,8 @@ const PIECES: u32 = KILLS + 2;
 const PATIENT: [&str; 2] = ["--failure-timeout-ms", "5000"];
 
 /// What it computes on this host, so many pieces of it.
-fn native(pieces: u32) -> String {
-    let output = Command::new("cargo")
-        .args(["run", "--quiet", "--release", "--manifest-path"])
-        .arg(program_folder("parallel").join("Cargo.toml"))
-        .args(["--", &pieces.to_string()])
-        .stdin(Stdio::null())
-        .output()
-        .expect("cargo starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("UTF-8")
+fn computed_here(pieces: u32) -> String {
+    native("parallel", &["--release"], &[&pieces.to_string()])
 }
 
 /// The console begins with this.
@@ -35,7 +26,7 @@ fn prints(pair: &Pair, expected: &str) {
 
 #[test]
 fn a_computation_with_rayon_survives_ten_kills_and_computes_what_it_does_on_linux() {
-    let expected = native(PIECES);
+    let expected = computed_here(PIECES);
     let pieces = PIECES.to_string();
     let options = Options::new("").alone().with(&PATIENT).with(&["--epoch", "exact:50000", "--args", &pieces]);
     let mut pair = Pair::up(&Options { image: Some(program_image("parallel")), ..options });
@@ -73,6 +64,6 @@ fn with_hermits_std_it_computes_the_same() {
     let stopped: GuestStopped = pair.wait_until("the program's end", |status| status.guest_stopped.clone());
     assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{stopped:?}");
     pair.wait_for_console("all done");
-    prints(&pair, &native(2));
+    prints(&pair, &computed_here(2));
     pair.down();
 }

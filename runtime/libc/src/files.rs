@@ -1,6 +1,5 @@
 //! Files by C names, over the runtime's.
 
-use alloc::boxed::Box;
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use core::ptr;
 
@@ -17,7 +16,7 @@ type Path = *const c_char;
 const NS_PER_S: u64 = 1_000_000_000;
 
 /// What a call gives that gives nothing else.
-fn nothing(result: fs::Result<()>) -> c_int {
+pub(crate) fn nothing(result: fs::Result<()>) -> c_int {
     number(result.map(|()| 0))
 }
 
@@ -171,38 +170,6 @@ unsafe fn new_times(times: *const timespec) -> fs::Result<NewTimes> {
 fn check_owner(user: uid_t, group: gid_t) -> fs::Result<()> {
     let is_ours = |id: u32| id == 0 || id == u32::MAX;
     if is_ours(user) && is_ours(group) { Ok(()) } else { Err(libc::EPERM) }
-}
-
-/// An open directory, as C programs see it.
-#[derive(Debug)]
-pub struct Directory {
-    descriptor: c_int,
-    entry: libc::dirent64,
-}
-
-/// Makes a stream of a directory's descriptor.
-fn stream(descriptor: c_int) -> *mut Directory {
-    // SAFETY: all of it are numbers.
-    let entry = unsafe { core::mem::zeroed() };
-    Box::into_raw(Box::new(Directory { descriptor, entry }))
-}
-
-impl Directory {
-    fn next(&mut self) -> fs::Result<Option<&mut libc::dirent64>> {
-        let file = descriptors::get_as::<fs::File>(self.descriptor, libc::ENOTDIR)?;
-        let Some(found) = file.next_entry()? else { return Ok(None) };
-        self.entry.d_ino = found.ino;
-        self.entry.d_off = found.position as i64;
-        self.entry.d_reclen = size_of::<libc::dirent64>() as u16;
-        self.entry.d_type = match found.kind {
-            filesystem::Kind::File => libc::DT_REG,
-            filesystem::Kind::Directory => libc::DT_DIR,
-            filesystem::Kind::Link => libc::DT_LNK,
-        };
-        let name = found.name.iter().map(|&byte| byte as c_char).chain([0]);
-        self.entry.d_name.iter_mut().zip(name).for_each(|(place, byte)| *place = byte);
-        Ok(Some(&mut self.entry))
-    }
 }
 
 /// Calls `each` for pieces of memory at growing offsets until one is not done as a whole.
@@ -584,50 +551,6 @@ c_functions! {
                 ptr::null_mut()
             }
         }
-    }
-
-    /// Opens a directory to be listed. Null when it cannot be.
-    fn opendir(path: Path) -> *mut Directory {
-        // SAFETY: the caller's.
-        let file = unsafe { open64(path, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC, 0) };
-        if file < 0 { ptr::null_mut() } else { stream(file) }
-    }
-
-    /// As [`opendir`], of an open directory, which belongs to the result from then on.
-    fn fdopendir(file: c_int) -> *mut Directory {
-        let found = descriptors::get_as::<fs::File>(file, libc::ENOTDIR);
-        match found.and_then(|file| if file.is_directory() { Ok(()) } else { Err(libc::ENOTDIR) }) {
-            Ok(()) => stream(file),
-            Err(errno) => {
-                fail::<c_int>(errno);
-                ptr::null_mut()
-            }
-        }
-    }
-
-    /// The next entry. Null at the end, where the error number stays as it is, and for errors.
-    fn readdir64(folder: *mut Directory) -> *mut libc::dirent64 {
-        // SAFETY: the caller's: it was given by `opendir`, and one thread uses it.
-        match unsafe { &mut *folder }.next() {
-            Ok(entry) => entry.map_or(ptr::null_mut(), ptr::from_mut),
-            Err(errno) => {
-                fail::<c_int>(errno);
-                ptr::null_mut()
-            }
-        }
-    }
-
-    /// The descriptor of a directory that is being listed.
-    fn dirfd(folder: *mut Directory) -> c_int {
-        // SAFETY: the caller's.
-        unsafe { (*folder).descriptor }
-    }
-
-    /// Ends a listing.
-    fn closedir(folder: *mut Directory) -> c_int {
-        // SAFETY: the caller's: it was given by `opendir` and is not used any more.
-        let folder = unsafe { Box::from_raw(folder) };
-        nothing(descriptors::close(folder.descriptor))
     }
 
     /// Callers copy by themselves: `ENOSYS`.

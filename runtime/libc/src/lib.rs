@@ -35,6 +35,7 @@ pub mod environment;
 pub mod errno;
 pub mod events;
 pub mod files;
+pub mod folders;
 pub mod io;
 pub mod math;
 pub mod memory;

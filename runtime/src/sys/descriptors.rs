@@ -48,6 +48,27 @@ impl Status {
     }
 }
 
+/// Writes pieces one after the other until one is not written as a whole: how many bytes in all.
+///
+/// # Errors
+/// That of the first piece; a later one's shows as fewer bytes.
+pub(super) fn in_turn(pieces: &[&[u8]], mut write: impl FnMut(&[u8]) -> Result<usize>) -> Result<usize> {
+    let mut total = 0;
+    for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+        match write(piece) {
+            Ok(written) => {
+                total += written;
+                if written < piece.len() {
+                    break;
+                }
+            }
+            Err(errno) if total == 0 => return Err(errno),
+            Err(_) => break,
+        }
+    }
+    Ok(total)
+}
+
 /// What a descriptor stands for. Calls wait on the running thread's stack, unless the object's flags forbid it
 /// ([`super::wait`]). Methods that make no sense for an object keep their defaults, which say so by error number.
 pub trait Open: Any {
@@ -90,20 +111,7 @@ pub trait Open: Any {
     /// # Errors
     /// That of the first piece; a later one's shows as fewer bytes.
     fn write_pieces(&self, pieces: &[&[u8]]) -> Result<usize> {
-        let mut total = 0;
-        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-            match self.write(piece) {
-                Ok(written) => {
-                    total += written;
-                    if written < piece.len() {
-                        break;
-                    }
-                }
-                Err(errno) if total == 0 => return Err(errno),
-                Err(_) => break,
-            }
-        }
-        Ok(total)
+        in_turn(pieces, |piece| self.write(piece))
     }
 
     /// Moves the position (`SEEK_SET`, `SEEK_CUR`, `SEEK_END`), and returns it, in bytes.

@@ -17,7 +17,7 @@ use hermit_abi::{
     stat,
 };
 
-use super::descriptors::{Errno, Open, Result, Status, stat_of};
+use super::descriptors::{Errno, Open, Result, Status, in_turn, stat_of};
 use super::signal::{Events, Signal};
 use super::wait;
 use crate::net::{self, Error};
@@ -456,22 +456,7 @@ impl Open for Socket {
     fn write_pieces(&self, pieces: &[&[u8]]) -> Result<usize> {
         match self.kind {
             Kind::Datagram => self.send_connected(&pieces.concat()),
-            Kind::Stream => {
-                let mut total = 0;
-                for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-                    match self.send_stream(piece, Mode::default()) {
-                        Ok(written) => {
-                            total += written;
-                            if written < piece.len() {
-                                break;
-                            }
-                        }
-                        Err(errno) if total == 0 => return Err(errno),
-                        Err(_) => break,
-                    }
-                }
-                Ok(total)
-            }
+            Kind::Stream => in_turn(pieces, |piece| self.send_stream(piece, Mode::default())),
         }
     }
 
