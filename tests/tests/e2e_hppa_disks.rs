@@ -67,11 +67,16 @@ fn operations_in_flight_on_a_shared_disk_are_repeated() {
         println!("moment of seed {seed}");
         let mut rng = Rng::new(seed);
         let files = Files::of(PROBE, "hppa-shared");
-        let mut pair = files.up(",shared,size=1M");
+        // The primary's way to the disk is slow: something is outstanding whenever it dies.
+        let mut pair = Pair::up(&files.options(",shared,size=1M", &["--disk-fault", "0:data:slow:4096"]));
         let mut client = connect(&mut pair);
+        let mut watch = connect(&mut pair);
         let writers = Writers::start(pair.address(7000), WRITERS, seed, Ledger::new(seed, BLOCKS));
+        writers.wait_for_answers(rng.between(1, 30));
         send(&mut client, "disk data overlap 1000 1000");
-        writers.wait_for_answers(rng.between(1, 100));
+        for _ in 0..rng.between(1, 20) {
+            assert_eq!(ask(&mut watch, "hello"), "hello");
+        }
         pair.kill(Role::Primary, "KILL");
         assert_eq!(client.line().expect("an answer"), "in order 2000 of 2000");
         uncertain |= pair.wait_for_solo(2).count("requests to shared disks are uncertain") > 0;
