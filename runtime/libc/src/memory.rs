@@ -9,7 +9,7 @@ use core::ptr;
 
 use runtime::sys;
 
-use crate::errno::fail;
+use crate::errno::{fail, result};
 
 /// What lies below each piece.
 #[repr(C)]
@@ -23,7 +23,6 @@ struct Header {
 
 /// What C promises of any piece.
 const ALIGN_BYTES: usize = 16;
-const PAGE_BYTES: usize = 4096;
 
 const _: () = assert!(size_of::<Header>() <= ALIGN_BYTES);
 
@@ -131,36 +130,30 @@ c_functions! {
         piece
     }
 
-    /// Zeroed pages of memory. `ENODEV` for those of a file, `ENOMEM` where there are no more, and for a fixed address.
+    /// Zeroed pages of memory, open whatever protection was asked for. `ENODEV` for those of a file, `ENOMEM` where there are no
+    /// more, and for a fixed address.
     fn mmap64(
         _address: *mut c_void, bytes: usize, _protection: c_int, flags: c_int, _file: c_int, _offset: i64,
     ) -> *mut c_void {
-        let errno = if flags & libc::MAP_ANONYMOUS == 0 {
-            libc::ENODEV
-        } else if bytes == 0 {
-            libc::EINVAL
+        let mut pages = ptr::null_mut();
+        let error = if flags & libc::MAP_ANONYMOUS == 0 {
+            -libc::ENODEV
         } else if flags & libc::MAP_FIXED != 0 {
-            libc::ENOMEM
+            -libc::ENOMEM
         } else {
-            let pages = bytes.checked_next_multiple_of(PAGE_BYTES);
-            let pages = pages.map_or(ptr::null_mut(), |bytes| sys::sys_alloc_zeroed(bytes, PAGE_BYTES));
-            if !pages.is_null() {
-                return pages.cast();
-            }
-            libc::ENOMEM
+            // SAFETY: the place is a variable.
+            unsafe { sys::sys_mmap(bytes, hermit_abi::PROT_READ | hermit_abi::PROT_WRITE, &raw mut pages) }
         };
-        fail::<i32>(errno);
-        libc::MAP_FAILED
+        if result(error) == 0 { pages.cast() } else { libc::MAP_FAILED }
     }
 
-    /// Gives pages of [`mmap64`] back, all of one call. `EINVAL` for what does not begin a page.
+    /// Gives pages of [`mmap64`] back, all or some of one call. `EINVAL` for what does not begin a page or was not given out.
     fn munmap(address: *mut c_void, bytes: usize) -> c_int {
-        if address.is_null() || bytes == 0 || !address.addr().is_multiple_of(PAGE_BYTES) {
-            return fail(libc::EINVAL);
+        // SAFETY: the caller's.
+        match unsafe { sys::sys_munmap(address.cast(), bytes) } {
+            0 => 0,
+            _ => fail(libc::EINVAL),
         }
-        // SAFETY: the caller gives back what `mmap64` has given.
-        unsafe { sys::sys_dealloc(address.cast(), bytes.next_multiple_of(PAGE_BYTES), PAGE_BYTES) };
-        0
     }
 
     /// Advice changes nothing. `EINVAL` for what is more than advice: that pages are to be empty, say.
@@ -169,9 +162,17 @@ c_functions! {
         if is_advice(advice) { 0 } else { fail(libc::EINVAL) }
     }
 
-    /// Protection of pages does not change: `ENOSYS`, but for pages that stay readable and writable.
-    fn mprotect(_address: *mut c_void, _bytes: usize, protection: c_int) -> c_int {
-        if protection == libc::PROT_READ | libc::PROT_WRITE { 0 } else { fail(libc::ENOSYS) }
+    /// Closes pages of [`mmap64`], or opens them again. `ENOMEM` for other memory, unless it stays readable and writable, and when
+    /// there are as many guards as there can be; `ENOSYS` for pages that are only read or are executed.
+    fn mprotect(address: *mut c_void, bytes: usize, protection: c_int) -> c_int {
+        // SAFETY: the caller's.
+        match -unsafe { sys::sys_mprotect(address.cast(), bytes, protection as u32) } {
+            0 => 0,
+            libc::ENOMEM if protection == libc::PROT_READ | libc::PROT_WRITE => 0,
+            libc::ENOMEM if protection == libc::PROT_NONE => fail(libc::ENOMEM),
+            libc::EINVAL => fail(libc::EINVAL),
+            _ => fail(libc::ENOSYS),
+        }
     }
 }
 
@@ -209,6 +210,12 @@ mod tests {
             assert_eq!(posix_memalign(&raw mut piece, 24, 1), libc::EINVAL);
             assert_eq!(posix_memalign(&raw mut piece, 16, usize::MAX), libc::ENOMEM);
             assert_eq!(mmap64(ptr::null_mut(), 10, 3, libc::MAP_PRIVATE, 3, 0), libc::MAP_FAILED);
+            let pages = mmap64(ptr::null_mut(), 10_000, 3, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+            assert_ne!(pages, libc::MAP_FAILED);
+            assert_eq!(mprotect(pages, 10_000, libc::PROT_READ | libc::PROT_WRITE), 0);
+            assert_eq!(mprotect(pages, 10_000, libc::PROT_READ | libc::PROT_EXEC), -1);
+            assert_eq!((munmap(pages.byte_add(1), 10_000), munmap(pages, 20_000)), (-1, -1));
+            assert_eq!((munmap(pages, 10_000), munmap(pages, 10_000)), (0, -1));
         }
     }
 }
