@@ -108,6 +108,13 @@ impl Cores {
         }
         Ok(slices)
     }
+
+    /// The slices of a measurement that count: those on cores of our own, as far as is known by now, or all if there are none.
+    pub fn those_that_count<'a, T>(&self, slices: &'a [Slice<T>]) -> Vec<&'a T> {
+        let any = slices.iter().any(|slice| is_ours(slice.look_ns, self.best_ns));
+        let count = slices.iter().filter(|slice| !any || is_ours(slice.look_ns, self.best_ns));
+        count.map(|slice| &slice.value).collect()
+    }
 }
 
 impl Default for Cores {
@@ -198,6 +205,9 @@ mod tests {
         let slices = cores.slices(effort, &mut slice).expect("no error");
         assert!((2..=3).contains(&slices.len()) && slices[0].value == 1.0, "{slices:?}");
         assert!(slices.iter().all(|slice| (slice.look_ns > 0) != cores.processors.is_empty()));
+        let shared = [Slice { value: 1, look_ns: u64::MAX }, Slice { value: 2, look_ns: u64::MAX }];
+        assert_eq!(cores.those_that_count(&shared), [&1, &2], "there is nothing better");
+        assert_eq!(cores.those_that_count(&[shared[0], Slice { value: 3, look_ns: 0 }]), [&3]);
         assert!(cores.slices(Effort { longest: Duration::ZERO, ..effort }, slice).expect("no error").is_empty());
         let fails = || Err::<f64, _>(crate::error::Error::CheckFailed("no".to_owned()));
         assert!(cores.slices(effort, fails).is_err());
