@@ -69,8 +69,8 @@ fn a_semaphore_lets_as_many_through_as_it_was_posted_in_the_order_of_their_comin
         let waiting: Vec<_> = (0..3)
             .map(|name| {
                 let log = Rc::clone(&log);
-                // SAFETY: as above.
                 let body = move || {
+                    // SAFETY: as above.
                     let waited = unsafe { sys_sem_timedwait(semaphore, ptr::null()) };
                     log.borrow_mut().push(name + waited * 100);
                 };
