@@ -33,7 +33,7 @@ const SINGLE_REQUESTS: u64 = 3_000;
 /// Requests of each test in a slice of ours, plain and pipelined, and how many slices there are.
 const SLICE_REQUESTS: u64 = 4_000;
 const PIPELINED_SLICE_REQUESTS: u64 = 40_000;
-const EFFORT: Effort = Effort { enough: 5, most: 16, longest: Duration::from_secs(10) };
+const EFFORT: Effort = Effort { enough: 4, most: 10, longest: Duration::from_secs(6) };
 /// Requests before anything is counted, so that the translator has seen the code.
 const WARM_UP_REQUESTS: u64 = 10_000;
 /// Port of the peer's store on this host.
