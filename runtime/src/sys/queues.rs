@@ -62,7 +62,7 @@ pub unsafe extern "C" fn sys_init_queue(id: usize) -> i32 {
 /// Gives a queue's memory back; without a queue there is nothing to do. `-EBUSY` while somebody waits.
 ///
 /// # Safety
-/// As for [`queue`].
+/// `id` is 0 or the address of a word that nobody but these functions writes to, and that was null at first.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_destroy_queue(id: usize) -> i32 {
     let _masked = Masked::new();
@@ -86,7 +86,7 @@ pub unsafe extern "C" fn sys_destroy_queue(id: usize) -> i32 {
 /// have here either.
 ///
 /// # Safety
-/// As for [`queue`].
+/// `id` is 0 or the address of a word that nobody but these functions writes to, and that was null at first.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_add_queue(id: usize, timeout_ns: i64) -> i32 {
     let _masked = Masked::new();
@@ -108,7 +108,7 @@ pub unsafe extern "C" fn sys_add_queue(id: usize, timeout_ns: i64) -> i32 {
 /// Waits until it was notified as often as others have waited before. `-EINVAL` when there is no queue.
 ///
 /// # Safety
-/// As for [`queue`].
+/// `id` is 0 or the address of a word that nobody but these functions writes to, and that was null at first.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_wait(id: usize) -> i32 {
     let _masked = Masked::new();
@@ -122,7 +122,7 @@ pub unsafe extern "C" fn sys_wait(id: usize) -> i32 {
 /// Notifies `count` of those who were added, or all for a negative one. `-EINVAL` when there is no queue.
 ///
 /// # Safety
-/// As for [`queue`].
+/// `id` is 0 or the address of a word that nobody but these functions writes to, and that was null at first.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_notify(id: usize, count: i32) -> i32 {
     let _masked = Masked::new();

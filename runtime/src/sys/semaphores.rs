@@ -56,7 +56,7 @@ pub unsafe extern "C" fn sys_sem_init(sem: *mut sem_t, pshared: i32, value: u32)
 /// Gives a semaphore's memory back. `-EINVAL` when there is none, `-EBUSY` while somebody waits for it.
 ///
 /// # Safety
-/// As for [`semaphore`].
+/// `sem` is null or holds what [`sys_sem_init`] or [`sys_sem_destroy`] has left.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_sem_destroy(sem: *mut sem_t) -> i32 {
     let _masked = Masked::new();
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn sys_sem_destroy(sem: *mut sem_t) -> i32 {
 /// Adds one: who has waited longest has it. `-EINVAL` when there is no semaphore, `-EOVERFLOW` when it holds as much as it can.
 ///
 /// # Safety
-/// As for [`semaphore`].
+/// `sem` is null or holds what [`sys_sem_init`] or [`sys_sem_destroy`] has left.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_sem_post(sem: *mut sem_t) -> i32 {
     let _masked = Masked::new();
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn sys_sem_post(sem: *mut sem_t) -> i32 {
 /// Takes one if there is one. `-EAGAIN` when there is none, `-EINVAL` when there is no semaphore.
 ///
 /// # Safety
-/// As for [`semaphore`].
+/// `sem` is null or holds what [`sys_sem_init`] or [`sys_sem_destroy`] has left.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_sem_trywait(sem: *mut sem_t) -> i32 {
     let _masked = Masked::new();
@@ -118,7 +118,7 @@ fn deadline(time: timespec) -> Result<Instant> {
 /// there is no semaphore, and for what is no time if one has to wait.
 ///
 /// # Safety
-/// As for [`semaphore`]; `abs_timeout` is null or readable.
+/// `sem` is null or holds what [`sys_sem_init`] or [`sys_sem_destroy`] has left; `abs_timeout` is null or readable.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_sem_timedwait(sem: *mut sem_t, abs_timeout: *const timespec) -> i32 {
     let _masked = Masked::new();
