@@ -10,6 +10,7 @@ use core::ptr;
 use runtime::sys;
 
 use crate::errno::fail;
+use crate::names;
 
 /// What lies below each piece.
 #[repr(C)]
@@ -51,6 +52,19 @@ fn allocate(bytes: usize, align_bytes: usize, zeroed: bool) -> *mut c_void {
 unsafe fn header(piece: *mut c_void) -> Header {
     // SAFETY: the caller's.
     unsafe { piece.cast::<Header>().sub(1).read() }
+}
+
+/// Zeroed pages for so many bytes.
+fn pages(bytes: usize, flags: c_int) -> Result<*mut u8, c_int> {
+    if bytes == 0 {
+        return Err(libc::EINVAL);
+    }
+    if flags & libc::MAP_FIXED != 0 {
+        return Err(libc::ENOMEM);
+    }
+    let pages = bytes.checked_next_multiple_of(PAGE_BYTES);
+    let pages = pages.map_or(ptr::null_mut(), |bytes| sys::sys_alloc_zeroed(bytes, PAGE_BYTES));
+    if pages.is_null() { Err(libc::ENOMEM) } else { Ok(pages) }
 }
 
 c_functions! {
@@ -131,26 +145,28 @@ c_functions! {
         piece
     }
 
-    /// Zeroed pages of memory. `ENODEV` for those of a file, `ENOMEM` where there are no more, and for a fixed address.
+    /// Zeroed pages of memory. `ENODEV` for those of a file, unless it is one of the [`names`] of code and is only read; `ENOMEM`
+    /// where there are no more, and for a fixed address.
     fn mmap64(
-        _address: *mut c_void, bytes: usize, _protection: c_int, flags: c_int, _file: c_int, _offset: i64,
+        _address: *mut c_void, bytes: usize, protection: c_int, flags: c_int, file: c_int, offset: i64,
     ) -> *mut c_void {
-        let errno = if flags & libc::MAP_ANONYMOUS == 0 {
-            libc::ENODEV
-        } else if bytes == 0 {
-            libc::EINVAL
-        } else if flags & libc::MAP_FIXED != 0 {
-            libc::ENOMEM
-        } else {
-            let pages = bytes.checked_next_multiple_of(PAGE_BYTES);
-            let pages = pages.map_or(ptr::null_mut(), |bytes| sys::sys_alloc_zeroed(bytes, PAGE_BYTES));
-            if !pages.is_null() {
-                return pages.cast();
-            }
-            libc::ENOMEM
+        let contents = match flags & libc::MAP_ANONYMOUS {
+            0 if protection == libc::PROT_READ && offset == 0 => names::of_file(file).map(Some),
+            0 => Err(libc::ENODEV),
+            _ => Ok(None),
         };
-        fail::<i32>(errno);
-        libc::MAP_FAILED
+        let mapped = contents.and_then(|contents| {
+            let pages = pages(bytes, flags)?;
+            if let Some(contents) = contents {
+                // SAFETY: they have that length, hold zeros, and are nobody else's.
+                contents.copy_to(unsafe { core::slice::from_raw_parts_mut(pages, bytes) });
+            }
+            Ok(pages.cast())
+        });
+        mapped.unwrap_or_else(|errno| {
+            fail::<c_int>(errno);
+            libc::MAP_FAILED
+        })
     }
 
     /// Gives pages of [`mmap64`] back, all of one call. `EINVAL` for what does not begin a page.
