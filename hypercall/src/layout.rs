@@ -97,6 +97,10 @@ impl Regions {
     }
 }
 
+/// What a guest writes to its console in place of the name of code, which it does not have: `<code at 0x40012345>`, with the
+/// address of a byte of an instruction. Whoever shows the console to a person finds names for it.
+pub const CODE_NAME: [&str; 2] = ["<code at 0x", ">"];
+
 /// The guest's network interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod disk;
+mod logs;
 mod manage;
 mod measure;
 mod program;
@@ -66,8 +67,8 @@ enum Command {
     /// Renew both machines of a pair, one after the other, while it serves: a new backup with these options takes over, then
     /// the old primary is replaced, too.
     Migrate(manage::MigrateArgs),
-    /// Show the console of the guest.
-    Logs(manage::LogsArgs),
+    /// Show the console of the guest, with functions, files and lines in its backtraces.
+    Logs(logs::LogsArgs),
     /// Stop a pair.
     Down(NameArgs),
     /// Look after the files of a disk: inspect, check, resync.
@@ -207,7 +208,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Replay(args) => checkpoint::replay(&args),
         Command::Rejoin(args) => manage::rejoin(args.name.as_deref(), &ctl::Request::Rejoin),
         Command::Switchover(args) => manage::rejoin(args.name.as_deref(), &ctl::Request::SwitchOver),
-        Command::Logs(args) => manage::logs(&args),
+        Command::Logs(args) => logs::logs(&args),
         Command::Down(args) => manage::down(args.name.as_deref()),
         Command::Disk(args) => disk::disk(&args),
         Command::List(args) => manage::list(args.json),

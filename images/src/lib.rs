@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod build;
 mod cli;
+pub mod code_names;
 pub mod ctl;
 pub mod demo;
 pub mod disk;

@@ -9,12 +9,15 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::code_names::SymbolFile;
 use crate::error::{Context, Error, Result};
 
 /// The name of a pair when none is given.
 pub const DEFAULT_NAME: &str = "default";
 /// Longest name of a pair: the path of its socket must fit into 108 bytes.
 const MAX_NAME_BYTES: usize = 32;
+/// Which file has the symbols of the guest that has written the console's log.
+const SYMBOLS: &str = "symbols.json";
 
 /// The folder that holds one folder for each pair: `$POLLUX_STATE_DIR`, else `pollux-UID` in `$XDG_RUNTIME_DIR` or
 /// `/tmp`.
@@ -144,6 +147,21 @@ impl StateDir {
     /// Who supervises, or supervised, the pair; `None` when it was never up or was taken down in order.
     pub fn read(&self) -> Option<State> {
         serde_json::from_slice(&fs::read(self.file("state.json")).ok()?).ok()
+    }
+
+    /// Notes which symbols are those of the pair's guest, for whoever shows its console, also when the pair is gone.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_symbols(&self, symbols: &SymbolFile) -> Result<()> {
+        let path = self.file(SYMBOLS);
+        let text = serde_json::to_vec(symbols).map_err(io::Error::from).context(|| "cannot write down the symbols")?;
+        fs::write(&path, text).context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The symbols of the pair whose console is here, if they were noted.
+    pub fn read_symbols(&self) -> Option<SymbolFile> {
+        serde_json::from_slice(&fs::read(self.file(SYMBOLS)).ok()?).ok()
     }
 
     /// Removes what says that the pair is up, and keeps the logs.

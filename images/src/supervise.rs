@@ -74,6 +74,7 @@ use self::spec::{RunName, Spec};
 use self::storage::Storage;
 use self::token::Source;
 use self::uplink::Uplink;
+use crate::code_names::SymbolFile;
 use crate::ctl::{DivergenceStatus, EventStatus, GuestStoppedStatus, PairStatus, ReplayStatus};
 use crate::error::{Context, Error, Result};
 use crate::state::{State, StateDir};
@@ -199,6 +200,8 @@ struct Supervisor {
     /// A shim was told how to run: its guest may have written to disks.
     configured: bool,
     console: Console,
+    /// The guest's symbols, as the guest was started.
+    symbols: SymbolFile,
     log: Pen,
     scribe: Scribe,
     requests: Requests,
@@ -250,6 +253,8 @@ impl Supervisor {
         let arbiter = Arbiter::create(&dir.file("arbiter"), mode, &scribe)?;
         let goes_on_as_pair = restoring.is_some() && spec.run == RunName::Pair;
         let goes_on = restoring.as_ref().map_or((0, 0), |from| (from.state.frames_out, from.state.console_offset));
+        let symbols = SymbolFile::note(spec.guest_elf.as_deref());
+        dir.write_symbols(&symbols)?;
         let console = File::create(dir.console_log()).context(|| "cannot write the console's log")?;
         let console = Console::new(scribe.pen(console), goes_on.1);
         let log = File::from(io::stderr().as_fd().try_clone_to_owned().context(|| "cannot write the log")?);
@@ -287,6 +292,7 @@ impl Supervisor {
             fenced_off: None,
             configured: false,
             console,
+            symbols,
             log: scribe.pen(log),
             scribe,
             requests,

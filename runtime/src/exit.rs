@@ -2,6 +2,8 @@
 
 use core::fmt::Display;
 
+pub use hypercall::layout::CODE_NAME;
+
 /// What `main` may return.
 pub trait Termination {
     /// Reports an error on the console if there is one, and gives the exit code: 0 for success.

@@ -3,6 +3,8 @@
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 
+#[cfg(target_arch = "x86_64")]
+use hypercall::layout::CODE_NAME;
 use hypercall::layout::MAX_REPORT_BYTES;
 
 use crate::{compute, platform};
@@ -37,14 +39,26 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     // Within something of the runtime a computation is masked, and its tables may be in disorder.
     let was_armed = compute::gate::is_armed();
     compute::gate::disarm();
-    let report = Report::of(format_args!("{info}"));
     if was_armed && compute::is_contained() {
-        // The supervisor finds names for the addresses of a last report only.
-        let text = str::from_utf8(&report.bytes[..report.used]).unwrap_or_default();
-        crate::println!("a contained computation has ended: {text}");
+        crate::println!("a contained computation has ended: {info}");
+        #[cfg(target_arch = "x86_64")]
+        print_backtrace();
         compute::contain(format_args!("{}", info.message()));
     }
-    report.end()
+    Report::of(format_args!("{info}")).end()
+}
+
+/// Prints the calls that have led to the caller as `std` prints them, with addresses where names belong.
+#[cfg(target_arch = "x86_64")]
+fn print_backtrace() {
+    let [start, end] = CODE_NAME;
+    crate::println!("stack backtrace:");
+    let mut index = 0;
+    follow(|address| {
+        // It points behind the call, which may be the last instruction of its function.
+        crate::println!("{index:4}: {start}{:x}{end}", address - 1);
+        index += 1;
+    });
 }
 
 impl Report {
@@ -55,7 +69,12 @@ impl Report {
         // Writing cannot fail: the report cuts what does not fit.
         let _ = writeln!(report, "{message}");
         #[cfg(target_arch = "x86_64")]
-        backtrace(&mut report);
+        {
+            let _ = writeln!(report, "backtrace:");
+            follow(|address| {
+                let _ = writeln!(report, "  {address:#x}");
+            });
+        }
         report
     }
 
@@ -84,12 +103,11 @@ pub(crate) fn abort_at(message: fmt::Arguments<'_>, calls: &[usize]) -> ! {
     report.end()
 }
 
-/// Writes the return addresses on the stack, innermost first, by following frame pointers; each pointer is checked
+/// Calls `each` with the return addresses on the stack, innermost first, by following frame pointers; each pointer is checked
 /// to lie in the stack, above the one before, and each address to lie in code.
 #[cfg(target_arch = "x86_64")]
-fn backtrace(report: &mut Report) {
+fn follow(mut each: impl FnMut(u64)) {
     // Frames are followed in assembly's sense; other machines keep no chain of them.
-    let _ = writeln!(report, "backtrace:");
     let Some(boot) = platform::boot() else { return };
     let stack = compute::current_stack()
         .or_else(crate::thread::current_stack)
@@ -107,7 +125,7 @@ fn backtrace(report: &mut Report) {
         if !text.contains(&address) {
             return;
         }
-        let _ = writeln!(report, "  {address:#x}");
+        each(address);
         if caller_frame <= frame {
             return;
         }

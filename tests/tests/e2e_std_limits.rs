@@ -115,6 +115,69 @@ fn a_newcomer_guards_stacks_as_well() {
     pair.down();
 }
 
+/// The lines of the first backtrace behind a text.
+fn backtrace_behind<'a>(console: &'a str, text: &str) -> Vec<&'a str> {
+    let (_, rest) = console.split_once(text).unwrap_or_else(|| panic!("{text} is not in the console:\n{console}"));
+    let lines = rest.lines().skip_while(|line| !line.starts_with("   0: "));
+    lines.take_while(|line| line.starts_with(' ')).collect()
+}
+
+/// What `std` prints of a stack has functions, files and lines in `logs`, and is the same from both replicas. The console's log is
+/// what the guest has written.
+#[test]
+fn backtraces_have_names_whichever_replica_prints_them() {
+    let mut pair = begun(&["--env", "RUST_BACKTRACE=1", "--args", "backtraces"]);
+    pair.wait_for_console("round 1 is over");
+    pair.kill(Role::Primary, "KILL");
+    pair.wait_for_solo(2);
+    pair.fault(&["console-input", "again"]);
+    let stopped = end_of(&mut pair);
+    let raw = pair.must(&["logs", "--raw"]);
+    assert_eq!(raw, fs::read_to_string(pair.folder().join("console.log")).expect("the console's log"));
+    let shown = pair.must(&["logs"]);
+    let rounds = |text: &str| {
+        let is_of_stack = |line: &&str| line.starts_with(' ') || line.contains("Backtrace [");
+        let (first, rest) = text.split_once("\nround 1 is over\n").expect("a first round");
+        let (second, _) = rest.split_once("\nround 2 is over\n").expect("a second one");
+        [first, second].map(|round| round.lines().filter(is_of_stack).map(str::to_owned).collect::<Vec<_>>())
+    };
+    for text in [&raw, &shown] {
+        let [first, second] = rounds(text);
+        assert!(first.len() > 50, "{text}");
+        assert_eq!(first, second);
+    }
+    // Behind that the supervisor has its say.
+    let (written, _) = raw.split_once("[the guest stopped").expect("its end");
+    assert!(written.contains("<code at 0x") && !written.contains("limits::backtraces"), "{raw}");
+    assert!(!shown.contains("<code at 0x"), "{shown}");
+    assert!(!written.contains("pollux: "), "nobody is told of what `std` looks for: {raw}");
+
+    let of_thread = backtrace_behind(&shown, "thread 'climber'");
+    let position = |name: &str| of_thread.iter().position(|line| line.ends_with(name));
+    assert_eq!(position("rust_begin_unwind"), Some(0), "std begins there: {of_thread:#?}");
+    let culprit = position("limits::backtraces::culprit").expect("who has panicked");
+    assert!(Some(culprit) < position("limits::backtraces::fall"), "{of_thread:#?}");
+    assert_eq!(of_thread.iter().filter(|line| line.ends_with("limits::backtraces::fall")).count(), 4, "{of_thread:#?}");
+    let places = of_thread.iter().filter(|line| line.starts_with("             at ./src/backtraces.rs:"));
+    assert!(places.count() >= 5, "{of_thread:#?}");
+    assert!(of_thread.len() < 20 && !of_thread.concat().contains("short_backtrace"), "and ends there: {of_thread:#?}");
+
+    let captured = backtrace_behind(&shown, "in a destructor: true\ncaptured:");
+    assert!(captured[0].ends_with("limits::backtraces::captured"), "{captured:#?}");
+    assert!(captured.concat().contains("limits::main"), "{captured:#?}");
+    let entry = "captured: Backtrace [{ fn: \"limits::backtraces::captured\", file: \"./src/backtraces.rs\", line: ";
+    assert!(shown.contains(entry), "{shown}");
+
+    // A destructor that panics while a panic unwinds: `std` prints all of the stack, and the report has the first message, not the stack.
+    assert_eq!(stopped.kind, "panic", "{stopped:?}");
+    for part in ["its last words:\nthread 'main' (1) panicked at src/backtraces.rs", "dropped", "non-unwinding panic"] {
+        assert!(stopped.report.contains(part), "{part}: {}", stopped.report);
+    }
+    assert!(!stopped.report.contains("stack backtrace:"), "{}", stopped.report);
+    assert!(shown.contains(" - std::panicking::"), "{shown}");
+    pair.down();
+}
+
 #[test]
 fn memory_that_ends_is_an_error_or_a_report_of_both_replicas() {
     let mut pair = begun(&["--args", "memory"]);

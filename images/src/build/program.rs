@@ -32,14 +32,16 @@ const EMPTY_ARCHIVE: &[u8] = b"!<arch>\n";
 const PROFILE: &str = "pollux";
 const PROFILE_SETTINGS: [&str; 2] = [r#"profile.pollux.inherits="release""#, "profile.pollux.debug=1"];
 
-/// Arguments of the toolchain's own linker. Where unwinding begins, the C library notes the calls that have led there.
-const LINK: [&str; 6] = [
+/// Arguments of the toolchain's own linker. Where unwinding begins, the C library notes the calls that have led there; where a
+/// program looks at its stack, that it has done so.
+const LINK: [&str; 7] = [
     "-static",
     "-znorelro",
     "--build-id=none",
     "-zmax-page-size=4096",
     "--eh-frame-hdr",
     "--wrap=_Unwind_RaiseException",
+    "--wrap=_Unwind_GetIP",
 ];
 
 /// A crate somewhere, as cargo describes it.
@@ -163,8 +165,9 @@ impl Program {
         for option in general.iter().chain(&FOR_AN_EMULATOR).chain(&INLINES_MORE).chain(&GUEST_CODEGEN) {
             flags.extend(["-C".into(), (*option).into()]);
         }
-        flags.push(remap(&self.root, "/program"));
         flags.extend(workspace.remapped());
+        // The last one counts, for a program within this workspace.
+        flags.push(remap(&self.root, "/program"));
         flags.join(FLAG_SEPARATOR.as_ref())
     }
 }

@@ -1,17 +1,12 @@
-//! The commands about a pair that runs: status, kill, logs, down, list.
+//! The commands about a pair that runs: status, kill, down, list.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::ProgressBar;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::inotify;
 
-use super::{NameArgs, print, print_json};
+use super::{print, print_json};
 use crate::ctl::{Client, PairStatus, ReplicaStatus, Request, Response, RoleName, SignalName};
 use crate::disk::Kind;
 use crate::error::{Context, Error, Result};
@@ -250,81 +245,4 @@ pub(super) fn down(name: Option<&str>) -> Result<()> {
 pub(super) fn list(json: bool) -> Result<()> {
     let names = state::running();
     if json { print_json(&names) } else { print(&names.iter().map(|name| format!("{name}\n")).collect::<String>()) }
-}
-
-/// What `logs` accepts.
-#[derive(Args)]
-pub struct LogsArgs {
-    #[command(flatten)]
-    pair: NameArgs,
-    /// Go on showing what is written, until the pair is taken down.
-    #[arg(short, long)]
-    follow: bool,
-    /// Show the supervisor's own log instead: what happened to the pair.
-    #[arg(long)]
-    supervisor: bool,
-}
-
-pub(super) fn logs(args: &LogsArgs) -> Result<()> {
-    // The logs of a pair that is gone are still worth reading.
-    let client = Client::connect(args.pair.name.as_deref());
-    let dir = match (&client, &args.pair.name) {
-        (Ok(client), _) => client.dir.clone(),
-        (Err(_), name) => state::StateDir::new(name.as_deref().unwrap_or(state::DEFAULT_NAME))?,
-    };
-    let path = if args.supervisor { dir.supervisor_log() } else { dir.console_log() };
-    let file = match (File::open(&path), client.as_ref()) {
-        (Ok(file), _) => file,
-        (Err(_), Err(_)) => return client.map(drop),
-        (Err(source), Ok(_)) => return Err(Error::Io { what: format!("cannot read {}", path.display()), source }),
-    };
-    match client {
-        Ok(client) if args.follow => follow(file, &path, &client),
-        Ok(_) => copy(&file),
-        Err(error) => {
-            copy(&file)?;
-            match error {
-                Error::SupervisorGone { .. } => Err(error),
-                _ => Ok(()),
-            }
-        }
-    }
-}
-
-/// Prints from where the file was last read to its end.
-fn copy(mut file: &File) -> Result<()> {
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).context(|| "cannot read the log")?;
-    let mut stdout = std::io::stdout();
-    stdout.write_all(&bytes).and_then(|()| stdout.flush()).context(|| "cannot write to stdout")
-}
-
-/// Prints what is written until the supervisor ends.
-fn follow(file: File, path: &std::path::Path, client: &Client) -> Result<()> {
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).context(|| "cannot watch the log")?;
-    inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY).context(|| "cannot watch the log")?;
-    loop {
-        copy(&file)?;
-        let mut both = [
-            PollFd::new(&watch, PollFlags::IN),
-            PollFd::from_borrowed_fd(client.stream().as_fd(), PollFlags::IN | PollFlags::RDHUP),
-        ];
-        match poll(&mut both, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(Error::Io { what: "cannot wait for the log".to_owned(), source: error.into() }),
-        }
-        let (written, ended) = (!both[0].revents().is_empty(), !both[1].revents().is_empty());
-        if written {
-            let mut events = [0; 4096];
-            // Only that something was written matters, not what.
-            rustix::io::read(&watch, &mut events).context(|| "cannot watch the log")?;
-        }
-        if ended {
-            copy(&file)?;
-            return match Client::connect(Some(&client.dir.name)) {
-                Err(error @ Error::SupervisorGone { .. }) => Err(error),
-                _ => Ok(()),
-            };
-        }
-    }
 }

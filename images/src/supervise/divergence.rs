@@ -250,7 +250,7 @@ impl Supervisor {
         self.shown[id.index()].end(end);
         let [zero, one] = &self.shown;
         if self.divergence.is_none() && zero.end.is_some() && one.end.is_some() && zero.epoch == one.epoch {
-            let status = describe(end.epoch, &compare([zero, one]), self.spec.guest_elf.as_deref());
+            let status = describe(end.epoch, &compare([zero, one]), self.symbols.unchanged().ok());
             self.diverged(status);
         }
     }

@@ -213,7 +213,7 @@ impl Supervisor {
 
     /// The guest has ended by itself. Both replicas must say the same.
     pub(super) fn guest_stopped(&mut self, id: ReplicaId, stopped: &GuestStopped<'_>) {
-        let report = symbols::annotate(stopped.report, self.spec.guest_elf.as_deref());
+        let report = symbols::annotate(stopped.report, self.symbols.unchanged());
         let told = GuestStoppedStatus {
             kind: stopped.kind.name().to_owned(),
             code: stopped.code,

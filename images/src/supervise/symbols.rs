@@ -8,26 +8,40 @@ use hypercall::layout::{GUEST_BASE, PAGE_BYTES, Regions};
 use object::read::elf::ElfFile64;
 use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
 
-/// Addresses this far above the guest's base can be code.
-const CODE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
+use crate::code_names::{Filter, functions, is_code};
 
-/// Puts function, file and line behind each line of `report` that holds addresses of guest code. Without symbols the
-/// report is as it was.
+/// Puts function, file and line behind each line of `report` that holds addresses of guest code, and in place of those that
+/// stand for names. Without symbols the report stays as it was, and says at its end why that is.
 ///
 /// All but the instruction pointer are taken for return addresses: they point behind a call, which may be the last
 /// instruction of its function, so the byte before is looked up.
-pub fn annotate(report: &str, guest_elf: Option<&Path>) -> String {
-    let Some(loader) = guest_elf.and_then(|path| Loader::new(path).ok()) else {
-        return report.to_owned();
-    };
+pub fn annotate(report: &str, guest_elf: Result<&Path, String>) -> String {
+    let loader = guest_elf.and_then(|path| Loader::new(path).map_err(|error| format!("{}: {error}", path.display())));
+    match loader {
+        Ok(loader) => with_names(report, &loader),
+        Err(why) if report.lines().any(|line| addresses(line).next().is_some()) => {
+            format!("{}\n(addresses of code are shown without names: {why})\n", report.trim_end())
+        }
+        Err(_) => report.to_owned(),
+    }
+}
+
+fn with_names(report: &str, loader: &Loader) -> String {
     let instruction_pointer = instruction_pointer(report);
+    let mut filter = Filter::new(loader);
+    let mut named = filter.push(report.as_bytes());
+    named.extend(filter.finish());
     let mut out = String::with_capacity(report.len() * 2);
-    for line in report.lines() {
+    for line in String::from_utf8_lossy(&named).lines() {
         out.push_str(line);
         out.push('\n');
         for address in addresses(line) {
             let exact = Some(address) == instruction_pointer;
-            describe(&loader, if exact { address } else { address - 1 }, &mut out);
+            for function in functions(loader, if exact { address } else { address - 1 }) {
+                let place = function.place.map(|(file, line, _)| format!(" at {file}:{line}"));
+                // Writing to a string cannot fail.
+                let _ = writeln!(out, "      {}{}", function.name, place.unwrap_or_default());
+            }
         }
     }
     out
@@ -43,29 +57,7 @@ fn instruction_pointer(report: &str) -> Option<u64> {
 fn addresses(line: &str) -> impl Iterator<Item = u64> {
     line.split(|character: char| !character.is_ascii_alphanumeric())
         .filter_map(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
-        .filter(|address| (GUEST_BASE + 1..GUEST_BASE + CODE_LIMIT_BYTES).contains(address))
-}
-
-/// One line for each function at the address: the innermost first, then those it was inlined into.
-fn describe(loader: &Loader, address: u64, out: &mut String) {
-    let Ok(mut frames) = loader.find_frames(address) else {
-        return;
-    };
-    let mut found = false;
-    while let Ok(Some(frame)) = frames.next() {
-        let function =
-            frame.function.as_ref().and_then(|function| function.demangle().ok().map(|name| name.to_string()));
-        let place =
-            frame.location.map(|place| format!(" at {}:{}", place.file.unwrap_or("?"), place.line.unwrap_or(0)));
-        if function.is_some() || place.is_some() {
-            found = true;
-            // Writing to a string cannot fail.
-            let _ = writeln!(out, "      {}{}", function.as_deref().unwrap_or("?"), place.unwrap_or_default());
-        }
-    }
-    if !found && let Some(symbol) = loader.find_symbol(address) {
-        let _ = writeln!(out, "      {:#}", rustc_demangle(symbol));
-    }
+        .filter(|address| *address > GUEST_BASE && is_code(*address))
 }
 
 /// What lies at an address: a static with the offset in it, or a part of memory.
@@ -160,8 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn a_report_without_symbols_is_left_alone() {
-        assert_eq!(annotate("a\nb", None), "a\nb");
-        assert_eq!(annotate("a\nb", Some(Path::new("/nonexistent"))), "a\nb");
+    fn a_report_without_symbols_is_left_alone_and_says_why() {
+        let none = || Err("there are none".to_owned());
+        assert_eq!(annotate("a\nb", none()), "a\nb");
+        assert_eq!(annotate("a\nb", Ok(Path::new("/nonexistent"))), "a\nb");
+        let said = "(addresses of code are shown without names: there are none)";
+        assert_eq!(annotate("a\n  0x40000010\n", none()), format!("a\n  0x40000010\n{said}\n"));
     }
 }

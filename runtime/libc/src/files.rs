@@ -8,8 +8,8 @@ use runtime::fs::{self, Metadata, NewTimes};
 use runtime::sys::descriptors;
 
 use crate::errno::fail;
-use crate::refused;
 use crate::text::put;
+use crate::{names, refused};
 
 type Path = *const c_char;
 
@@ -222,7 +222,10 @@ c_functions! {
     /// Opens what lies at a path, or makes a file there.
     fn open64(path: Path, flags: c_int, mode: mode_t) -> c_int {
         // SAFETY: the caller's.
-        let opened = unsafe { text(path) }.and_then(|path| fs::open(None, path, flags, mode & !UMASK));
+        let opened = unsafe { text(path) }.and_then(|path| match names::open(path) {
+            Some(opened) => opened,
+            None => fs::open(None, path, flags, mode & !UMASK),
+        });
         if opened == Err(libc::ENOENT) {
             // SAFETY: it is a text, or it would not have been looked for.
             refused::note_missing(unsafe { CStr::from_ptr(path) });

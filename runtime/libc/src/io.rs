@@ -7,21 +7,49 @@ use runtime::sys::{self, descriptors};
 
 use crate::errno::{fail, result, size};
 
-/// What a program has written to standard error last: when it aborts, that is why.
+/// What a program has written to standard error last: when it aborts, that is why. The backtraces that `std` has written are left
+/// out: a report has one of its own, and they would take the room of the message.
 struct LastWords {
     bytes: RefCell<[u8; Self::BYTES]>,
     used: Cell<usize>,
+    /// Where the line begins that is being written.
+    line: Cell<usize>,
+    /// The line before it was one of a backtrace.
+    in_backtrace: Cell<bool>,
 }
 
 // SAFETY: threads of a program take turns where they wait, and nothing here waits.
 unsafe impl Sync for LastWords {}
 
-static LAST_WORDS: LastWords = LastWords { bytes: RefCell::new([0; LastWords::BYTES]), used: Cell::new(0) };
+static LAST_WORDS: LastWords = LastWords::new();
+
+/// How the first line of a backtrace by `std` begins, and the last one of a short one; those between begin with a space.
+const BACKTRACE: &[u8] = b"stack backtrace:";
+const BACKTRACE_END: &[u8] = b"note: Some details are omitted";
 
 impl LastWords {
     const BYTES: usize = 1024;
 
+    const fn new() -> Self {
+        Self {
+            bytes: RefCell::new([0; Self::BYTES]),
+            used: Cell::new(0),
+            line: Cell::new(0),
+            in_backtrace: Cell::new(false),
+        }
+    }
+
     fn add(&self, text: &[u8]) {
+        for piece in text.split_inclusive(|byte| *byte == b'\n') {
+            self.add_piece(piece);
+            if piece.ends_with(b"\n") {
+                self.end_line();
+            }
+        }
+    }
+
+    /// Adds a piece of a line.
+    fn add_piece(&self, text: &[u8]) {
         let mut bytes = self.bytes.borrow_mut();
         let text = &text[text.len().saturating_sub(Self::BYTES)..];
         let kept = self.used.get().min(Self::BYTES - text.len());
@@ -29,15 +57,43 @@ impl LastWords {
         bytes.copy_within(start..start + kept, 0);
         bytes[kept..kept + text.len()].copy_from_slice(text);
         self.used.set(kept + text.len());
+        self.line.set(self.line.get().saturating_sub(start));
+    }
+
+    /// Forgets the line that has ended if it is one of a backtrace.
+    fn end_line(&self) {
+        let bytes = self.bytes.borrow();
+        let line = &bytes[self.line.get()..self.used.get()];
+        let goes_on = self.in_backtrace.get() && (line.starts_with(b" ") || line.starts_with(BACKTRACE_END));
+        self.in_backtrace.set(goes_on || line.starts_with(BACKTRACE));
+        if self.in_backtrace.get() {
+            self.used.set(self.line.get());
+        }
+        self.line.set(self.used.get());
     }
 }
+
+/// How the message of a panic begins, and where it says that it has happened if a destructor has panicked while another panic unwound:
+/// that message is the second one, and says less.
+const PANIC: &[u8] = b"\nthread '";
+const WITHIN_ANOTHER: &[u8] = b"library/core/src/panicking.rs:";
 
 /// Calls `f` with what was written to standard error last, from the beginning of a panic's message if there is one.
 pub(crate) fn with_last_words<R>(f: impl FnOnce(&[u8]) -> R) -> R {
     let bytes = LAST_WORDS.bytes.borrow();
     let words = &bytes[..LAST_WORDS.used.get()];
-    let start = words.windows(8).rposition(|window| window == b"\nthread ").map_or(0, |at| at + 1);
-    f(&words[start..])
+    f(&words[beginning(words)..])
+}
+
+/// Where the last message of a panic begins that is not about another panic.
+fn beginning(words: &[u8]) -> usize {
+    let messages = || (0..words.len()).rev().filter(|at| words[*at..].starts_with(PANIC));
+    let is_about_another = |at: &usize| {
+        let line = words[at + 1..].split(|byte| *byte == b'\n').next().unwrap_or_default();
+        line.windows(WITHIN_ANOTHER.len()).any(|part| part == WITHIN_ANOTHER)
+    };
+    let first = messages().find(|at| !is_about_another(at));
+    first.or_else(|| messages().next()).map_or(0, |at| at + 1)
 }
 
 /// # Safety
@@ -176,6 +232,11 @@ c_functions! {
 mod tests {
     use super::*;
 
+    fn words_of(last: &LastWords) -> alloc::string::String {
+        let words = last.bytes.borrow()[..last.used.get()].to_vec();
+        alloc::string::String::from_utf8(words).expect("UTF-8")
+    }
+
     #[test]
     fn last_words_begin_with_the_last_panic_and_are_bounded() {
         let words = || with_last_words(<[u8]>::to_vec);
@@ -189,6 +250,48 @@ mod tests {
         LAST_WORDS.add(b"end");
         assert_eq!(words().len(), LastWords::BYTES);
         assert!(words().ends_with(b"xend"));
+    }
+
+    #[test]
+    fn backtraces_are_no_last_words() {
+        let text = "\nthread 'main' (1) panicked at src/main.rs:1:1:\nno\nstack backtrace:\n   0: <code at 0x40000001>\n\
+                    \x20  1: <code at 0x40000002>\n             at a.rs:1:2\nnote: Some details are omitted, run with more\nafter\n";
+        // `std` writes in pieces, wherever it likes.
+        for pieces in [1, 2, 3, 7, text.len()] {
+            let last = LastWords::new();
+            text.as_bytes().chunks(pieces).for_each(|piece| last.add(piece));
+            let expected = "\nthread 'main' (1) panicked at src/main.rs:1:1:\nno\nafter\n";
+            assert_eq!(words_of(&last), expected, "in pieces of {pieces}");
+        }
+        // A long one leaves the message where it is.
+        let last = LastWords::new();
+        last.add(b"the message\nstack backtrace:\n");
+        (0..100).for_each(|_| last.add(b"  12:  0x4000000000000000 - <code at 0x40000001>\n"));
+        last.add(b" not one\n 7");
+        assert_eq!(words_of(&last), "the message\n 7");
+        // What merely looks like it stays.
+        let last = LastWords::new();
+        last.add(b"  12: twelve\nnote: Some details are omitted\n");
+        assert_eq!(words_of(&last), "  12: twelve\nnote: Some details are omitted\n");
+        // A line that is longer than all there is room for.
+        last.add(&[b'y'; 3 * LastWords::BYTES]);
+        last.add(b"\nz");
+        assert_eq!(words_of(&last).len(), LastWords::BYTES);
+        assert!(words_of(&last).ends_with("y\nz"));
+    }
+
+    #[test]
+    fn a_panic_about_another_is_not_the_first_word() {
+        let (first, second) = (
+            "\nthread 'a' (2) panicked at src/main.rs:1:1:\nwhy\n",
+            "\nthread 'a' (2) panicked at \
+            /rustc/0/library/core/src/panicking.rs:233:5:\npanic in a destructor during cleanup\nthread caused non-unwinding panic. aborting.\n",
+        );
+        let text = [first, second].concat();
+        assert_eq!(beginning(text.as_bytes()), 1);
+        assert_eq!(beginning(second.as_bytes()), 1);
+        assert_eq!(beginning([second, first].concat().as_bytes()), second.len() + 1);
+        assert_eq!((beginning(b"thread 'a' has nothing to say"), beginning(b"")), (0, 0));
     }
 
     #[test]

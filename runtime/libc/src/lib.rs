@@ -39,6 +39,7 @@ pub mod folders;
 pub mod io;
 pub mod math;
 pub mod memory;
+pub mod names;
 #[cfg(feature = "image")]
 pub mod panics;
 pub mod process;

@@ -9,7 +9,8 @@ use core::ptr;
 
 use runtime::sys;
 
-use crate::errno::{fail, result};
+use crate::errno::fail;
+use crate::names;
 
 /// What lies below each piece.
 #[repr(C)]
@@ -50,6 +51,19 @@ fn allocate(bytes: usize, align_bytes: usize, zeroed: bool) -> *mut c_void {
 unsafe fn header(piece: *mut c_void) -> Header {
     // SAFETY: the caller's.
     unsafe { piece.cast::<Header>().sub(1).read() }
+}
+
+/// Zeroed pages for so many bytes, open.
+fn pages(bytes: usize, flags: c_int) -> Result<*mut u8, c_int> {
+    if flags & libc::MAP_FIXED != 0 {
+        return Err(libc::ENOMEM);
+    }
+    let mut pages = ptr::null_mut();
+    // SAFETY: the place is a variable.
+    match unsafe { sys::sys_mmap(bytes, hermit_abi::PROT_READ | hermit_abi::PROT_WRITE, &raw mut pages) } {
+        0 => Ok(pages),
+        error => Err(-error),
+    }
 }
 
 c_functions! {
@@ -130,21 +144,28 @@ c_functions! {
         piece
     }
 
-    /// Zeroed pages of memory, open whatever protection was asked for. `ENODEV` for those of a file, `ENOMEM` where there are no
-    /// more, and for a fixed address.
+    /// Zeroed pages of memory, open whatever protection was asked for. `ENODEV` for those of a file, unless it is one of the [`names`]
+    /// of code and is only read; `ENOMEM` where there are no more, and for a fixed address.
     fn mmap64(
-        _address: *mut c_void, bytes: usize, _protection: c_int, flags: c_int, _file: c_int, _offset: i64,
+        _address: *mut c_void, bytes: usize, protection: c_int, flags: c_int, file: c_int, offset: i64,
     ) -> *mut c_void {
-        let mut pages = ptr::null_mut();
-        let error = if flags & libc::MAP_ANONYMOUS == 0 {
-            -libc::ENODEV
-        } else if flags & libc::MAP_FIXED != 0 {
-            -libc::ENOMEM
-        } else {
-            // SAFETY: the place is a variable.
-            unsafe { sys::sys_mmap(bytes, hermit_abi::PROT_READ | hermit_abi::PROT_WRITE, &raw mut pages) }
+        let contents = match flags & libc::MAP_ANONYMOUS {
+            0 if protection == libc::PROT_READ && offset == 0 => names::of_file(file).map(Some),
+            0 => Err(libc::ENODEV),
+            _ => Ok(None),
         };
-        if result(error) == 0 { pages.cast() } else { libc::MAP_FAILED }
+        let mapped = contents.and_then(|contents| {
+            let pages = pages(bytes, flags)?;
+            if let Some(contents) = contents {
+                // SAFETY: they have that length, hold zeros, and are nobody else's.
+                contents.copy_to(unsafe { core::slice::from_raw_parts_mut(pages, bytes) });
+            }
+            Ok(pages.cast())
+        });
+        mapped.unwrap_or_else(|errno| {
+            fail::<c_int>(errno);
+            libc::MAP_FAILED
+        })
     }
 
     /// Gives pages of [`mmap64`] back, all or some of one call. `EINVAL` for what does not begin a page or was not given out.

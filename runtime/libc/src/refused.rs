@@ -10,6 +10,7 @@ use core::fmt;
 use libc::{gid_t, pid_t, size_t, uid_t};
 
 use crate::errno::fail;
+use crate::names;
 
 /// Writes a line to the console about a thing that a program has asked for and does not get.
 pub(crate) fn note(what: fmt::Arguments<'_>) {
@@ -26,7 +27,7 @@ pub(crate) fn note_missing(path: &CStr) {
     let place = OF_LINUX.iter().position(|folder| {
         path.to_bytes().strip_prefix(*folder).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     });
-    if let Some(place) = place {
+    if let Some(place) = place.filter(|_| !names::is_looked_for(path.to_bytes())) {
         NOTED[place].once(path.to_str().unwrap_or("a path that is no text"));
     }
 }

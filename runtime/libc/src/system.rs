@@ -75,13 +75,6 @@ c_functions! {
         -1
     }
 
-    /// Calls `each` for the program and its libraries: for none, because they hold no tables for unwinding.
-    fn dl_iterate_phdr(
-        _each: extern "C" fn(*mut libc::dl_phdr_info, usize, *mut c_void) -> c_int, _data: *mut c_void,
-    ) -> c_int {
-        0
-    }
-
     /// The entry of a user in a file that there is not: none.
     fn getpwuid_r(
         _user: libc::uid_t, _entry: *mut libc::passwd, _place: *mut c_char, _bytes: usize,

@@ -24,7 +24,9 @@ pub fn compute(seed: u64, rounds: u64) -> (u64, u64) {
 /// `threads` threads compute, and each line of standard input is answered meanwhile, until one says `end`.
 pub fn run(threads: u64, rounds: u64) {
     let computing: Vec<_> = (0..threads)
-        .map(|seed| thread::Builder::new().name(format!("computer {seed}")).spawn(move || compute(seed, rounds)).unwrap())
+        .map(|seed| {
+            thread::Builder::new().name(format!("computer {seed}")).spawn(move || compute(seed, rounds)).unwrap()
+        })
         .collect();
     let mut answered = 0;
     let mut meanwhile = 0;

@@ -4,6 +4,7 @@
 use std::env;
 use std::io::stdin;
 
+mod backtraces;
 mod busy;
 mod refused;
 mod room;
@@ -21,6 +22,7 @@ fn main() {
         Some("memory") => room::memory(),
         Some("threads") => room::threads(number(1) as usize),
         Some("refused") => refused::run(),
+        Some("backtraces") => backtraces::run(),
         _ => tell(&arguments),
     }
     println!("all done");
