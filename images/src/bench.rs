@@ -3,6 +3,7 @@
 //! Absolute times say something about the machine; ratios, taken from interleaved runs, say something about Pollux.
 
 mod checkpoint;
+mod cores;
 mod disk;
 mod durable;
 mod failover;

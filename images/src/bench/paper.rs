@@ -3,6 +3,7 @@
 //! [`plan`] says what is measured, [`mod@run`] measures once, [`table`] brings the rounds together, [`model`] is the
 //! paper's, `report` and `plot` write it down. [`exactness`] and [`kills`] check rather than measure.
 
+pub mod apart;
 pub mod exactness;
 pub mod host;
 pub mod kills;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Promise;
+use super::cores::Cores;
 use crate::ctl::to_line;
 use crate::error::{Context, Error, Result};
 use crate::supervise::spec::{EpochSpec, ProtocolName};
@@ -94,11 +96,12 @@ pub struct Progress<'a> {
 pub fn run(images: &Images, plan: &Plan, mut note: impl FnMut(Progress<'_>)) -> PaperReport {
     let host = Host::look();
     let (mut samples, mut failures, mut done) = (Vec::new(), Vec::new(), 0);
+    let mut cores = Cores::new();
     for round in 1..=plan.rounds {
         for (group, system) in turns(&plan.groups, round) {
             let configuration = Configuration { workload: group.workload, epoch: group.epoch, system };
             note(Progress { done, text: &format!("round {round} of {}: {configuration}", plan.rounds) });
-            match run::measure(images, group, system, round) {
+            match run::measure(images, &mut cores, group, system, round) {
                 Ok(sample) => samples.push(sample),
                 Err(error) => failures.push(Failure { configuration, round, text: error.to_string() }),
             }
@@ -185,13 +188,16 @@ fn turns(groups: &[Group], round: usize) -> impl Iterator<Item = (&Group, System
 /// What must be reached, as far as it was measured.
 fn promises(report: &PaperReport) -> Vec<Promise> {
     let revised = System::Pair(ProtocolName::Revised);
+    // Where cores were shared with somebody else in every slice, what was measured on such has to do.
     let np = |name: &str, configuration, bound| {
-        let measured = report.find(configuration).and_then(|row| row.np)?.median;
-        Some(Promise::at_most(name, measured, bound))
+        let row = report.find(configuration)?;
+        let apart = row.undisturbed.as_ref().map(|undisturbed| undisturbed.np);
+        Some(Promise::at_most(name, apart.or(row.np)?.median, bound))
     };
     let yields = Workload::Dhrystone { yield_after: YIELD_AFTER };
     let solo = computing(EpochSpec::Exact(PROMISED_SHORT), System::Solo);
-    let boundary_us = report.find(solo).and_then(|row| row.boundary_us).map(|boundary| boundary.median);
+    let boundary = |row: &Row| row.undisturbed.as_ref().and_then(|it| it.boundary_us).or(row.boundary_us);
+    let boundary_us = report.find(solo).and_then(boundary).map(|boundary| boundary.median);
     let kills = report.kills.as_ref();
     let all = [
         np("NP Dhrystone, cooperative", computing(EpochSpec::Cooperative, revised), 1.03),

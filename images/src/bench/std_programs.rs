@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Promise, median};
 use crate::build::Image;
 use crate::error::Result;
-use server::ServerRound;
+use server::{Compared, ServerRound, Servers};
 
 /// Starts in a full run and in a quick one.
 const ROUNDS: usize = 9;
@@ -29,6 +29,8 @@ pub struct StdReport {
     pub project_s: f64,
     /// A server under load, each round.
     pub server: Vec<ServerRound>,
+    /// What that comes to.
+    pub compared: Compared,
     /// What must be reached.
     pub promises: Vec<Promise>,
 }
@@ -48,39 +50,42 @@ pub fn run(hello: &Image, server: &Image, quick: bool, mut note: impl FnMut(&str
         first_line_ms.push(start::first_line_ms(hello)?);
     }
     let mut served = Vec::new();
+    note("two servers");
+    let mut servers = Servers::start(server)?;
     let server_rounds = if quick { 1 } else { SERVER_ROUNDS };
     for round in 1..=server_rounds {
         note(&format!("server, round {round} of {server_rounds}"));
-        served.push(server::round(server)?);
+        served.push(servers.round()?);
     }
+    servers.down()?;
     note("a new project");
     let project_s = project::new_to_first_line_s()?;
-    // Each ratio is of one round.
-    let ratio = |of: fn(&ServerRound) -> f64| median(&served.iter().map(of).collect::<Vec<_>>());
+    let compared = Compared::of(&served);
     let promises = vec![
         Promise::at_most("image of a program that prints a line, MiB", hello.image_bytes as f64 / 1_048_576.0, 1.5),
         Promise::at_most("start to its first line, bare, median, ms", median(&first_line_ms), 150.0),
         Promise::at_most("`new` to the first line of a pair, s", project_s, 30.0),
-        Promise::at_least("HTTP server, throughput, pair / bare", ratio(|round| round.pair.rps / round.bare.rps), 0.6),
-        Promise::at_most(
-            "HTTP server, vCPU time a request, pair / bare",
-            ratio(|round| round.pair.vcpu_us / round.bare.vcpu_us),
-            1.2,
-        ),
+        Promise::at_least("HTTP server, throughput, pair / bare", compared.rps_ratio, 0.6),
+        Promise::at_most("HTTP server, vCPU time a request, pair / bare", compared.vcpu_ratio, 1.2),
     ];
-    Ok(StdReport { rounds, image_bytes: hello.image_bytes, first_line_ms, project_s, server: served, promises })
+    Ok(StdReport {
+        rounds,
+        image_bytes: hello.image_bytes,
+        first_line_ms,
+        project_s,
+        server: served,
+        compared,
+        promises,
+    })
 }
 
 /// What people read.
 pub fn describe(report: &StdReport) -> String {
     let mut out = format!("ordinary programs, {} starts:\n", report.rounds);
-    let middle = |of: fn(&ServerRound) -> f64| median(&report.server.iter().map(of).collect::<Vec<_>>());
+    let Compared { slices, of, rps, vcpu_us, .. } = report.compared;
     out.push_str(&format!(
-        "  HTTP server: bare {:.0} requests a second at {:.1} us of the vCPU each, pair {:.0} at {:.1} us\n",
-        middle(|round| round.bare.rps),
-        middle(|round| round.bare.vcpu_us),
-        middle(|round| round.pair.rps),
-        middle(|round| round.pair.vcpu_us),
+        "  HTTP server: bare {:.0} requests a second at {:.1} us of the vCPU each, pair {:.0} at {:.1} us ({slices} of {of} slices)\n",
+        rps[0], vcpu_us[0], rps[1], vcpu_us[1],
     ));
     report.promises.iter().for_each(|promise| out.push_str(&promise.describe()));
     out

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::cores::{Cores, Effort};
 use super::neighbour::Neighbour;
 use super::{Promise, median, process};
 use crate::build::Image;
@@ -25,10 +26,14 @@ const TESTS: &str = "set,get,incr";
 pub(super) const TEST_COUNT: u64 = 3;
 pub(super) const CLIENTS: &str = "50";
 const PIPELINE: &str = "16";
-/// Requests of each test: plain, pipelined, one connection.
+/// Requests of each test: of the peer, plain and pipelined; at one connection.
 const REQUESTS: u64 = 30_000;
 const PIPELINED_REQUESTS: u64 = 300_000;
 const SINGLE_REQUESTS: u64 = 3_000;
+/// Requests of each test in a slice of ours, plain and pipelined, and how many slices there are.
+const SLICE_REQUESTS: u64 = 4_000;
+const PIPELINED_SLICE_REQUESTS: u64 = 40_000;
+const EFFORT: Effort = Effort { enough: 4, most: 10, longest: Duration::from_secs(6) };
 /// Requests before anything is counted, so that the translator has seen the code.
 const WARM_UP_REQUESTS: u64 = 10_000;
 /// Port of the peer's store on this host.
@@ -77,6 +82,11 @@ pub struct Sample {
     pub supervisor_pipelined_us: f64,
     /// Round trip of the replication link while one connection was at work, in microseconds.
     pub link_rtt_us: f64,
+    /// Slices that were measured, plain and pipelined, and those of them that count: no core of the host was shared then, or there
+    /// were no such slices.
+    pub slices: usize,
+    /// See above.
+    pub slices_counted: usize,
 }
 
 /// What was measured.
@@ -130,17 +140,17 @@ pub fn run(
     mut note: impl FnMut(&str),
 ) -> Result<ThroughputReport> {
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
-    let (mut samples, mut shares) = (Vec::new(), Vec::new());
+    let (mut samples, mut shares, mut cores) = (Vec::new(), Vec::new(), Cores::new());
     for round in 1..=rounds {
         for (system, run) in [(System::Bare, RunName::Bare), (System::Pair, RunName::Pair)] {
             note(&format!("round {round} of {rounds}: {system:?}"));
-            samples.push(sample(image, net, system, run, None)?.0);
+            samples.push(sample(image, net, &mut cores, (system, run), None)?.0);
         }
         note(&format!("round {round} of {rounds}: Beside"));
         // The pair of this round: requests a second, times processor time a request.
         let share = samples.last().map_or(0.0, |pair| pair.rps * pair.backup_vcpu_us / 1e6);
         let neighbour = Some((Neighbour::start(neighbour)?, share));
-        let (beside, reached) = sample(image, net, System::Beside, RunName::Bare, neighbour)?;
+        let (beside, reached) = sample(image, net, &mut cores, (System::Beside, RunName::Bare), neighbour)?;
         samples.push(beside);
         shares.push(reached);
         if let Some((script, folder)) = peer {
@@ -169,8 +179,8 @@ pub fn run(
 fn sample(
     image: &Image,
     net: &Net,
-    system: System,
-    run: RunName,
+    cores: &mut Cores,
+    (system, run): (System, RunName),
     neighbour: Option<(Neighbour, f64)>,
 ) -> Result<(Sample, f64)> {
     let name = format!("bench-{}", std::process::id());
@@ -183,13 +193,12 @@ fn sample(
     let watched =
         Watched { primary, backup: pid(RoleName::Backup), supervisor: status.supervisor_pid, uplink: status.net.pid };
     benchmark(address, WARM_UP_REQUESTS, &["-c", CLIENTS])?;
-    let plain = || watched.during(REQUESTS, || benchmark(address, REQUESTS, &["-c", CLIENTS]));
-    let ((rps, plain), reached) = match neighbour {
+    let mut plain = || watched.in_slices(cores, address, SLICE_REQUESTS, &["-c", CLIENTS]);
+    let (plain, reached) = match neighbour {
         Some((neighbour, share)) => neighbour.beside(share, plain)?,
         None => (plain()?, 0.0),
     };
-    let (pipelined_rps, pipelined) = watched
-        .during(PIPELINED_REQUESTS, || benchmark(address, PIPELINED_REQUESTS, &["-c", CLIENTS, "-P", PIPELINE]))?;
+    let pipelined = watched.in_slices(cores, address, PIPELINED_SLICE_REQUESTS, &["-c", CLIENTS, "-P", PIPELINE])?;
     let (single, rtt_us) = single_connection(address, &mut pair)?;
     let after = pair.status()?;
     if after.generation != 1 {
@@ -198,8 +207,8 @@ fn sample(
     pair.down()?;
     let sample = Sample {
         system,
-        rps: rps.rps,
-        pipelined_rps: pipelined_rps.rps,
+        rps: plain.rps,
+        pipelined_rps: pipelined.rps,
         single_p50_us: single.p50_us,
         vcpu_us: plain.primary_us,
         pipelined_vcpu_us: pipelined.primary_us,
@@ -208,6 +217,8 @@ fn sample(
         supervisor_us: plain.supervisor_us,
         supervisor_pipelined_us: pipelined.supervisor_us,
         link_rtt_us: rtt_us,
+        slices: plain.slices + pipelined.slices,
+        slices_counted: plain.slices_counted + pipelined.slices_counted,
     };
     Ok((sample, reached))
 }
@@ -236,11 +247,14 @@ struct Watched {
     uplink: Option<i32>,
 }
 
-/// Processor time for one request, in microseconds.
-struct Spent {
+/// Processor time for one request, in microseconds, and requests a second: the middle of the slices that count.
+struct Served {
+    rps: f64,
     primary_us: f64,
     backup_us: f64,
     supervisor_us: f64,
+    slices: usize,
+    slices_counted: usize,
 }
 
 impl Watched {
@@ -250,13 +264,25 @@ impl Watched {
         Ok([process::vcpu_ns(self.primary)?, backup, process::total_ns(self.supervisor)? + uplink])
     }
 
-    /// Runs something that makes `requests` of each test and says what it took.
-    fn during<T>(&self, requests: u64, run: impl FnOnce() -> Result<T>) -> Result<(T, Spent)> {
-        let before = self.read()?;
-        let result = run()?;
-        let after = self.read()?;
-        let us = |index: usize| (after[index] - before[index]) as f64 / 1e3 / (requests * TEST_COUNT) as f64;
-        Ok((result, Spent { primary_us: us(0), backup_us: us(1), supervisor_us: us(2) }))
+    /// Runs `redis-benchmark` with so many requests of each test, again and again, and says what it took.
+    fn in_slices(&self, cores: &mut Cores, address: SocketAddr, requests: u64, options: &[&str]) -> Result<Served> {
+        let slices = cores.slices(EFFORT, || {
+            let before = self.read()?;
+            let outcome = benchmark(address, requests, options)?;
+            let after = self.read()?;
+            let us = |index: usize| (after[index] - before[index]) as f64 / 1e3 / (requests * TEST_COUNT) as f64;
+            Ok([outcome.rps, us(0), us(1), us(2)])
+        })?;
+        let counted = cores.those_that_count(&slices);
+        let middle = |index: usize| median(&counted.iter().map(|slice| slice[index]).collect::<Vec<_>>());
+        Ok(Served {
+            rps: middle(0),
+            primary_us: middle(1),
+            backup_us: middle(2),
+            supervisor_us: middle(3),
+            slices: slices.len(),
+            slices_counted: counted.len(),
+        })
     }
 }
 
@@ -349,6 +375,8 @@ fn peer_sample(script: &Path, folder: &Path) -> Result<Sample> {
         supervisor_us: 0.0,
         supervisor_pipelined_us: 0.0,
         link_rtt_us: 0.0,
+        slices: 1,
+        slices_counted: 1,
     })
 }
 
@@ -426,6 +454,11 @@ pub fn describe(report: &ThroughputReport) -> String {
         report.neighbour_share * 100.0,
         report.ratio(System::Beside, System::Bare, |s| s.vcpu_us),
         report.ratio(System::Pair, System::Beside, |s| s.vcpu_us),
+    ));
+    let slices = |count: fn(&Sample) -> usize| report.samples.iter().map(count).sum::<usize>();
+    let (counted, all) = (slices(|sample| sample.slices_counted), slices(|sample| sample.slices));
+    out.push_str(&format!(
+        "  slices that count: {counted} of {all} (no core was shared with somebody else, as far as can be)\n"
     ));
     out.extend(report.promises.iter().map(Promise::describe));
     out

@@ -12,6 +12,7 @@ use super::stats::Spread;
 use super::workload::Workload;
 use super::{Measured, PaperReport, Progress, report};
 use crate::bench::Promise;
+use crate::bench::cores::Cores;
 use crate::ctl::to_line;
 use crate::error::{Context, Error, Result};
 use crate::supervise::spec::{EpochSpec, ProtocolName};
@@ -90,11 +91,11 @@ fn disk_workloads(quick: bool) -> &'static [Workload] {
 /// Does what the plan says with the images of PA-RISC, and compares its workload with that of the image for x86-64.
 pub fn measure(images: &Images, other: &Images, plan: &Plan, mut note: impl FnMut(Progress<'_>)) -> PaRiscReport {
     let mut paper = super::run(images, plan, &mut note);
-    let mut pairs = Vec::new();
+    let (mut pairs, mut cores) = (Vec::new(), Cores::new());
     for round in 1..=plan.rounds {
         let group = &plan.groups[0];
         note(Progress { done: plan.steps(), text: &format!("round {round} of {}: both machines", plan.rounds) });
-        let one = |images: &Images| run::measure(images, group, System::Bare, round);
+        let mut one = |images: &Images| run::measure(images, &mut cores, group, System::Bare, round);
         // What drifts meanwhile does so the other way round in every second round.
         let both = if round.is_multiple_of(2) {
             one(other).and_then(|other| Ok((one(images)?, other)))

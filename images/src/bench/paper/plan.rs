@@ -109,6 +109,14 @@ pub struct Group {
     pub systems: Vec<System>,
 }
 
+impl Group {
+    /// Whether something is promised of it: then it is also measured in slices, and those count during which the host's cores were ours
+    /// alone.
+    pub fn is_sliced(&self) -> bool {
+        self.systems.contains(&System::Neighbours)
+    }
+}
+
 /// What can be measured by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -1,5 +1,6 @@
 //! The evaluation as a document: Markdown, made of nothing but the measurements.
 
+use super::apart;
 use super::exactness::Exactness;
 use super::kills::Kills;
 use super::plan::{PROMISED_LONG, PROMISED_SHORT, System};
@@ -33,6 +34,7 @@ pub fn markdown(report: &PaperReport, pictures: &[String]) -> String {
     out.push_str(&introduction(report));
     out.push_str("\n## What must be reached\n\n");
     out.push_str(&promises(&report.promises));
+    out.push_str(&apart::section(&report.rows));
     out.push_str("\n## Epochs and protocols\n\n");
     out.push_str(LEGEND);
     out.push_str(&tables(&report.rows));
@@ -61,6 +63,8 @@ pub fn markdown(report: &PaperReport, pictures: &[String]) -> String {
 /// What the terminal shows: the tables and the promises.
 pub fn describe(report: &PaperReport) -> String {
     let mut out = tables(&report.rows);
+    out.push('\n');
+    out.push_str(&apart::table(&report.rows));
     out.push('\n');
     out.push_str(&counting(report));
     for model in &report.models {
@@ -151,7 +155,7 @@ fn line(row: &Row) -> String {
 }
 
 /// Without epochs their length only says which comparison the row belongs to.
-fn epochs_name(epoch: EpochSpec, system: System) -> String {
+pub(super) fn epochs_name(epoch: EpochSpec, system: System) -> String {
     match (epoch, system) {
         (EpochSpec::Cooperative, system) if !system.has_epochs() => "none".to_owned(),
         (EpochSpec::Exact(length), system) if !system.has_epochs() => {

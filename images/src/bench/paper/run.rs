@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{Configuration, Group, System};
 use super::workload::{Client, DISK_BYTES, Workload};
+use crate::bench::cores::{Cores, Effort, Slice};
 use crate::bench::scratch::ScratchDisk;
 use crate::build::Image;
 use crate::ctl::{PairStatus, ReplicaStatus, RoleName};
@@ -17,6 +18,10 @@ use crate::supervise::spec::{EpochSpec, Spec};
 
 /// The part of a workload that is done before anything is counted, so that the translator has seen the code.
 const WARM_UP_SHARE: u64 = 4;
+/// The part of a workload that is done in a slice, where there are slices,
+const SLICE_SHARE: u64 = 10;
+/// and how many of them, for how long.
+const EFFORT: Effort = Effort { enough: 5, most: 16, longest: Duration::from_secs(10) };
 /// How often a status is looked at that should change.
 const STATUS_INTERVAL: Duration = Duration::from_millis(5);
 /// Statuses come ten times a second of the machine's clock.
@@ -134,13 +139,16 @@ pub struct Sample {
     pub elapsed_s: f64,
     /// What the shims counted meanwhile, and a moment before and after.
     pub counts: Counts,
+    /// The same once more in slices, in seconds that the whole would have taken. Empty where nothing is promised.
+    #[serde(default)]
+    pub slices: Vec<Slice>,
 }
 
 /// Measures one system of a group.
 ///
 /// # Errors
 /// It does not start, answers wrongly, or a replica fails meanwhile.
-pub fn measure(images: &Images, group: &Group, system: System, round: usize) -> Result<Sample> {
+pub fn measure(images: &Images, cores: &mut Cores, group: &Group, system: System, round: usize) -> Result<Sample> {
     let configuration = Configuration { workload: group.workload, epoch: group.epoch, system };
     let mut spec = images.spec(configuration)?;
     // Kept until the pair is down; the files are new each time.
@@ -150,17 +158,27 @@ pub fn measure(images: &Images, group: &Group, system: System, round: usize) -> 
         spec.disks = vec![disk.spec()];
     }
     if system == System::Neighbours {
-        let elapsed_s = beside_another(&spec, group)?;
-        return Ok(Sample { configuration, round, size: group.size, elapsed_s, counts: Counts::default() });
+        let (elapsed_s, slices) = beside_another(&spec, cores, group)?;
+        return Ok(Sample { configuration, round, size: group.size, elapsed_s, counts: Counts::default(), slices });
     }
     let mut pair = Running::start(&spec)?;
     let mut client = warmed_up(&pair, group)?;
     let before = Counts::read(&settled(&mut pair)?);
     let elapsed_s = client.exchange(group.size)?;
-    let after = settled(&mut pair)?;
-    undisturbed(&after)?;
+    let counts = Counts::read(&settled(&mut pair)?).since(before);
+    let slices = slices(cores, group, |size| client.exchange(size))?;
+    undisturbed(&pair.status()?)?;
     pair.down()?;
-    Ok(Sample { configuration, round, size: group.size, elapsed_s, counts: Counts::read(&after).since(before) })
+    Ok(Sample { configuration, round, size: group.size, elapsed_s, counts, slices })
+}
+
+/// Measures a group's workload in slices, if it is to be.
+fn slices(cores: &mut Cores, group: &Group, mut exchange: impl FnMut(u64) -> Result<f64>) -> Result<Vec<Slice>> {
+    if !group.is_sliced() {
+        return Ok(Vec::new());
+    }
+    let size = (group.size / SLICE_SHARE).max(1);
+    cores.slices(EFFORT, || Ok(exchange(size)? * group.size as f64 / size as f64))
 }
 
 fn warmed_up(pair: &Running, group: &Group) -> Result<Client> {
@@ -171,20 +189,24 @@ fn warmed_up(pair: &Running, group: &Group) -> Result<Client> {
 
 /// How long a machine without epochs takes while another one, which knows nothing of it, does the same. The longer of
 /// their two times: so long, on the whole, both were at work.
-fn beside_another(spec: &Spec, group: &Group) -> Result<f64> {
+fn beside_another(spec: &Spec, cores: &mut Cores, group: &Group) -> Result<(f64, Vec<Slice>)> {
     let other = Spec { name: format!("{}-other", spec.name), ..spec.clone() };
     let pairs = [Running::start(spec)?, Running::start(&other)?];
     let [mut one, mut another] = [warmed_up(&pairs[0], group)?, warmed_up(&pairs[1], group)?];
-    let both = std::thread::scope(|scope| {
-        let another = scope.spawn(|| another.exchange(group.size));
-        let one = one.exchange(group.size);
-        let another = another.join().map_err(|_| Error::CheckFailed("a thread of ours panicked".to_owned()))?;
-        Ok::<_, Error>([one?, another?])
-    })?;
+    let mut both = |size| {
+        std::thread::scope(|scope| {
+            let another = scope.spawn(|| another.exchange(size));
+            let one = one.exchange(size);
+            let another = another.join().map_err(|_| Error::CheckFailed("a thread of ours panicked".to_owned()))?;
+            Ok::<_, Error>(one?.max(another?))
+        })
+    };
+    let elapsed_s = both(group.size)?;
+    let slices = slices(cores, group, both)?;
     for pair in pairs {
         pair.down()?;
     }
-    Ok(both[0].max(both[1]))
+    Ok((elapsed_s, slices))
 }
 
 /// An error if the virtual machines are not those that were started, doing what they did.

@@ -3,15 +3,17 @@
 use protocol::EpochSource;
 use serde::Serialize;
 
+use super::apart::Undisturbed;
 use super::model::{self, Fit, Point};
 use super::plan::{Configuration, System};
 use super::run::Sample;
 use super::stats::Spread;
 use super::workload::Workload;
+use crate::bench::cores;
 use crate::supervise::spec::{EpochSpec, ProtocolName};
 
 /// Fewer epochs than these say nothing about the cost of one.
-const LEAST_EPOCHS: u64 = 100;
+pub(super) const LEAST_EPOCHS: u64 = 100;
 
 /// One configuration, over all rounds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -38,6 +40,8 @@ pub struct Row {
     pub bytes_per_epoch: f64,
     /// How long the primary waited for its backup, as a share of the time.
     pub wait_share: f64,
+    /// What slices say during which no core of the host was shared. `None` where there were none.
+    pub undisturbed: Option<Undisturbed>,
 }
 
 /// Who counts, for which epochs.
@@ -90,7 +94,11 @@ pub fn rows(samples: &[Sample]) -> Vec<Row> {
         }
     }
     seen.sort_by_key(|configuration| rank(*configuration));
-    seen.into_iter().filter_map(|configuration| row(samples, configuration)).collect()
+    let best_ns = cores::best(samples.iter().flat_map(|sample| &sample.slices));
+    let row = |configuration| {
+        Some(Row { undisturbed: Undisturbed::of(samples, configuration, best_ns), ..row(samples, configuration)? })
+    };
+    seen.into_iter().filter_map(row).collect()
 }
 
 /// Where a configuration stands in the table.
@@ -135,11 +143,12 @@ fn row(samples: &[Sample], configuration: Configuration) -> Option<Row> {
         bytes_per_s: by_time(|sample| sample.counts.link_bytes),
         bytes_per_epoch: by_epoch(|sample| sample.counts.link_bytes),
         wait_share: middle(&|sample| sample.counts.gate_wait_ns as f64 / 1e9 / sample.elapsed_s),
+        undisturbed: None,
     })
 }
 
 /// The same without epochs, in the same round.
-fn baseline<'a>(samples: &'a [Sample], of: &Sample) -> Option<&'a Sample> {
+pub(super) fn baseline<'a>(samples: &'a [Sample], of: &Sample) -> Option<&'a Sample> {
     let configuration = Configuration { system: System::Bare, ..of.configuration };
     samples
         .iter()
@@ -219,6 +228,7 @@ pub(super) mod tests {
                 gate_waits: pair * epochs / 2,
                 gate_wait_ns: pair * (elapsed_s * 1e8) as u64,
             },
+            slices: Vec::new(),
         }
     }
 

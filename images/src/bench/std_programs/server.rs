@@ -8,7 +8,8 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use serde::Serialize;
 
-use super::super::process;
+use super::super::cores::{self, Cores, Effort, Slice};
+use super::super::{median, process};
 use crate::build::Image;
 use crate::ctl::RoleName;
 use crate::error::{Context, Error, Result};
@@ -19,9 +20,12 @@ use crate::supervise::spec::{RunName, Spec};
 const PORT: u16 = 8080;
 /// Connections at once.
 const CONNECTIONS: usize = 50;
-/// Requests of a measurement, and those before it, so that the translator has seen the code.
-const REQUESTS: u64 = 15_000;
-const WARM_UP_REQUESTS: u64 = 3_000;
+/// Requests of a slice, those before each round, and those before the first, so that the translator has seen the code.
+const REQUESTS: u64 = 4_000;
+const SETTLE_REQUESTS: u64 = 15_000;
+const WARM_UP_REQUESTS: u64 = 15_000;
+/// Slices of a system in a round.
+const EFFORT: Effort = Effort { enough: 5, most: 16, longest: Duration::from_secs(10) };
 /// What is asked, each time.
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
 /// Longest silence of the server.
@@ -36,38 +40,131 @@ pub struct ServerSample {
     pub vcpu_us: f64,
 }
 
-/// A round: bare, then the pair.
-#[derive(Debug, Clone, Copy, Serialize)]
+/// A round: bare, then the pair, each in slices.
+#[derive(Debug, Clone, Serialize)]
 pub struct ServerRound {
     /// The image without epochs.
-    pub bare: ServerSample,
+    pub bare: Vec<Slice<ServerSample>>,
     /// Two replicas.
-    pub pair: ServerSample,
+    pub pair: Vec<Slice<ServerSample>>,
 }
 
-/// Measures both once.
-pub(super) fn round(image: &Image) -> Result<ServerRound> {
-    Ok(ServerRound { bare: sample(image, RunName::Bare)?, pair: sample(image, RunName::Pair)? })
+/// What all rounds say: of slices during which no core of the host was shared, or of all if there are none of those.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Compared {
+    /// Slices that count, of both systems,
+    pub slices: usize,
+    /// of so many.
+    pub of: usize,
+    /// Requests a second, bare and paired: the middle of the rounds' middle slices.
+    pub rps: [f64; 2],
+    /// The same of the processor time of the active replica's vCPU for one request, in microseconds.
+    pub vcpu_us: [f64; 2],
+    /// Throughput of the pair by bare's in the same round; the middle one.
+    pub rps_ratio: f64,
+    /// Processor time of the pair's by bare's in the same round; the middle one.
+    pub vcpu_ratio: f64,
 }
 
-fn sample(image: &Image, run: RunName) -> Result<ServerSample> {
-    let name = format!("bench-server-{}", std::process::id());
-    let spec = Spec { run, ..Spec::new(name, image.clone())?.staying_alone().publishing(PORT) };
-    let mut running = Running::start(&spec)?;
-    let address = running.address(PORT)?;
-    let primary = running.status()?.replica(RoleName::Primary).map(|replica| replica.pid);
-    let primary = primary.ok_or_else(|| Error::Start("there is no primary".to_owned()))?;
-    load(address, WARM_UP_REQUESTS)?;
-    let before_ns = process::vcpu_ns(primary)?;
-    let took = load(address, REQUESTS)?;
-    let vcpu_ns = process::vcpu_ns(primary)? - before_ns;
-    let after = running.status()?;
-    if after.generation != 1 {
-        return Err(Error::CheckFailed(format!("a failover disturbed the measurement: {:?}", after.events.last())));
+impl Compared {
+    /// Of rounds each of which has slices of both.
+    pub(super) fn of(rounds: &[ServerRound]) -> Self {
+        let all = || rounds.iter().flat_map(|round| round.bare.iter().chain(&round.pair));
+        let best_ns = cores::best(all());
+        let ours = |best_ns| {
+            let middle = |slices: &[Slice<ServerSample>], measure: fn(&ServerSample) -> f64| {
+                let of = |slice: &Slice<ServerSample>| Slice { value: measure(&slice.value), look_ns: slice.look_ns };
+                cores::undisturbed(&slices.iter().map(of).collect::<Vec<_>>(), best_ns)
+            };
+            let both = |round: &ServerRound, measure| {
+                let ((bare, some), (pair, more)) = (middle(&round.bare, measure)?, middle(&round.pair, measure)?);
+                Some((bare, pair, some + more))
+            };
+            let over = |measure: fn(&ServerSample) -> f64| -> Vec<(f64, f64, usize)> {
+                rounds.iter().filter_map(|round| both(round, measure)).collect()
+            };
+            (over(|sample| sample.rps), over(|sample| sample.vcpu_us))
+        };
+        let (mut rps, mut vcpu_us) = ours(best_ns);
+        if rps.is_empty() {
+            (rps, vcpu_us) = ours(u64::MAX);
+        }
+        let over = |rounds: &[(f64, f64, usize)], of: fn(&(f64, f64, usize)) -> f64| {
+            median(&rounds.iter().map(of).collect::<Vec<_>>())
+        };
+        Self {
+            slices: rps.iter().map(|(_, _, slices)| slices).sum(),
+            of: all().count(),
+            rps: [over(&rps, |of| of.0), over(&rps, |of| of.1)],
+            vcpu_us: [over(&vcpu_us, |of| of.0), over(&vcpu_us, |of| of.1)],
+            rps_ratio: over(&rps, |of| of.1 / of.0),
+            vcpu_ratio: over(&vcpu_us, |of| of.1 / of.0),
+        }
     }
-    running.down()?;
-    let requests = REQUESTS as f64;
-    Ok(ServerSample { rps: requests / took.as_secs_f64(), vcpu_us: vcpu_ns as f64 / 1e3 / requests })
+}
+
+/// Both systems, up together: each waits while the other is measured, so that a round's two halves are close in time.
+pub(super) struct Servers {
+    bare: Server,
+    pair: Server,
+    cores: Cores,
+}
+
+impl Servers {
+    /// Starts both and lets them serve until the translator has seen the code.
+    pub(super) fn start(image: &Image) -> Result<Self> {
+        let (bare, pair) = (Server::start(image, RunName::Bare)?, Server::start(image, RunName::Pair)?);
+        Ok(Self { bare, pair, cores: Cores::new() })
+    }
+
+    /// Measures one after the other.
+    pub(super) fn round(&mut self) -> Result<ServerRound> {
+        let mut slices = |server: &mut Server| {
+            // It has been idle while the other was measured.
+            load(server.address, SETTLE_REQUESTS)?;
+            self.cores.slices(EFFORT, || server.sample())
+        };
+        Ok(ServerRound { bare: slices(&mut self.bare)?, pair: slices(&mut self.pair)? })
+    }
+
+    /// Ends both.
+    pub(super) fn down(self) -> Result<()> {
+        self.bare.running.down()?;
+        self.pair.running.down()
+    }
+}
+
+/// One system that serves.
+struct Server {
+    running: Running,
+    address: SocketAddr,
+    /// The active replica's process.
+    primary: i32,
+}
+
+impl Server {
+    fn start(image: &Image, run: RunName) -> Result<Self> {
+        let name = format!("bench-server-{run:?}-{}", std::process::id()).to_lowercase();
+        let spec = Spec { run, ..Spec::new(name, image.clone())?.staying_alone().publishing(PORT) };
+        let mut running = Running::start(&spec)?;
+        let address = running.address(PORT)?;
+        let primary = running.status()?.replica(RoleName::Primary).map(|replica| replica.pid);
+        let primary = primary.ok_or_else(|| Error::Start("there is no primary".to_owned()))?;
+        load(address, WARM_UP_REQUESTS)?;
+        Ok(Self { running, address, primary })
+    }
+
+    fn sample(&mut self) -> Result<ServerSample> {
+        let before_ns = process::vcpu_ns(self.primary)?;
+        let took = load(self.address, REQUESTS)?;
+        let vcpu_ns = process::vcpu_ns(self.primary)? - before_ns;
+        let after = self.running.status()?;
+        if after.generation != 1 {
+            return Err(Error::CheckFailed(format!("a failover disturbed the measurement: {:?}", after.events.last())));
+        }
+        let requests = REQUESTS as f64;
+        Ok(ServerSample { rps: requests / took.as_secs_f64(), vcpu_us: vcpu_ns as f64 / 1e3 / requests })
+    }
 }
 
 /// One connection: its answer so far.
@@ -159,6 +256,22 @@ fn answer_bytes(answer: &[u8]) -> std::result::Result<Option<usize>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slices_on_shared_cores_do_not_count_if_there_are_others() {
+        let slices = |values: &[(f64, u64)]| -> Vec<_> {
+            let slice = |&(vcpu_us, look_ns)| Slice { value: ServerSample { rps: 100.0 / vcpu_us, vcpu_us }, look_ns };
+            values.iter().map(slice).collect()
+        };
+        let bare = slices(&[(2.0, 100), (4.0, 200)]);
+        let round = |pair: &[(f64, u64)]| ServerRound { bare: bare.clone(), pair: slices(pair) };
+        let compared = Compared::of(&[round(&[(3.0, 110), (8.0, 190)]), round(&[(8.0, 190)])]);
+        assert_eq!((compared.slices, compared.of), (2, 7));
+        assert_eq!((compared.vcpu_us, compared.vcpu_ratio), ([2.0, 3.0], 1.5));
+        let compared = Compared::of(&[round(&[(6.0, 190), (6.0, 190)])]);
+        assert_eq!((compared.slices, compared.of), (4, 4), "there are none of the pair on cores of our own");
+        assert_eq!((compared.vcpu_us, compared.vcpu_ratio), ([3.0, 6.0], 2.0));
+    }
 
     #[test]
     fn an_answer_says_how_long_it_is() {
