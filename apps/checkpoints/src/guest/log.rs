@@ -76,7 +76,7 @@ impl Node {
         }
         let mut events: Vec<(u64, Event)> = Vec::new();
         let mut foreign = 0;
-        let options = Options { new_key: random::number().map_err(text)?, cut_damaged: false };
+        let options = Options { new_key: random::number().map_err(text)?, ..Options::default() };
         let opened = Store::open(second, options, |record| match postcard::from_bytes(record) {
             Ok(event) => events.push(event),
             Err(_) => foreign += 1,
