@@ -37,23 +37,39 @@ pub const MAX_OUTSTANDING: usize = 64;
 /// [`crate::errno`] has this value.
 pub const UNCERTAIN: u32 = u32::MAX;
 
+/// [`DiskInfo::flags`]: when the guest was started, all blocks were zeros. Only who sees the disk from outside can say that
+/// of a large one: to a guest it would be a read of everything. It stays as it was said, whatever is written afterwards.
+pub const FLAG_BLANK: u32 = 1;
+
 /// A disk of this guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct DiskInfo {
     /// Its name, filled up with zeros.
-    pub name: [u8; 24],
+    pub name: [u8; MAX_NAME_BYTES],
+    /// [`FLAG_BLANK`] or 0.
+    pub flags: u32,
     /// Its size in blocks.
     pub blocks: u64,
 }
 
 impl DiskInfo {
-    /// A disk. A name that is too long is cut.
+    /// A disk of which nothing is said. A name that is too long is cut.
     pub fn new(name: &str, blocks: u64) -> Self {
-        let mut padded = [0; 24];
+        let mut padded = [0; MAX_NAME_BYTES];
         let bytes = name.len().min(MAX_NAME_BYTES);
         padded[..bytes].copy_from_slice(&name.as_bytes()[..bytes]);
-        Self { name: padded, blocks }
+        Self { name: padded, flags: 0, blocks }
+    }
+
+    /// The same, and whether it is blank.
+    pub fn with_blank(self, is_blank: bool) -> Self {
+        Self { flags: if is_blank { FLAG_BLANK } else { 0 }, ..self }
+    }
+
+    /// Whether all blocks were zeros when the guest was started.
+    pub fn is_blank(&self) -> bool {
+        self.flags & FLAG_BLANK != 0
     }
 
     /// Its name; empty when it is not UTF-8.
@@ -225,7 +241,10 @@ mod tests {
         assert_eq!(DiskInfo::new("data", 9).name(), "data");
         assert_eq!(DiskInfo::new("", 9).name(), "");
         assert_eq!(DiskInfo::new("a-name-of-more-than-twenty", 9).name(), "a-name-of-more-than-");
-        assert_eq!(DiskInfo { name: [0xff; 24], blocks: 1 }.name(), "");
+        assert_eq!(DiskInfo { name: [0xff; MAX_NAME_BYTES], flags: 0, blocks: 1 }.name(), "");
+        let disk = DiskInfo::new("a-name-of-twenty-b-s", 9).with_blank(true);
+        assert_eq!((disk.name(), disk.is_blank()), ("a-name-of-twenty-b-s", true));
+        assert!(!disk.with_blank(false).is_blank() && !DiskInfo::new("data", 9).is_blank());
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub const ABI_FINGERPRINT: u64 = {
     hash = mix(hash, size_of::<layout::TickNote>() as u64);
     hash = mix(hash, size_of::<ring::RingHeader>() as u64);
     hash = mix(hash, size_of::<disk::DiskInfo>() as u64);
+    hash = mix(hash, disk::FLAG_BLANK as u64);
     hash = mix(hash, size_of::<disk::Request>() as u64);
     hash = mix(hash, size_of::<disk::Completion>() as u64);
     hash = mix(hash, record::HEADER_BYTES as u64);

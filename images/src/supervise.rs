@@ -193,6 +193,8 @@ struct Supervisor {
     uplink_failed: bool,
     arbiter: Arbiter,
     disks: Disks,
+    /// Which of them were blank at the start, as every shim is told.
+    blank_disks: u8,
     /// Last epochs of replicas that have ended with nothing under way.
     orderly_ends: [Option<u64>; 2],
     /// Who is ended before the other's request to the arbiter is answered.
@@ -241,6 +243,8 @@ impl Supervisor {
         let published = bind(&spec)?;
         let mut storage = storage;
         let disks = claim_disks(&spec, restoring.as_ref(), storage.as_mut())?;
+        // A guest that goes on was told when it began.
+        let blank_disks = if restoring.is_some() { 0 } else { disks.blank()? };
         let device = uplink::open_device(&spec)?;
         let started = Instant::now();
         let registry = || poll.registry().try_clone().context(|| "cannot make an event loop");
@@ -288,6 +292,7 @@ impl Supervisor {
             uplink_failed: false,
             arbiter,
             disks,
+            blank_disks,
             orderly_ends: [None, None],
             fenced_off: None,
             configured: false,

@@ -24,6 +24,7 @@ pub mod http;
 pub mod linear;
 pub mod load;
 pub mod model;
+pub mod names;
 pub mod pair;
 pub mod sim;
 pub mod small;

@@ -80,12 +80,21 @@ pub fn program_folder(name: &str) -> PathBuf {
 /// # Panics
 /// When it cannot be built, or fails.
 pub fn native(name: &str, options: &[&str], arguments: &[&str]) -> String {
+    native_with(name, options, arguments, &[])
+}
+
+/// As [`native`], with these variables in its environment.
+///
+/// # Panics
+/// As [`native`].
+pub fn native_with(name: &str, options: &[&str], arguments: &[&str], variables: &[(&str, &Path)]) -> String {
     let output = Command::new("cargo")
         .args(["run", "--quiet", "--manifest-path"])
         .arg(program_folder(name).join("Cargo.toml"))
         .args(options)
         .arg("--")
         .args(arguments)
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .output()
         .expect("cargo starts");
@@ -106,6 +115,15 @@ pub fn program_image(name: &str) -> PathBuf {
     let path = built(&["--manifest-path", &program_folder(name).join("Cargo.toml").display().to_string()]);
     images.insert(name.to_owned(), path.clone());
     path
+}
+
+/// The image of an ordinary program with the `std` for hermit.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn hermit_image(name: &str) -> PathBuf {
+    let manifest = program_folder(name).join("Cargo.toml").display().to_string();
+    built(&["--target", "hermit", "--manifest-path", &manifest])
 }
 
 /// The image that `pollux build` makes with these arguments.

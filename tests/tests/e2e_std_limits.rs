@@ -78,17 +78,22 @@ fn threads_that_compute_let_others_answer_also_when_their_machine_dies() {
 }
 
 #[test]
-fn a_stack_that_ends_is_reported_with_its_thread_by_both_replicas() {
-    for (what, expected) in [
-        ("overflow", "(\"diver\") has overflowed its stack of 262144 bytes; give it a larger one"),
-        ("overflow-main", "thread 1 (\"main\") has overflowed its stack of"),
+fn a_stack_that_ends_and_a_closed_page_are_reported_by_both_replicas() {
+    for (what, expected, function) in [
+        (
+            "overflow",
+            "(\"diver\") has overflowed its stack of 262144 bytes; give it a larger one",
+            "limits::room::dive",
+        ),
+        ("overflow-main", "thread 1 (\"main\") has overflowed its stack of", "limits::room::dive"),
+        ("closed", "the program has touched a page that it has closed itself (PROT_NONE)", "limits::room::look_behind"),
     ] {
         let mut pair = begun(&["--args", what]);
         let stopped = pair.wait_until("the word of both replicas", |status| {
             status.guest_stopped.clone().filter(|stopped| stopped.replicas.len() == 2)
         });
         assert_eq!(stopped.kind, "fault", "{stopped:?}");
-        for part in ["page fault", expected, "limits::room::dive"] {
+        for part in ["page fault", expected, function] {
             assert!(stopped.report.contains(part), "{part}: {}", stopped.report);
         }
         pair.down();

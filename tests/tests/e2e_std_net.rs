@@ -2,10 +2,8 @@
 //!
 //! `POLLUX_E2E_MOMENTS=30` kills so many, `POLLUX_SEED` repeats a run.
 
-use std::net::{Ipv4Addr, UdpSocket};
-use std::thread;
-
 use pollux_tests::http::{Connection, HttpLoad};
+use pollux_tests::names;
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
@@ -46,11 +44,8 @@ fn survives(program: &str, arguments: &[&str]) -> Pair {
 
 #[test]
 fn a_server_of_threads_survives_its_machines() {
-    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let port = server.local_addr().expect("it has one").port();
-    thread::spawn(move || answer_questions(&server));
-    // The gateway stands for this host.
-    let mut pair = survives("http-threads", &["--allow-host", "--env", &format!("POLLUX_DNS=10.0.2.2:{port}")]);
+    let [allow, env, server] = names::server();
+    let mut pair = survives("http-threads", &[&allow, &env, &server]);
     let mut connection = Connection::open(pair.address(PORT)).expect("a published port takes connections");
     let unknown = "failed to lookup address information: Name or service not known";
     let expected = [
@@ -64,22 +59,6 @@ fn a_server_of_threads_survives_its_machines() {
         assert_eq!((status, body.as_str()), expected, "{name}");
     }
     pair.down();
-}
-
-/// A name server that knows one address, of all names that begin with w.
-fn answer_questions(server: &UdpSocket) {
-    let mut question = [0; 512];
-    while let Ok((bytes, from)) = server.recv_from(&mut question) {
-        let mut answer = question[..bytes].to_vec();
-        let known = answer.get(13) == Some(&b'w');
-        // An answer to one question with one address, or that there is no such name (RFC 1035, 4.1.1).
-        answer[2..8].copy_from_slice(if known { &[0x81, 0x80, 0, 1, 0, 1] } else { &[0x81, 0x83, 0, 1, 0, 0] });
-        if known {
-            // The question's name, an address, of the internet, for nine seconds.
-            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 7]);
-        }
-        server.send_to(&answer, from).expect("it can be sent");
-    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::status::{GuestStopped, Role};
-use pollux_tests::workbench::{native, program_folder, program_image};
+use pollux_tests::workbench::{native, program_image};
 
 const KILLS: u32 = 10;
 /// Something is computed before the first kill and after the last.
@@ -45,25 +45,5 @@ fn a_computation_with_rayon_survives_ten_kills_and_computes_what_it_does_on_linu
     prints(&pair, &expected);
     let status = pair.status();
     assert!(status.event("diverge").is_none(), "{:#?}", status.events);
-    pair.down();
-}
-
-/// The same with the `std` for hermit, which is built from source and asks for no C library.
-#[test]
-fn with_hermits_std_it_computes_the_same() {
-    let manifest = program_folder("parallel").join("Cargo.toml").display().to_string();
-    let nothing = Pair::nothing();
-    let built = nothing.command(&["build", "--json", "--target", "hermit", "--manifest-path", &manifest]).output();
-    let built = built.expect("the pollux command starts");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let built: serde_json::Value = serde_json::from_slice(&built.stdout).expect("JSON");
-    let image = built["image"].as_str().expect("it names the image").into();
-    let options = Options::new("").with(&PATIENT).with(&["--", "2"]);
-    let mut pair = Pair::up(&Options { image: Some(image), ..options });
-    pair.fault(&["console-input", "go"]);
-    let stopped: GuestStopped = pair.wait_until("the program's end", |status| status.guest_stopped.clone());
-    assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{stopped:?}");
-    pair.wait_for_console("all done");
-    prints(&pair, &computed_here(2));
     pair.down();
 }

@@ -1,5 +1,5 @@
 //! What `std` asks of a C library, what `runtime/libc` says becomes of it, and what is in the archive that programs are
-//! linked with: three lists that must be one. And what the runtime exports by hermit's names is what hermit has.
+//! linked with: three lists that must be one. And the same for what `hermit-abi` asks for, and `runtime/hermit.txt` says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -127,21 +127,141 @@ fn what_std_asks_for_is_what_the_list_names_and_the_archive_has() {
     }
 }
 
-#[test]
-fn what_is_exported_by_hermits_names_is_hermits() {
+/// What `hermit-abi` declares: the name that the linker is asked for, by the function's name in Rust.
+fn declared_by_hermit() -> BTreeMap<String, String> {
     let metadata = output("cargo", &["metadata", "--format-version", "1", "--offline"]);
     let metadata: serde_json::Value = serde_json::from_str(&metadata).expect("JSON");
     let packages = metadata["packages"].as_array().expect("packages");
     let hermit = packages.iter().find(|package| package["name"] == "hermit-abi").expect("a dependency");
     let manifest = PathBuf::from(hermit["manifest_path"].as_str().expect("a path"));
     let source = fs::read_to_string(manifest.with_file_name("src").join("lib.rs")).expect("its source");
-    let declared: BTreeSet<&str> =
-        source.split('"').filter(|text| text.starts_with("sys_") && !text.contains(char::is_whitespace)).collect();
-    assert!(declared.contains("sys_futex_wait"), "its source was read");
-    let ours: Vec<&String> = in_the_archive().iter().filter(|name| name.starts_with("sys_")).collect();
-    assert!(ours.len() >= 22, "{ours:?}");
-    let foreign: Vec<_> = ours.iter().filter(|name| !declared.contains(name.as_str())).collect();
+    let (_, block) = source.split_once("extern \"C\" {").expect("a block of declarations");
+    let (block, rest) = block.split_once("\n}").expect("the block's end");
+    assert!(!rest.contains("extern \"C\" {"), "it has one such block");
+    let mut declared = BTreeMap::new();
+    let mut link_name = None;
+    for line in block.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("#[link_name = \"") {
+            link_name = name.split('"').next().map(str::to_owned);
+        }
+        let line = line.strip_prefix("pub ").unwrap_or(line);
+        if let Some((name, _)) = line.strip_prefix("fn ").and_then(|rest| rest.split_once('(')) {
+            declared.insert(name.to_owned(), link_name.take().unwrap_or_else(|| name.to_owned()));
+        }
+    }
+    declared
+}
+
+/// What the `std` for hermit calls, out of what is declared: by its sources, which are the compiler's that builds it.
+fn wanted_by_std_for_hermit(declared: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let root = Path::new(pollux::build::hppa::SOURCES).ancestors().nth(3).expect("sources").join("std/src");
+    let mut folders = vec![root.join("sys"), root.join("os")];
+    let mut wanted = BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).expect("UTF-8");
+            // Sockets of several systems share a file, in which the system's functions are called `c`.
+            let is_shared = path.ends_with("net/connection/socket/mod.rs");
+            let is_own = path.ends_with("net/connection/socket/hermit.rs");
+            let prefixes = [("hermit_abi::", true), ("netc::", is_own), (" c::", is_shared), ("(c::", is_shared)];
+            for (prefix, _) in prefixes.into_iter().filter(|(_, counts)| *counts) {
+                let calls = text.split(prefix).skip(1).filter_map(|rest| rest.split_once('('));
+                wanted.extend(calls.filter_map(|(name, _)| declared.get(name)).cloned());
+            }
+        }
+    }
+    wanted
+}
+
+/// Four lists that are one: what `hermit-abi` asks for, what `runtime/hermit.txt` says becomes of it, what is in the archive, and
+/// (those that are marked) what the `std` for hermit calls.
+#[test]
+fn what_hermit_abi_asks_for_is_what_the_list_names_and_the_archive_has() {
+    let declared = declared_by_hermit();
+    let names: BTreeSet<&str> = declared.values().map(String::as_str).collect();
+    assert!(names.len() > 70 && names.contains("sys_set_priority"), "its source was read: {names:?}");
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/hermit.txt")).expect("the list");
+    let lines: Vec<Vec<&str>> =
+        text.lines().filter(|line| !line.starts_with('#')).map(|line| line.split(' ').collect()).collect();
+    let listed: BTreeSet<&str> = lines.iter().map(|line| line[0]).collect();
+    assert_eq!(lines.len(), listed.len(), "each name once");
+    let unlisted: Vec<_> = names.difference(&listed).collect();
+    assert!(unlisted.is_empty(), "hermit-abi asks for what runtime/hermit.txt does not name: {unlisted:?}");
+    let idle: Vec<_> = listed.difference(&names).collect();
+    assert!(idle.is_empty(), "runtime/hermit.txt names what hermit-abi does not ask for: {idle:?}");
+    let exported: BTreeSet<&str> =
+        in_the_archive().iter().map(String::as_str).filter(|name| name.starts_with("sys_")).collect();
+    let foreign: Vec<_> = exported.difference(&names).collect();
     assert!(foreign.is_empty(), "hermit-abi does not declare {foreign:?}");
+    let mut marked = BTreeSet::new();
+    for line in &lines {
+        let (name, is_there) = (line[0], exported.contains(line[0]));
+        match (line[1], &line[2..]) {
+            ("works" | "nothing", []) => assert!(is_there, "{name} is to be there, and is not"),
+            ("works" | "nothing", ["std"]) => {
+                assert!(is_there, "{name} is to be there, and is not");
+                marked.insert(name.to_owned());
+            }
+            ("absent", [_, ..]) => assert!(!is_there, "{name} is to be absent, and is there"),
+            _ => panic!("no such fate, or no reason: {line:?}"),
+        }
+    }
+    assert_eq!(
+        marked,
+        wanted_by_std_for_hermit(&declared),
+        "marked `std` in runtime/hermit.txt, called by std for hermit"
+    );
+}
+
+/// Functions by hermit's names that are not masked: they touch nothing but their arguments, or the heap, which masks itself.
+const UNMASKED_BY_HERMITS_NAMES: [&str; 12] = [
+    "sys_alloc",
+    "sys_alloc_zeroed",
+    "sys_available_parallelism",
+    "sys_dealloc",
+    "sys_errno",
+    "sys_free",
+    "sys_get_processor_count",
+    "sys_getpagesize",
+    "sys_getpid",
+    "sys_malloc",
+    "sys_network_init",
+    "sys_realloc",
+];
+
+/// A program with the `std` for hermit has no C library around what it calls: each function masks itself.
+#[test]
+fn every_function_by_hermits_names_is_masked() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/src");
+    let mut folders = vec![sources.join("sys")];
+    let mut files = vec![sources.join("sys.rs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("sources") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    let mut found = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(&file).expect("UTF-8");
+        for function in text.split("extern \"C\" fn sys_").skip(1) {
+            let (name, rest) = function.split_once('(').expect("arguments");
+            let name = format!("sys_{name}");
+            let (_, body) = rest.split_once("{\n").expect("a body");
+            let is_masked = body.trim_start().starts_with("let _masked = Masked::new();");
+            let may_be_bare = UNMASKED_BY_HERMITS_NAMES.contains(&name.as_str());
+            assert!(is_masked != may_be_bare, "{}: {name} is masked: {is_masked}", file.display());
+            assert!(found.insert(name), "once each");
+        }
+    }
+    let exported: BTreeSet<String> = in_the_archive().iter().filter(|name| name.starts_with("sys_")).cloned().collect();
+    assert_eq!(found, exported, "the sources that were read are those of the archive");
 }
 
 /// Names that are exported without a mask around what they do, because they touch nothing but their arguments: each with the

@@ -164,7 +164,7 @@ fn build<M: Machine>(
     }
     let memory = machine.guest_memory();
     let net = net_config(&config.network);
-    let disks = match disk_table(machine.disks()) {
+    let disks = match disk_table(machine.disks(), config.blank_disks) {
         Ok(disks) => disks,
         Err(text) => return refuse(machine, control, text),
     };
@@ -338,18 +338,21 @@ fn guest_config_digest(config: &Config<'_>, arguments: &str, disks: &[DiskInfo])
     hash.update([u8::from(config.check_determinism), config.shared_disks, config.disk_conduct.code()]);
     for disk in disks {
         hash.update(disk.name);
+        hash.update(disk.flags.to_le_bytes());
         hash.update(disk.blocks.to_le_bytes());
     }
     hash.update(arguments.as_bytes());
     hash.finalize().into()
 }
 
-/// The disks as the guest is told of them.
-fn disk_table(disks: &[impl Disk]) -> Result<Vec<DiskInfo>, String> {
+/// The disks as the guest is told of them; `blank` has a bit for each that holds nothing.
+fn disk_table(disks: &[impl Disk], blank: u8) -> Result<Vec<DiskInfo>, String> {
     if let Some([one, _]) = disks.array_windows().find(|[one, other]| one.name() == other.name()) {
         return Err(format!("two disks have the name {:?}", one.name()));
     }
-    Ok(disks.iter().map(|disk| DiskInfo::new(disk.name(), disk.blocks())).collect())
+    let is_blank = |index: usize| index < 8 && blank >> index & 1 == 1;
+    let infos = disks.iter().enumerate();
+    Ok(infos.map(|(index, disk)| DiskInfo::new(disk.name(), disk.blocks()).with_blank(is_blank(index))).collect())
 }
 
 fn net_config(network: &Network) -> NetConfig {

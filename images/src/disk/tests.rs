@@ -53,6 +53,25 @@ fn write(folder: &Folder, replica: ReplicaId, block: u64, byte: u8) {
     file.write_all_at(&[byte; 512], HEADER_BYTES + block * 512).expect("written");
 }
 
+/// Blank is a disk without a single byte that is not zero, wherever it would lie, whatever room it takes on the host.
+#[test]
+fn a_disk_is_blank_until_a_single_byte_is_written() {
+    let folder = Folder::new("blank");
+    made(&folder);
+    let is_blank = || {
+        let mirrors = Mirrors::open(&folder.0.join("d")).expect("they are there");
+        [0, 1].map(|at: usize| copy::is_blank(mirrors.each[at].as_ref().expect("there")).expect("read"))
+    };
+    assert_eq!(is_blank(), [true, true], "a new one");
+    for block in [0, 1000, 2047] {
+        write(&folder, ReplicaId::ZERO, block, 0);
+        assert_eq!(is_blank(), [true, true], "zeros were written to block {block}");
+        write(&folder, ReplicaId::ONE, block, 1);
+        assert_eq!(is_blank(), [true, false], "block {block}");
+        write(&folder, ReplicaId::ONE, block, 0);
+    }
+}
+
 fn refusal(folder: &Folder, options: &str, replicas: usize) -> String {
     claim(&folder.spec(options), "shop", replicas, ID).expect_err("it must be refused").to_string()
 }

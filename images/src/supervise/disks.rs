@@ -14,7 +14,7 @@ use crate::ctl::DiskStatus;
 use crate::disk::follow::Route;
 use crate::disk::mark::{Mark, Stretch};
 use crate::disk::mirror::{self, Mirror, Mirrors};
-use crate::disk::{DiskError, DiskSpec, Kind, logged, shared};
+use crate::disk::{DiskError, DiskSpec, Kind, copy, logged, shared};
 use crate::error::Result;
 
 /// What was asked to stop is ended after this time when it has disks: what is under way goes to both mirrors first.
@@ -44,6 +44,20 @@ impl Claimed {
             Self::Shared(disk) => Some(disk),
         };
         any.map_or("", |mirror| &mirror.identity.disk)
+    }
+
+    /// Whether every file of it holds nothing.
+    fn is_blank(&self) -> Result<bool, DiskError> {
+        let files = match self {
+            Self::Mirrored(mirrors) => &mirrors.each[..],
+            Self::Shared(disk) => return copy::is_blank(disk),
+        };
+        for mirror in files.iter().flatten() {
+            if !copy::is_blank(mirror)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The highest generation.
@@ -138,6 +152,19 @@ impl Disks {
         let size_of = |name: &str| self.0.iter().find(|disk| disk.name() == name).map(|disk| disk.status().size_bytes);
         let sized = |spec: &DiskSpec| DiskSpec { size_bytes: size_of(&spec.name), resync: false, ..spec.clone() };
         specs.iter().map(sized).collect()
+    }
+
+    /// Which disks hold nothing but zeros, as shims are told: bit i for the i-th by name.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn blank(&self) -> Result<u8, DiskError> {
+        let mut bits = 0;
+        for (disk, place) in self.0.iter().zip(self.places()) {
+            // A guest has fewer disks than a byte has bits.
+            bits |= u8::from(disk.is_blank()?) << place;
+        }
+        Ok(bits)
     }
 
     /// Whether there are none.

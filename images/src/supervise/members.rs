@@ -194,6 +194,7 @@ impl Supervisor {
             max_outstanding_bytes: tuning.max_outstanding_bytes,
             check_determinism: self.spec.check_determinism,
             shared_disks: self.spec.shared_disks(),
+            blank_disks: self.blank_disks,
             network: self.uplink.network(),
             arguments,
         }

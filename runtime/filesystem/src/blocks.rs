@@ -61,6 +61,9 @@ impl BlockMap {
 
     /// Sets a block's place: the one that it had.
     pub fn set(&mut self, index: u64, place: Place) -> Option<Place> {
+        if place.is_hole() && self.needs_group(index) {
+            return None;
+        }
         let group = self.groups.entry(index / GROUP).or_insert_with(|| Box::new([Place::default(); GROUP as usize]));
         let slot = group.get_mut((index % GROUP) as usize)?;
         let old = core::mem::replace(slot, place);

@@ -25,6 +25,10 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
         if !self.is_changed() {
             return Ok(());
         }
+        #[cfg(test)]
+        {
+            self.commits.0 += 1;
+        }
         self.write_out().await?;
         self.flush_data().await?;
         // From here on it may be that the device has a commit that speaks of every place that is taken.
@@ -40,6 +44,10 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
         }
         self.changes = Default::default();
         self.space.committed();
+        #[cfg(test)]
+        {
+            self.commits.1 += 1;
+        }
         Ok(())
     }
 

@@ -5,12 +5,12 @@ use alloc::vec::Vec;
 use recordstore::{Batch, BlockDevice, Store};
 
 use crate::BLOCK_BYTES;
-use crate::blocks::GROUP_BYTES;
+use crate::blocks::{BlockMap, GROUP_BYTES};
 use crate::cache::Cache;
 use crate::error::FsError;
 use crate::inode::{Attributes, Content, Ino, Inode, Times};
 use crate::part::Part;
-use crate::record::{ENTRY_BYTES, INODE_BYTES, RUN_BYTES};
+use crate::record::{CUT_BYTES, ENTRY_BYTES, GONE_BYTES, INODE_BYTES, RUN_BYTES};
 use crate::space::Space;
 
 /// The root directory.
@@ -42,6 +42,8 @@ pub(crate) struct Changes {
     /// Where files were cut, at the lowest.
     pub cuts: BTreeMap<Ino, u64>,
     pub gone: BTreeSet<Ino>,
+    /// Bytes of the names in `entries`.
+    pub name_bytes: usize,
 }
 
 impl Changes {
@@ -51,6 +53,24 @@ impl Changes {
             && self.blocks.is_empty()
             && self.cuts.is_empty()
             && self.gone.is_empty()
+    }
+
+    /// A name stands for an inode from now on, or for none (0).
+    #[inline(never)]
+    pub fn entry(&mut self, directory: Ino, name: &[u8], ino: Ino) {
+        if self.entries.insert((directory, name.to_vec()), ino).is_none() {
+            self.name_bytes += name.len();
+        }
+    }
+
+    /// Bytes of the records that tell it, at most, but for targets of links.
+    fn log_bytes(&self) -> usize {
+        self.inodes.len() * INODE_BYTES
+            + self.entries.len() * ENTRY_BYTES
+            + self.name_bytes
+            + self.blocks.len() * (RUN_BYTES + 8)
+            + self.cuts.len() * CUT_BYTES
+            + self.gone.len() * GONE_BYTES
     }
 
     /// A file has no blocks from `index` on any more.
@@ -88,6 +108,11 @@ impl Weight {
     /// A block in a run of its own.
     pub const BLOCK: Self = Self { memory_bytes: 0, log_bytes: RUN_BYTES + 8 };
     pub const GROUP: Self = Self { memory_bytes: GROUP_BYTES, log_bytes: 0 };
+
+    /// The places of a file's blocks.
+    pub fn of(map: &BlockMap) -> Self {
+        Self::GROUP.times(map.groups()).and(Self::BLOCK.times(map.blocks() as usize))
+    }
 
     pub fn name(name: &[u8]) -> Self {
         Self { memory_bytes: NAME_MEMORY_BYTES + name.len(), log_bytes: ENTRY_BYTES + name.len() }
@@ -132,6 +157,9 @@ pub struct FileSystem<D> {
     pub(crate) batch: Batch,
     #[cfg(test)]
     pub(crate) sabotage: Sabotage,
+    /// Commits that were begun, and that were ended well.
+    #[cfg(test)]
+    pub(crate) commits: (u64, u64),
 }
 
 /// Mistakes that the tests must find.
@@ -148,6 +176,8 @@ pub(crate) enum Sabotage {
     BelieveHalves,
     /// Checksums are not compared.
     BelieveData,
+    /// A file's length is set when all was written.
+    LateLength,
 }
 
 impl<D: BlockDevice + Clone> FileSystem<D> {
@@ -231,7 +261,7 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
         match &mut inode.content {
             Content::File { map, .. } => {
                 self.cache.forget(ino, 0);
-                let weight = Weight::GROUP.times(map.groups()).and(Weight::BLOCK.times(map.blocks() as usize));
+                let weight = Weight::of(map);
                 map.cut(0, |place| self.space.release(place.block));
                 self.lighten(weight);
             }
@@ -241,9 +271,10 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
         self.changes.gone(ino);
     }
 
-    /// Whether metadata may grow by this.
+    /// Whether metadata may grow by this, with places for all that was changed and lies nowhere yet.
     pub(crate) fn allow(&self, more: Weight) -> Result<(), FsError> {
-        let sum = self.weight.and(more);
+        let places = Weight::BLOCK.and(Weight::GROUP).times(self.cache.dirty());
+        let sum = self.weight.and(places).and(more);
         let fits = sum.memory_bytes <= self.limit.memory_bytes && sum.log_bytes <= self.limit.log_bytes;
         if fits { Ok(()) } else { Err(FsError::NoSpace) }
     }
@@ -263,6 +294,12 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
             free_bytes: u64::from(free) * BLOCK_BYTES as u64,
             inodes: self.inodes.len() as u64,
         }
+    }
+
+    /// Whether so much has changed that the owner had better [sync](Self::sync): a commit is read into memory as a whole when
+    /// the device is mounted, and names that came and went are told in it, too.
+    pub fn wants_commit(&self) -> bool {
+        self.changes.log_bytes() > self.limit.memory_bytes / 2
     }
 
     /// Whether anything has changed that is not stable.

@@ -51,6 +51,7 @@ mod mount;
 mod names;
 mod part;
 mod record;
+mod replay;
 mod space;
 #[cfg(test)]
 mod tests;

@@ -1,20 +1,20 @@
-//! Mounting: the log read back into memory.
+//! Mounting: what lies on a device is judged, and the log read back into memory.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use recordstore::{Batch, BlockDevice, OpenError, Store};
+use recordstore::{Batch, BlockDevice, OpenError, Presence, Store};
 
-use crate::blocks::{BlockMap, Place};
 use crate::cache::Cache;
 use crate::data::SECTORS;
 use crate::error::MountError;
 use crate::fs::{Changes, FileSystem, ROOT, Weight};
 use crate::inode::{Content, Ino, Inode, Kind};
 use crate::part::Part;
-use crate::record::{InodeRecord, Record, VERSION};
+use crate::record::MAX_RECORD_BYTES;
+use crate::replay::Replay;
 use crate::space::Space;
 use crate::{BLOCK_BYTES, MAX_FILE_BYTES};
 
@@ -23,8 +23,6 @@ const LEAST_BYTES: u64 = 1 << 20;
 /// Part of the device that the metadata log takes, and the least that it needs, in blocks of the device.
 const LOG_PART: u64 = 8;
 const LEAST_LOG_BLOCKS: u64 = 512;
-/// How much of a device's beginning and end has to be zeros for it to be a new one.
-const BLANK_BYTES: u64 = 1 << 20;
 /// Bytes that are read at a time.
 const TRANSFER_BYTES: usize = 64 * 1024;
 
@@ -39,6 +37,9 @@ pub struct Options {
     pub metadata_bytes: usize,
     /// The time, for a new root directory.
     pub now_ns: u64,
+    /// Whether the device holds nothing but zeros, by the word of somebody who can see it at a glance. A file system is made
+    /// on no other. Without that word ([`None`]), all of a device that may be blank is read first.
+    pub blank: Option<bool>,
 }
 
 /// What was found.
@@ -60,35 +61,36 @@ fn layout(blocks: u64) -> Result<(u64, u32), MountError> {
     Ok((log_blocks, data_blocks))
 }
 
-/// Whether a device was never written to, as far as a look at its beginning and end tells.
-async fn is_blank<D: BlockDevice>(device: &D) -> Result<bool, D::Error> {
-    let step = (TRANSFER_BYTES / recordstore::BLOCK_BYTES) as u64;
-    let edge = BLANK_BYTES / recordstore::BLOCK_BYTES as u64;
+/// Whether a device holds nothing but zeros, whatever lies in block `but` of it.
+async fn is_blank<D: BlockDevice>(device: &D, but: Option<u64>) -> Result<bool, D::Error> {
+    let step = TRANSFER_BYTES / recordstore::BLOCK_BYTES;
     let blocks = device.blocks();
-    let (beginning, end) = (0..edge.min(blocks), blocks.saturating_sub(edge)..blocks);
-    let starts = beginning.step_by(step as usize).chain(end.step_by(step as usize));
     let mut buffer = vec![0; TRANSFER_BYTES];
-    for start in starts {
-        let bytes = step.min(blocks - start) as usize * recordstore::BLOCK_BYTES;
-        let buffer = buffer.get_mut(..bytes).unwrap_or_default();
+    for start in (0..blocks).step_by(step) {
+        let count = (blocks - start).min(step as u64) as usize;
+        let buffer = buffer.get_mut(..count * recordstore::BLOCK_BYTES).unwrap_or_default();
         device.read(start, buffer).await?;
-        if buffer.iter().any(|&byte| byte != 0) {
+        let (found, _) = buffer.as_chunks::<{ recordstore::BLOCK_BYTES }>();
+        let is_used = |(at, block): (u64, &[u8; recordstore::BLOCK_BYTES])| {
+            Some(at) != but && block.iter().any(|&byte| byte != 0)
+        };
+        if (start..).zip(found).any(is_used) {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// Whether there is anything in the two blocks that say where a log is.
-async fn has_superblock<D: BlockDevice>(device: &D) -> Result<bool, D::Error> {
-    let mut block = [0; recordstore::BLOCK_BYTES];
-    for at in [0, SECTORS] {
-        device.read(at, &mut block).await?;
-        if block.iter().any(|&byte| byte != 0) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// Whether a file system may be opened or made here. What is on a device without one stays there.
+async fn may_open<D: BlockDevice>(device: &D, log: &Part<D>, blank: Option<bool>) -> Result<bool, MountError> {
+    let torn = match (Presence::of(log).await.map_err(refused)?, blank) {
+        (Presence::Store, _) => return Ok(true),
+        (Presence::Blank, Some(blank)) => return Ok(blank),
+        (Presence::Blank, None) => None,
+        // Somebody has begun to make one here, and the power went with the very first block.
+        (Presence::Torn, _) => Some(SECTORS),
+    };
+    is_blank(device, torn).await.map_err(|error| MountError::Device(format!("{error:?}")))
 }
 
 impl<D: BlockDevice + Clone> FileSystem<D> {
@@ -106,13 +108,16 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
         replay: &mut Replay,
     ) -> Result<(Self, Mounted), MountError> {
         let (log_blocks, data_blocks) = layout(device.blocks())?;
-        let broken = |error: D::Error| MountError::Device(format!("{error:?}"));
-        if !has_superblock(&device).await.map_err(broken)? && !is_blank(&device).await.map_err(broken)? {
+        let log = Part { device: device.clone(), first: 0, blocks: log_blocks };
+        if !may_open(&device, &log, options.blank).await? {
             return Err(MountError::Foreign);
         }
-        let log = Part { device: device.clone(), first: 0, blocks: log_blocks };
         let data = Part { device, first: log_blocks, blocks: u64::from(data_blocks) * SECTORS };
-        let key = recordstore::Options { new_key: options.new_key, cut_damaged: false };
+        let key = recordstore::Options {
+            new_key: options.new_key,
+            cut_damaged: false,
+            most_record_bytes: Some(MAX_RECORD_BYTES),
+        };
         let opened = Store::open(log, key, |record| replay.visit(record, data_blocks)).await;
         let (store, replayed) = opened.map_err(refused)?;
         if let Some(error) = replay.error.take() {
@@ -122,6 +127,10 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
         let successor_bytes = (usage.segments - usage.live_limit) as u64 * usage.segment_bytes;
         let log_bytes = usize::try_from(successor_bytes / 8 * 5).unwrap_or(usize::MAX);
         let formatted = !replay.is_whole;
+        if formatted && replayed.records > 0 {
+            // What a crash leaves of a file system that was being made is no record at all.
+            return Err(MountError::Damaged("the log does not begin with all there is".into()));
+        }
         let mut fs = Self {
             store,
             data,
@@ -139,6 +148,8 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
             batch: Batch::new(),
             #[cfg(test)]
             sabotage: crate::fs::Sabotage::None,
+            #[cfg(test)]
+            commits: (0, 0),
         };
         if formatted {
             fs.format(options.now_ns).await?;
@@ -184,12 +195,16 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
                     if *bytes > MAX_FILE_BYTES {
                         return Err(format!("file {ino} has {bytes} bytes, more than any can"));
                     }
+                    let blocks = bytes.div_ceil(BLOCK_BYTES as u64);
                     for (index, place) in map.iter() {
+                        if index >= blocks {
+                            return Err(format!("file {ino} has {bytes} bytes, and a block {index} behind them"));
+                        }
                         if !self.space.claim(place.block) {
                             return Err(format!("block {index} of file {ino} lies where it cannot ({})", place.block));
                         }
                     }
-                    self.weight = self.weight.and(weight_of(map));
+                    self.weight = self.weight.and(Weight::of(map));
                 }
                 Content::Link { target } => self.weight = self.weight.and(Weight::target(target)),
             }
@@ -206,9 +221,12 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
     fn check_names(&self, names: &BTreeMap<Ino, (u32, Ino)>) -> Result<(), String> {
         for (&ino, inode) in &self.inodes {
             let (count, directory) = names.get(&ino).copied().unwrap_or((0, 0));
-            let fits = match inode.content {
+            let fits = match &inode.content {
+                Content::Directory { entries, .. } if count == 0 && !entries.is_empty() => {
+                    return Err(format!("directory {ino} has no name and is not empty"));
+                }
                 Content::Directory { parent, .. } => {
-                    count == inode.links && count <= 1 && (count == 0 || parent == directory)
+                    count == inode.links && count <= 1 && (count == 0 || *parent == directory)
                 }
                 Content::File { .. } | Content::Link { .. } => count == inode.links,
             };
@@ -219,15 +237,30 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
                 ));
             }
         }
-        match self.inodes.last_key_value() {
-            Some((&last, _)) if last >= self.next_ino => Err(format!("inode {last} should not be there yet")),
-            _ => Ok(()),
+        if let Some((&last, _)) = self.inodes.last_key_value().filter(|(last, _)| **last >= self.next_ino) {
+            return Err(format!("inode {last} should not be there yet"));
         }
+        self.check_tree()
     }
-}
 
-fn weight_of(map: &BlockMap) -> Weight {
-    Weight::GROUP.times(map.groups()).and(Weight::BLOCK.times(map.blocks() as usize))
+    /// Every directory that has a name lies in the root, however deep. It has one name only, so no way leads round.
+    fn check_tree(&self) -> Result<(), String> {
+        let mut reached = Vec::from([ROOT]);
+        let mut next = 0;
+        while let Some(Content::Directory { entries, .. }) =
+            reached.get(next).and_then(|ino| self.inodes.get(ino)).map(|inode| &inode.content)
+        {
+            let inside = entries.values().filter(|ino| self.inodes.get(ino).map(Inode::kind) == Some(Kind::Directory));
+            reached.extend(inside);
+            next += 1;
+        }
+        let named = |inode: &&Inode| inode.kind() == Kind::Directory && inode.links > 0;
+        let count = self.inodes.values().filter(named).count();
+        if count == reached.len() {
+            return Ok(());
+        }
+        Err(format!("{count} directories have names, and {} are to be found from the root", reached.len()))
+    }
 }
 
 fn refused<E: core::fmt::Debug>(error: OpenError<E>) -> MountError {
@@ -236,200 +269,8 @@ fn refused<E: core::fmt::Debug>(error: OpenError<E>) -> MountError {
         OpenError::Unrecognised => MountError::Foreign,
         OpenError::Version { found } => MountError::Version { found },
         OpenError::Resized { .. } => MountError::Resized,
-        error @ (OpenError::TooSmall { .. } | OpenError::Corrupt { .. }) => MountError::Damaged(format!("{error}")),
-    }
-}
-
-/// Makes inodes of records.
-pub(crate) struct Replay {
-    inodes: BTreeMap<Ino, Inode>,
-    next_ino: Ino,
-    /// Records of a commit whose end has not come yet, each with its length before it.
-    pending: Vec<u8>,
-    /// Records are kept until their commit ends.
-    gathers: bool,
-    /// The log begins with a format, and a commit has ended.
-    is_whole: bool,
-    has_format: bool,
-    limit_bytes: usize,
-    /// Memory that records have asked for, without what they have given back.
-    grown_bytes: usize,
-    pub error: Option<MountError>,
-    #[cfg(test)]
-    pub believe_halves: bool,
-}
-
-impl Replay {
-    pub fn new(limit_bytes: usize) -> Self {
-        Self {
-            inodes: BTreeMap::new(),
-            next_ino: ROOT + 1,
-            pending: Vec::new(),
-            gathers: false,
-            is_whole: false,
-            has_format: false,
-            limit_bytes,
-            grown_bytes: 0,
-            error: None,
-            #[cfg(test)]
-            believe_halves: false,
+        error @ (OpenError::TooSmall { .. } | OpenError::LongRecord { .. } | OpenError::Corrupt { .. }) => {
+            MountError::Damaged(format!("{error}"))
         }
     }
-
-    fn pending_is_open(&self) -> bool {
-        self.gathers
-    }
-
-    fn visit(&mut self, bytes: &[u8], data_blocks: u32) {
-        if self.error.is_some() {
-            return;
-        }
-        if let Err(error) = self.take(bytes, data_blocks) {
-            self.error = Some(error);
-        }
-    }
-
-    fn take(&mut self, bytes: &[u8], data_blocks: u32) -> Result<(), MountError> {
-        let record = Record::decode(bytes).ok_or_else(|| MountError::Damaged("a record that is none".into()));
-        match record {
-            Ok(Record::Format { version, block_bytes, data_blocks: found }) => {
-                if version != VERSION {
-                    return Err(MountError::Version { found: version });
-                }
-                self.has_format = true;
-                if (block_bytes, found) != (BLOCK_BYTES as u32, data_blocks) {
-                    return Err(MountError::Resized);
-                }
-                Ok(())
-            }
-            // A record store of somebody else's.
-            _ if !self.has_format => Err(MountError::Foreign),
-            Ok(Record::Begin { whole }) => {
-                self.begin(whole);
-                Ok(())
-            }
-            Ok(Record::End { next_ino }) => self.end(next_ino),
-            Ok(_) if self.gathers => {
-                self.pending.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-                self.pending.extend_from_slice(bytes);
-                Ok(())
-            }
-            record => self.apply(record?),
-        }
-    }
-
-    fn begin(&mut self, whole: bool) {
-        self.pending.clear();
-        self.gathers = !whole;
-        #[cfg(test)]
-        if self.believe_halves {
-            self.gathers = false;
-        }
-        if whole {
-            self.inodes.clear();
-        }
-    }
-
-    fn end(&mut self, next_ino: Ino) -> Result<(), MountError> {
-        let pending = core::mem::take(&mut self.pending);
-        let mut rest = &pending[..];
-        while let Some((length, behind)) = rest.split_first_chunk() {
-            let (record, behind) = behind.split_at_checked(u32::from_le_bytes(*length) as usize).unwrap_or_default();
-            if let Some(record) = Record::decode(record) {
-                self.apply(record)?;
-            }
-            rest = behind;
-        }
-        self.pending = pending;
-        self.pending.clear();
-        self.gathers = false;
-        self.is_whole = true;
-        self.next_ino = next_ino.max(ROOT + 1);
-        Ok(())
-    }
-
-    #[inline(never)]
-    fn apply(&mut self, record: Record<'_>) -> Result<(), MountError> {
-        match record {
-            Record::Inode(inode) => self.set_inode(&inode),
-            Record::Entry { directory, ino, name } => {
-                let Some(Content::Directory { entries, .. }) = self.content(directory) else { return Ok(()) };
-                if ino == 0 {
-                    entries.remove(name);
-                } else {
-                    entries.insert(name.to_vec(), ino);
-                    self.grown_bytes += Weight::name(name).memory_bytes;
-                }
-            }
-            Record::Run { ino, index, block, sums } => self.set_run(ino, index, block, sums),
-            Record::Cut { ino, index } => {
-                if let Some(Content::File { map, .. }) = self.content(ino) {
-                    map.cut(index, |_| ());
-                }
-            }
-            Record::Gone { ino } => drop(self.inodes.remove(&ino)),
-            Record::Format { .. } | Record::Begin { .. } | Record::End { .. } => {}
-        }
-        self.check_memory()
-    }
-
-    fn content(&mut self, ino: Ino) -> Option<&mut Content> {
-        Some(&mut self.inodes.get_mut(&ino)?.content)
-    }
-
-    fn set_inode(&mut self, record: &InodeRecord<'_>) {
-        let InodeRecord { ino, kind, mode, links, bytes, times, parent, target } = *record;
-        let old = self.inodes.remove(&ino).map(|inode| inode.content);
-        self.grown_bytes += if old.is_none() { Weight::INODE.memory_bytes } else { 0 };
-        let content = match (kind, old) {
-            (Kind::File, Some(Content::File { map, .. })) => Content::File { bytes, map },
-            (Kind::File, _) => Content::File { bytes, map: BlockMap::default() },
-            (Kind::Directory, Some(Content::Directory { entries, .. })) => {
-                Content::Directory { parent, entries, subdirectories: 0 }
-            }
-            (Kind::Directory, _) => Content::Directory { parent, entries: BTreeMap::new(), subdirectories: 0 },
-            (Kind::Link, _) => Content::Link { target: target.to_vec() },
-        };
-        self.inodes.insert(ino, Inode { mode, links, times, content });
-    }
-
-    fn set_run(&mut self, ino: Ino, index: u64, block: u32, sums: &[u8]) {
-        let Some(Content::File { map, .. }) = self.content(ino) else { return };
-        let groups = map.groups();
-        for (at, sum) in (0_u32..).zip(sums.as_chunks::<8>().0) {
-            let place = if block == 0 {
-                Place::default()
-            } else {
-                Place::new(block.wrapping_add(at), u64::from_le_bytes(*sum))
-            };
-            map.set(index.saturating_add(u64::from(at)), place);
-        }
-        let grown = map.groups() - groups;
-        self.grown_bytes += Weight::GROUP.times(grown).memory_bytes;
-    }
-
-    /// When what was asked for is more than may be taken, looks how much is really there.
-    fn check_memory(&mut self) -> Result<(), MountError> {
-        if self.grown_bytes <= self.limit_bytes {
-            return Ok(());
-        }
-        let taken: usize = self.inodes.values().map(memory_of).sum();
-        if taken > self.limit_bytes {
-            return Err(MountError::Memory { limit_bytes: self.limit_bytes });
-        }
-        // It is looked at again when half of the rest has been asked for.
-        self.grown_bytes = self.limit_bytes - (self.limit_bytes - taken) / 2;
-        Ok(())
-    }
-}
-
-fn memory_of(inode: &Inode) -> usize {
-    let content = match &inode.content {
-        Content::File { map, .. } => weight_of(map),
-        Content::Directory { entries, .. } => {
-            entries.keys().fold(Weight::default(), |sum, name| sum.and(Weight::name(name)))
-        }
-        Content::Link { target } => Weight::target(target),
-    };
-    Weight::INODE.and(content).memory_bytes
 }

@@ -17,7 +17,8 @@ const MAX_LINKS: u32 = 65_000;
 /// A name, whose it is, and what that is.
 pub type Entry<'a> = (&'a [u8], Ino, Kind);
 
-fn check_name(name: &[u8]) -> Result<(), FsError> {
+/// Whether this can be a name.
+pub(crate) fn check_name(name: &[u8]) -> Result<(), FsError> {
     match name {
         [] | b"." | b".." => Err(FsError::Invalid),
         name if name.len() > MAX_NAME_BYTES => Err(FsError::NameTooLong),
@@ -109,7 +110,7 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
         if old.is_none() {
             self.weight = self.weight.and(Weight::name(name));
         }
-        self.changes.entries.insert((directory, name.to_vec()), ino);
+        self.changes.entry(directory, name, ino);
         Ok(())
     }
 
@@ -125,7 +126,7 @@ impl<D: BlockDevice + Clone> FileSystem<D> {
             *subdirectories -= u32::from(is_directory);
         }
         self.lighten(Weight::name(name));
-        self.changes.entries.insert((directory, name.to_vec()), 0);
+        self.changes.entry(directory, name, 0);
         Ok(ino)
     }
 

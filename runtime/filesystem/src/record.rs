@@ -18,8 +18,11 @@ use crate::inode::{Ino, Kind, Times};
 
 /// Version of the format.
 pub(crate) const VERSION: u32 = 1;
-/// Blocks of the longest run: 64 KiB of a record.
+/// Blocks of the longest run: 32 KiB of a record.
 pub(crate) const MAX_RUN: usize = 4096;
+
+/// Bytes of the longest record, and more: a run or a link's target is all that is long.
+pub(crate) const MAX_RECORD_BYTES: u32 = 64 * 1024;
 
 /// Bytes of an inode's record in the log, without its target.
 pub(crate) const INODE_BYTES: usize = 70 + LENGTH_BYTES;
@@ -27,6 +30,9 @@ pub(crate) const INODE_BYTES: usize = 70 + LENGTH_BYTES;
 pub(crate) const ENTRY_BYTES: usize = 17 + LENGTH_BYTES;
 /// Bytes of a run's record without its checksums.
 pub(crate) const RUN_BYTES: usize = 21 + LENGTH_BYTES;
+/// Bytes of a record that a file was cut, and of one that an inode is gone.
+pub(crate) const CUT_BYTES: usize = 17 + LENGTH_BYTES;
+pub(crate) const GONE_BYTES: usize = 9 + LENGTH_BYTES;
 /// What the log adds to a record.
 const LENGTH_BYTES: usize = 4;
 

@@ -24,7 +24,6 @@ struct Header {
 
 /// What C promises of any piece.
 const ALIGN_BYTES: usize = 16;
-const PAGE_BYTES: usize = 4096;
 
 const _: () = assert!(size_of::<Header>() <= ALIGN_BYTES);
 
@@ -54,17 +53,17 @@ unsafe fn header(piece: *mut c_void) -> Header {
     unsafe { piece.cast::<Header>().sub(1).read() }
 }
 
-/// Zeroed pages for so many bytes.
+/// Zeroed pages for so many bytes, open.
 fn pages(bytes: usize, flags: c_int) -> Result<*mut u8, c_int> {
-    if bytes == 0 {
-        return Err(libc::EINVAL);
-    }
     if flags & libc::MAP_FIXED != 0 {
         return Err(libc::ENOMEM);
     }
-    let pages = bytes.checked_next_multiple_of(PAGE_BYTES);
-    let pages = pages.map_or(ptr::null_mut(), |bytes| sys::sys_alloc_zeroed(bytes, PAGE_BYTES));
-    if pages.is_null() { Err(libc::ENOMEM) } else { Ok(pages) }
+    let mut pages = ptr::null_mut();
+    // SAFETY: the place is a variable.
+    match unsafe { sys::sys_mmap(bytes, hermit_abi::PROT_READ | hermit_abi::PROT_WRITE, &raw mut pages) } {
+        0 => Ok(pages),
+        error => Err(-error),
+    }
 }
 
 c_functions! {
@@ -145,8 +144,8 @@ c_functions! {
         piece
     }
 
-    /// Zeroed pages of memory. `ENODEV` for those of a file, unless it is one of the [`names`] of code and is only read; `ENOMEM`
-    /// where there are no more, and for a fixed address.
+    /// Zeroed pages of memory, open whatever protection was asked for. `ENODEV` for those of a file, unless it is one of the [`names`]
+    /// of code and is only read; `ENOMEM` where there are no more, and for a fixed address.
     fn mmap64(
         _address: *mut c_void, bytes: usize, protection: c_int, flags: c_int, file: c_int, offset: i64,
     ) -> *mut c_void {
@@ -169,14 +168,13 @@ c_functions! {
         })
     }
 
-    /// Gives pages of [`mmap64`] back, all of one call. `EINVAL` for what does not begin a page.
+    /// Gives pages of [`mmap64`] back, all or some of one call. `EINVAL` for what does not begin a page or was not given out.
     fn munmap(address: *mut c_void, bytes: usize) -> c_int {
-        if address.is_null() || bytes == 0 || !address.addr().is_multiple_of(PAGE_BYTES) {
-            return fail(libc::EINVAL);
+        // SAFETY: the caller's.
+        match unsafe { sys::sys_munmap(address.cast(), bytes) } {
+            0 => 0,
+            _ => fail(libc::EINVAL),
         }
-        // SAFETY: the caller gives back what `mmap64` has given.
-        unsafe { sys::sys_dealloc(address.cast(), bytes.next_multiple_of(PAGE_BYTES), PAGE_BYTES) };
-        0
     }
 
     /// Advice changes nothing. `EINVAL` for what is more than advice: that pages are to be empty, say.
@@ -185,9 +183,17 @@ c_functions! {
         if is_advice(advice) { 0 } else { fail(libc::EINVAL) }
     }
 
-    /// Protection of pages does not change: `ENOSYS`, but for pages that stay readable and writable.
-    fn mprotect(_address: *mut c_void, _bytes: usize, protection: c_int) -> c_int {
-        if protection == libc::PROT_READ | libc::PROT_WRITE { 0 } else { fail(libc::ENOSYS) }
+    /// Closes pages of [`mmap64`], or opens them again. `ENOMEM` for other memory, unless it stays readable and writable, and when
+    /// there are as many guards as there can be; `ENOSYS` for pages that are only read or are executed.
+    fn mprotect(address: *mut c_void, bytes: usize, protection: c_int) -> c_int {
+        // SAFETY: the caller's.
+        match -unsafe { sys::sys_mprotect(address.cast(), bytes, protection as u32) } {
+            0 => 0,
+            libc::ENOMEM if protection == libc::PROT_READ | libc::PROT_WRITE => 0,
+            libc::ENOMEM if protection == libc::PROT_NONE => fail(libc::ENOMEM),
+            libc::EINVAL => fail(libc::EINVAL),
+            _ => fail(libc::ENOSYS),
+        }
     }
 }
 
@@ -225,6 +231,12 @@ mod tests {
             assert_eq!(posix_memalign(&raw mut piece, 24, 1), libc::EINVAL);
             assert_eq!(posix_memalign(&raw mut piece, 16, usize::MAX), libc::ENOMEM);
             assert_eq!(mmap64(ptr::null_mut(), 10, 3, libc::MAP_PRIVATE, 3, 0), libc::MAP_FAILED);
+            let pages = mmap64(ptr::null_mut(), 10_000, 3, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+            assert_ne!(pages, libc::MAP_FAILED);
+            assert_eq!(mprotect(pages, 10_000, libc::PROT_READ | libc::PROT_WRITE), 0);
+            assert_eq!(mprotect(pages, 10_000, libc::PROT_READ | libc::PROT_EXEC), -1);
+            assert_eq!((munmap(pages.byte_add(1), 10_000), munmap(pages, 20_000)), (-1, -1));
+            assert_eq!((munmap(pages, 10_000), munmap(pages, 10_000)), (0, -1));
         }
     }
 }

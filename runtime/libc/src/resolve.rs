@@ -1,21 +1,19 @@
 //! Addresses of names, as C asks for them.
 
 use alloc::boxed::Box;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::ffi::{CStr, c_char, c_int};
-use core::net::{Ipv4Addr, SocketAddrV4};
+use core::net::SocketAddrV4;
 use core::ptr;
 
 use libc::{addrinfo, sockaddr_in};
+use runtime::sys::addrinfo::{FindError, Wanted, Wish, find};
 use runtime::sys::resolve::{self, LookupError};
+use runtime::sys::sockets::Kind;
 
 use crate::environment;
 use crate::errno::fail;
 use crate::sockets::linux_address;
-
-/// The variable that names the server to be asked, in place of the one that the network tells of.
-const SERVER: &CStr = c"POLLUX_DNS";
 
 /// One entry of what is found, in one piece of memory.
 #[repr(C)]
@@ -24,22 +22,28 @@ struct Found {
     address: sockaddr_in,
 }
 
-/// What a caller wants.
-struct Hints {
-    flags: c_int,
-    family: c_int,
-    kind: c_int,
-    protocol: c_int,
-}
-
-/// The kinds of socket that entries are for, each with its protocol.
-fn kinds(hints: &Hints) -> Result<Vec<(c_int, c_int)>, c_int> {
-    let all = [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)];
-    let fits = |(kind, protocol): &(c_int, c_int)| {
-        (hints.kind == 0 || hints.kind == *kind) && (hints.protocol == 0 || hints.protocol == *protocol)
+/// What hints ask for, in Linux's numbers; everything without any.
+fn wanted(hints: Option<&addrinfo>) -> Wanted {
+    let Some(hints) = hints else {
+        let family = Wish::Internet;
+        return Wanted { family, streams: true, datagrams: true, passive: false, numeric: false };
     };
-    let kinds: Vec<_> = all.into_iter().filter(fits).collect();
-    if kinds.is_empty() { Err(libc::EAI_SOCKTYPE) } else { Ok(kinds) }
+    let fits = |kind, protocol| {
+        (hints.ai_socktype == 0 || hints.ai_socktype == kind)
+            && (hints.ai_protocol == 0 || hints.ai_protocol == protocol)
+    };
+    let family = match hints.ai_family {
+        libc::AF_UNSPEC | libc::AF_INET => Wish::Internet,
+        libc::AF_INET6 => Wish::Internet6,
+        _ => Wish::Other,
+    };
+    Wanted {
+        family,
+        streams: fits(libc::SOCK_STREAM, libc::IPPROTO_TCP),
+        datagrams: fits(libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+        passive: hints.ai_flags & libc::AI_PASSIVE != 0,
+        numeric: hints.ai_flags & libc::AI_NUMERICHOST != 0,
+    }
 }
 
 /// A text; `None` for a null pointer.
@@ -51,66 +55,49 @@ unsafe fn text<'a>(place: *const c_char) -> Option<&'a CStr> {
     (!place.is_null()).then(|| unsafe { CStr::from_ptr(place) })
 }
 
-fn addresses(node: Option<&CStr>, hints: &Hints) -> Result<Vec<Ipv4Addr>, c_int> {
-    let Some(node) = node else {
-        let passive = hints.flags & libc::AI_PASSIVE != 0;
-        return Ok(vec![if passive { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST }]);
-    };
-    let node = node.to_str().map_err(|_| libc::EAI_NONAME)?;
-    if hints.flags & libc::AI_NUMERICHOST != 0 {
-        return node.parse().map(|address| vec![address]).map_err(|_| libc::EAI_NONAME);
-    }
-    // SAFETY: it is a text; values are never freed.
-    let server = unsafe { text(environment::getenv(SERVER.as_ptr())) };
-    let server = server.and_then(|server| resolve::parse_server(server.to_str().ok()?));
-    resolve::lookup(node, server).map_err(|error| match error {
-        LookupError::NoSuchName => libc::EAI_NONAME,
-        LookupError::NoAddress => EAI_NODATA,
-        LookupError::TryAgain | LookupError::NoServer => libc::EAI_AGAIN,
-        LookupError::System(errno) => {
-            fail::<c_int>(errno);
-            libc::EAI_SYSTEM
-        }
-    })
-}
-
 /// The name has no address. GNU's number, which the crate leaves out.
 const EAI_NODATA: c_int = -5;
 
-fn port(service: Option<&CStr>) -> Result<u16, c_int> {
-    // There is no list of services.
-    service.map_or(Ok(0), |service| service.to_str().ok().and_then(|text| text.parse().ok()).ok_or(libc::EAI_SERVICE))
-}
-
-fn find(node: Option<&CStr>, service: Option<&CStr>, hints: &Hints) -> Result<*mut addrinfo, c_int> {
-    if node.is_none() && service.is_none() {
-        return Err(libc::EAI_NONAME);
-    }
-    if !matches!(hints.family, libc::AF_UNSPEC | libc::AF_INET) {
-        return Err(if hints.family == libc::AF_INET6 { libc::EAI_NONAME } else { libc::EAI_FAMILY });
-    }
-    let (kinds, port) = (kinds(hints)?, port(service)?);
-    let mut next = ptr::null_mut();
-    for ip in addresses(node, hints)?.into_iter().rev() {
-        for (kind, protocol) in kinds.iter().rev() {
-            let address = linux_address(SocketAddrV4::new(ip, port));
-            let entry = addrinfo {
-                ai_flags: hints.flags,
-                ai_family: libc::AF_INET,
-                ai_socktype: *kind,
-                ai_protocol: *protocol,
-                ai_addrlen: size_of::<sockaddr_in>() as libc::socklen_t,
-                ai_addr: ptr::null_mut(),
-                ai_canonname: ptr::null_mut(),
-                ai_next: next,
-            };
-            let found = Box::into_raw(Box::new(Found { entry, address }));
-            // SAFETY: it is a box of ours.
-            unsafe { (*found).entry.ai_addr = (&raw mut (*found).address).cast() };
-            next = found.cast();
+/// Linux's number for why nothing is found.
+fn number(error: FindError) -> c_int {
+    match error {
+        FindError::NoName | FindError::Lookup(LookupError::NoSuchName) => libc::EAI_NONAME,
+        FindError::Family => libc::EAI_FAMILY,
+        FindError::Kind => libc::EAI_SOCKTYPE,
+        FindError::Service => libc::EAI_SERVICE,
+        FindError::Lookup(LookupError::NoAddress) => EAI_NODATA,
+        FindError::Lookup(LookupError::TryAgain | LookupError::NoServer) => libc::EAI_AGAIN,
+        FindError::Lookup(LookupError::System(errno)) => {
+            fail::<c_int>(errno);
+            libc::EAI_SYSTEM
         }
     }
-    Ok(next)
+}
+
+/// Entries for what was found, the first one first.
+fn entries(found: Vec<(SocketAddrV4, Kind)>, flags: c_int) -> *mut addrinfo {
+    let mut next = ptr::null_mut();
+    for (address, kind) in found.into_iter().rev() {
+        let (ai_socktype, ai_protocol) = match kind {
+            Kind::Stream => (libc::SOCK_STREAM, libc::IPPROTO_TCP),
+            Kind::Datagram => (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+        };
+        let entry = addrinfo {
+            ai_flags: flags,
+            ai_family: libc::AF_INET,
+            ai_socktype,
+            ai_protocol,
+            ai_addrlen: size_of::<sockaddr_in>() as libc::socklen_t,
+            ai_addr: ptr::null_mut(),
+            ai_canonname: ptr::null_mut(),
+            ai_next: next,
+        };
+        let found = Box::into_raw(Box::new(Found { entry, address: linux_address(address) }));
+        // SAFETY: it is a box of ours.
+        unsafe { (*found).entry.ai_addr = (&raw mut (*found).address).cast() };
+        next = found.cast();
+    }
+    next
 }
 
 c_functions! {
@@ -120,19 +107,16 @@ c_functions! {
     ) -> c_int {
         // SAFETY: the caller's.
         let (node, service, hints) = unsafe { (text(node), text(service), hints.as_ref()) };
-        let hints = hints.map_or(Hints { flags: 0, family: libc::AF_UNSPEC, kind: 0, protocol: 0 }, |hints| Hints {
-            flags: hints.ai_flags,
-            family: hints.ai_family,
-            kind: hints.ai_socktype,
-            protocol: hints.ai_protocol,
-        });
-        match find(node, service, &hints) {
+        // SAFETY: it is a text; values are never freed.
+        let server = unsafe { text(environment::getenv(resolve::SERVER_VARIABLE.as_ptr())) };
+        let server = server.and_then(|server| resolve::parse_server(server.to_str().ok()?));
+        match find(node, service, &wanted(hints), server) {
             Ok(found) => {
                 // SAFETY: the caller's.
-                unsafe { place.write(found) };
+                unsafe { place.write(entries(found, hints.map_or(0, |hints| hints.ai_flags))) };
                 0
             }
-            Err(error) => error,
+            Err(error) => number(error),
         }
     }
 
@@ -140,7 +124,7 @@ c_functions! {
     fn freeaddrinfo(found: *mut addrinfo) {
         let mut found = found;
         while !found.is_null() {
-            // SAFETY: the caller's: an entry that `find` has made of a box, which nobody uses any more.
+            // SAFETY: the caller's: an entry that `entries` has made of a box, which nobody uses any more.
             let entry = unsafe { Box::from_raw(found.cast::<Found>()) };
             found = entry.entry.ai_next;
         }
@@ -167,6 +151,9 @@ c_functions! {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec;
+    use core::net::Ipv4Addr;
+
     use super::*;
 
     type Entries = Vec<(SocketAddrV4, c_int)>;

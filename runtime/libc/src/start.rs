@@ -70,15 +70,15 @@ fn first_thread() {
     let arguments = Box::leak(arguments.into_boxed_slice()).as_ptr();
     environment::install();
     if let Some(entry) = entry_of_hermit() {
-        // It calls the runtime without a library in between that would mask it: so its threads are not interrupted. They
-        // need storage like any others.
+        // All that it calls are `sys_` functions, which mask it as those of the C library do. Its threads need storage like any
+        // others.
         let enter = || match tls::Storage::new() {
             Some(storage) => storage.enter(),
             None => runtime::exit::abort(format_args!("there is no memory for a new thread's variables")),
         };
-        thread::set_hooks(Some(thread::Hooks { enter, leave: tls::leave }));
+        thread::set_hooks(Some(thread::Hooks { enter, leave: tls::leave, preemptible: true }));
         // SAFETY: it is what the linker script says, and the arrays end in null pointers and are never given back.
-        unsafe { entry(count, arguments, environment::environ) }
+        thread::preemptible(|| unsafe { entry(count, arguments, environment::environ) })
     }
     // SAFETY: the linker script puts nothing but constructors between the two; `main` is the one that rustc has made. The
     // arrays end in null pointers and are never given back.

@@ -4,8 +4,6 @@ use alloc::boxed::Box;
 use core::cell::Cell;
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use core::ptr;
-use core::sync::atomic::AtomicBool;
-use core::sync::atomic::Ordering::Relaxed;
 
 use runtime::{sys, thread};
 
@@ -119,20 +117,15 @@ c_functions! {
         let Some(storage) = tls::Storage::new() else { return libc::EAGAIN };
         let start = Box::into_raw(Box::new(Start { function, argument, storage }));
         let number = start.expose_provenance();
-        match thread::spawn(wanted, move || begin(number)) {
+        match thread::spawn_or_say(wanted, move || begin(number)) {
             Ok(id) => {
                 // SAFETY: the caller's.
                 unsafe { place.write(id.into()) };
                 0
             }
-            Err(error) => {
+            Err(_) => {
                 // SAFETY: it was not handed on.
                 drop(unsafe { Box::from_raw(start) });
-                // All that a program is told is that there are no resources, which is not much.
-                static SAID: AtomicBool = AtomicBool::new(false);
-                if !SAID.swap(true, Relaxed) {
-                    runtime::println!("pollux: no new thread: {error}");
-                }
                 libc::EAGAIN
             }
         }

@@ -28,6 +28,15 @@ pub enum OpenError<E> {
         /// Blocks of the device that the store was made on.
         expected_blocks: u64,
     },
+    /// There is a record longer than any that this program appends ([`Options::most_record_bytes`]).
+    ///
+    /// [`Options::most_record_bytes`]: crate::Options::most_record_bytes
+    LongRecord {
+        /// Chunk of the log, counted from 0, with which it becomes too long.
+        chunk: u64,
+        /// Bytes of a record, at most.
+        most_bytes: u32,
+    },
     /// Records that were stable are not there any more: a stored block was changed, or the device lost a flush.
     Corrupt {
         /// Chunk of the log that cannot be read, counted from 0.
@@ -56,6 +65,10 @@ impl<E: fmt::Debug> fmt::Display for OpenError<E> {
             Self::Resized { blocks, expected_blocks } => {
                 write!(f, "the store was made for {expected_blocks} blocks and the device has {blocks}: use its own")
             }
+            Self::LongRecord { chunk, most_bytes } => write!(
+                f,
+                "a record in chunk {chunk} of the log has more than {most_bytes} bytes: the store is another program's"
+            ),
             Self::Corrupt { chunk, block, stable_chunks } => write!(
                 f,
                 "chunk {chunk} of the log, at block {block}, cannot be read although {stable_chunks} chunks had been \

@@ -71,6 +71,8 @@ pub(crate) enum Found {
     Version(u32),
     /// Zeros.
     Blank,
+    /// The beginning of a superblock, then zeros: the write of it was torn.
+    Torn,
     /// Anything else: something foreign, or a write that was torn.
     Other,
 }
@@ -115,6 +117,17 @@ impl Superblock {
             key: u64_at(block, 48),
             kept: u64_at(block, 56),
         })
+    }
+
+    /// Reads what may be this superblock, whose key nobody knows, if its write was torn: so much of it as was stored, then zeros.
+    pub fn decode_torn(&self, block: &[u8; BLOCK_BYTES]) -> Found {
+        const FREE: [core::ops::Range<usize>; 2] = [48..56, SUPERBLOCK_COVERED..SUPERBLOCK_COVERED + 8];
+        let found = Self::decode(block);
+        let stored = block.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let fits = block.iter().zip(self.encode()).enumerate().take(stored);
+        let mut fits = fits.filter(|(at, _)| !FREE.iter().any(|free| free.contains(at)));
+        let is_beginning = fits.all(|(_, (&found, expected))| found == expected);
+        if found == Found::Other && is_beginning { Found::Torn } else { found }
     }
 
     /// The place of a superblock with this sequence number.

@@ -66,4 +66,4 @@ mod tests;
 pub use batch::Batch;
 pub use device::{BLOCK_BYTES, BlockDevice};
 pub use error::{AppendError, OpenError};
-pub use store::{Options, Replayed, Store, Usage};
+pub use store::{Options, Presence, Replayed, Store, Usage};

@@ -101,6 +101,11 @@ impl ModelDevice {
         self.0.flushes.get()
     }
 
+    /// Reads so far.
+    pub fn reads(&self) -> u64 {
+        self.0.reads.get()
+    }
+
     /// The device as it is after the power was gone, in good order again. This one stays as it is.
     pub fn after(&self, crash: Crash) -> Self {
         let mut stable = self.0.stable.borrow().clone();

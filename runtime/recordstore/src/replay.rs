@@ -1,11 +1,12 @@
 //! Reading a log back, and telling a torn tail from a stored block that changed.
 
-use crate::batch::split_record;
+use crate::batch::{LENGTH_BYTES, split_record};
 use crate::device::{BLOCK_BYTES, BlockDevice};
 use crate::error::OpenError;
 use crate::layout::{Header, Kind, Superblock};
 use crate::log::Log;
 use crate::segments::{Geometry, Segments};
+use crate::store::Options;
 use alloc::vec::Vec;
 
 /// A log that has been read to its end.
@@ -59,6 +60,8 @@ struct Replay<'d, D> {
     payload_bytes: u64,
     /// The pieces of a record that is longer than a chunk.
     pieces: Vec<u8>,
+    /// Most bytes of those.
+    most_record_bytes: Option<u32>,
 }
 
 /// Reads the live log and gives each of its records to `visit`, in order.
@@ -66,7 +69,7 @@ pub(crate) async fn replay<D: BlockDevice>(
     device: &D,
     geometry: Geometry,
     superblock: &Superblock,
-    cut_damaged: bool,
+    options: &Options,
     visit: &mut impl FnMut(&[u8]),
 ) -> Result<Read, OpenError<D::Error>> {
     let mut replay = Replay {
@@ -77,6 +80,7 @@ pub(crate) async fn replay<D: BlockDevice>(
         segments: Segments::new(geometry.segments),
         payload_bytes: 0,
         pieces: Vec::new(),
+        most_record_bytes: options.most_record_bytes,
     };
     if !replay.segments.take(superblock.first_segment) {
         return Err(OpenError::Unrecognised);
@@ -86,7 +90,7 @@ pub(crate) async fn replay<D: BlockDevice>(
     let log = replay.log;
     let stable = stable.max(superblock.kept);
     let lost_chunks = stable.saturating_sub(log.next);
-    if lost_chunks > 0 && !cut_damaged {
+    if lost_chunks > 0 && !options.cut_damaged {
         let block = log.position(&geometry);
         return Err(OpenError::Corrupt { chunk: log.next, block, stable_chunks: stable });
     }
@@ -123,6 +127,7 @@ impl<D: BlockDevice> Replay<'_, D> {
         let block = self.log.position(&self.geometry);
         let (log, number, previous) = (self.log.id, self.log.next, self.log.previous);
         let Superblock { kept, openings, .. } = self.superblock;
+        let most_record_bytes = self.most_record_bytes;
         let mut pieces = core::mem::take(&mut self.pieces);
         let Some((header, checksum, chunk)) = self.chunk_at(block).await? else { return Ok(false) };
         if (header.log, header.number, header.previous) != (log, number, previous) {
@@ -133,6 +138,14 @@ impl<D: BlockDevice> Replay<'_, D> {
         }
         let payload = payload(&header, chunk);
         let linked = (header.kind == Kind::Link).then(|| payload.first_chunk().map(|word| u32::from_le_bytes(*word)));
+        let is_piece = matches!(header.kind, Kind::Middle | Kind::Last);
+        let length = payload.len() + if is_piece { pieces.len() } else { 0 };
+        if let Some(most_bytes) = most_record_bytes
+            && header.kind != Kind::Records
+            && length > most_bytes as usize + LENGTH_BYTES
+        {
+            return Err(OpenError::LongRecord { chunk: number, most_bytes });
+        }
         let records = take(header.kind, payload, &mut pieces, visit);
         self.pieces = pieces;
         if let Some(link) = linked {

@@ -19,6 +19,9 @@ pub struct Options {
     /// that its end for good: what follows is lost, although it had been stable. Only for somebody who was told and asks
     /// for it.
     pub cut_damaged: bool,
+    /// The longest record that this program appends, in bytes: a longer one is refused, and not gathered in memory. Without a
+    /// bound ([`None`]) a log may be a single record.
+    pub most_record_bytes: Option<u32>,
 }
 
 /// What was found when a store was opened.
@@ -114,24 +117,18 @@ impl<D: BlockDevice> Store<D> {
         if blocks < LEAST_BLOCKS {
             return Err(OpenError::TooSmall { blocks, needed_blocks: LEAST_BLOCKS });
         }
-        let found = find_superblock(&device).await?;
+        let found = match find_superblock(&device).await? {
+            Sought::Superblock(found) => Some(found),
+            Sought::Blank | Sought::Torn => None,
+        };
         let formatted = found.is_none();
-        let superblock = found.unwrap_or(Superblock {
-            segment_blocks: segment_blocks(blocks),
-            sequence: 0,
-            blocks,
-            log: log_number(1, 0),
-            first_segment: 0,
-            openings: 0,
-            key: options.new_key,
-            kept: 0,
-        });
+        let superblock = found.unwrap_or(Superblock { key: options.new_key, ..of_new_store(blocks) });
         if superblock.blocks != blocks {
             return Err(OpenError::Resized { blocks, expected_blocks: superblock.blocks });
         }
         let geometry = Geometry::new(blocks, superblock.segment_blocks).ok_or(OpenError::Unrecognised)?;
         let Read { log, segments, payload_bytes, torn, lost_chunks } =
-            replay(&device, geometry, &superblock, options.cut_damaged, visit).await?;
+            replay(&device, geometry, &superblock, &options, visit).await?;
         let replayed = Replayed { records: log.records, bytes: payload_bytes, formatted, torn, lost_chunks };
         let mut store = Self {
             device,
@@ -404,24 +401,78 @@ fn log_number(opening: u32, begun: u32) -> u64 {
     u64::from(opening) << 32 | u64::from(begun)
 }
 
-/// The newest superblock; nothing if the device is blank.
-async fn find_superblock<D: BlockDevice>(device: &D) -> Result<Option<Superblock>, OpenError<D::Error>> {
+/// The superblock of a store on a new device, before its first opening has written one.
+fn of_new_store(blocks: u64) -> Superblock {
+    Superblock {
+        segment_blocks: segment_blocks(blocks),
+        sequence: 0,
+        blocks,
+        log: log_number(1, 0),
+        first_segment: 0,
+        openings: 0,
+        key: 0,
+        kept: 0,
+    }
+}
+
+/// What lies where superblocks do.
+enum Sought {
+    /// The newest one.
+    Superblock(Superblock),
+    /// Zeros.
+    Blank,
+    /// Zeros, and a part of the very first one.
+    Torn,
+}
+
+async fn find_superblock<D: BlockDevice>(device: &D) -> Result<Sought, OpenError<D::Error>> {
+    // What the first opening writes before everything else. If the power goes then, there is no other superblock.
+    let first = of_new_store(device.blocks());
+    let first = Superblock { sequence: first.sequence + 1, openings: first.openings + 1, ..first };
     let mut best: Option<Superblock> = None;
-    let (mut blank, mut version) = (0, None);
+    let (mut blank, mut torn, mut version) = (0, 0, None);
     for place in SUPERBLOCKS {
         let mut block = [0; BLOCK_BYTES];
         device.read(place, &mut block).await.map_err(OpenError::Device)?;
-        match Superblock::decode(&block) {
+        let is_first = place == Superblock::place(first.sequence);
+        match if is_first { first.decode_torn(&block) } else { Superblock::decode(&block) } {
             Found::Superblock(found) if best.is_none_or(|best| best.sequence < found.sequence) => best = Some(found),
             Found::Superblock(_) | Found::Other => {}
             Found::Version(found) => version = Some(found),
             Found::Blank => blank += 1,
+            Found::Torn => torn += 1,
         }
     }
     match (best, version) {
-        (Some(best), _) => Ok(Some(best)),
+        (Some(best), _) => Ok(Sought::Superblock(best)),
         (None, Some(found)) => Err(OpenError::Version { found }),
-        (None, None) if blank == SUPERBLOCKS.len() => Ok(None),
+        (None, None) if blank == SUPERBLOCKS.len() => Ok(Sought::Blank),
+        (None, None) if blank + torn == SUPERBLOCKS.len() => Ok(Sought::Torn),
         (None, None) => Err(OpenError::Unrecognised),
+    }
+}
+
+/// What is on a device, as far as the two places tell where a store says that it is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// A store.
+    Store,
+    /// Nothing in these places: [`Store::open`] would make a store.
+    Blank,
+    /// Nothing but a part of what the making of a store writes first: it would make one here, too.
+    Torn,
+}
+
+impl Presence {
+    /// Looks; writes nothing. For who has to know more of a device before a store is made on it.
+    ///
+    /// # Errors
+    /// [`OpenError::Device`], [`OpenError::Unrecognised`], [`OpenError::Version`].
+    pub async fn of<D: BlockDevice>(device: &D) -> Result<Self, OpenError<D::Error>> {
+        Ok(match find_superblock(device).await? {
+            Sought::Superblock(_) => Self::Store,
+            Sought::Blank => Self::Blank,
+            Sought::Torn => Self::Torn,
+        })
     }
 }

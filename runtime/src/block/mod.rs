@@ -99,6 +99,7 @@ impl core::error::Error for Errno {}
 pub struct Disk {
     index: u32,
     blocks: u64,
+    was_blank: bool,
 }
 
 impl Disk {
@@ -108,12 +109,18 @@ impl Disk {
     /// [`Errno::ENOENT`] when the machine has none.
     pub fn open(name: &str) -> Result<Self, Errno> {
         let index = table().iter().position(|disk| disk.name() == name).ok_or(Errno::ENOENT)?;
-        Ok(Self { index: index as u32, blocks: table()[index].blocks })
+        let info = &table()[index];
+        Ok(Self { index: index as u32, blocks: info.blocks, was_blank: info.is_blank() })
     }
 
     /// Its size in blocks.
     pub fn blocks(&self) -> u64 {
         self.blocks
+    }
+
+    /// Whether all of it was zeros when the program was started, as its host has seen it.
+    pub fn was_blank(&self) -> bool {
+        self.was_blank
     }
 
     /// Fills `into`, whose length is a multiple of [`BLOCK_BYTES`], from `first_block` on.

@@ -27,8 +27,8 @@ pub struct Entry {
 }
 
 /// How far a directory was listed.
-#[derive(Debug, Default)]
-pub(super) struct Cursor {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cursor {
     /// Entries given.
     given: u64,
     /// The last name, but for the first two.
@@ -74,16 +74,14 @@ impl File {
         Ok(Some(Entry { name, ino, kind, position: given + 1 }))
     }
 
-    /// Takes the last entry back: there was no room for it.
-    pub(crate) fn unread_entry(&self, before: Option<Vec<u8>>) {
-        let mut cursor = self.cursor.borrow_mut();
-        cursor.given = cursor.given.saturating_sub(1);
-        cursor.last = before;
+    /// How far it was listed.
+    pub(crate) fn listed(&self) -> Cursor {
+        self.cursor.borrow().clone()
     }
 
-    /// The last name that was given.
-    pub(crate) fn last_name(&self) -> Option<Vec<u8>> {
-        self.cursor.borrow().last.clone()
+    /// Goes on with the listing from where it was at another time.
+    pub(crate) fn list_from(&self, place: Cursor) {
+        self.cursor.replace(place);
     }
 }
 

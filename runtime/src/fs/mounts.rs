@@ -99,6 +99,7 @@ async fn mount_disk(name: &str, path: &str) -> Result<Volume, MountFailed> {
         cache_bytes: (heap_bytes / CACHE_PART).min(MOST_CACHE_BYTES),
         metadata_bytes: heap_bytes / METADATA_PART,
         now_ns: time::realtime_ns(),
+        blank: Some(disk.was_blank()),
     };
     let mounted = FileSystem::mount(disk, options).await;
     let (fs, _) = mounted.map_err(|why| MountFailed::Disk { disk: name.into(), path: path.into(), why })?;

@@ -228,3 +228,44 @@ fn what_cannot_be_mounted_is_named() {
     assert_eq!(outcome.end, End::Returned((Err(ENOENT), Err(EROFS), Ok(()), Ok(0o40_555))));
     assert_ne!(EACCES, EROFS);
 }
+
+/// The names that `sys_getdents64` gives, with so much room, or the error number.
+fn named(descriptor: i32, room_bytes: usize) -> core::result::Result<Vec<String>, i64> {
+    use core::mem::offset_of;
+    use hermit_abi::dirent64;
+
+    let mut room = vec![0_u64; room_bytes / 8];
+    // SAFETY: there is room for as many bytes.
+    let used = unsafe { crate::sys::sys_getdents64(descriptor, room.as_mut_ptr().cast(), room_bytes) };
+    let used = usize::try_from(used).map_err(|_| -used)?;
+    let bytes: Vec<u8> = room.iter().flat_map(|word| word.to_ne_bytes()).take(used).collect();
+    let (mut names, mut at) = (Vec::new(), 0);
+    while at < used {
+        let length = at + offset_of!(dirent64, d_reclen);
+        let name = bytes[at + offset_of!(dirent64, d_name)..].split(|byte| *byte == 0).next().expect("a name");
+        names.push(String::from_utf8(name.to_vec()).expect("UTF-8"));
+        at += usize::from(u16::from_ne_bytes([bytes[length], bytes[length + 1]]));
+    }
+    Ok(names)
+}
+
+#[test]
+fn a_directory_is_listed_by_hermits_name_as_a_whole_or_not_at_all() {
+    let names = both(&disk("data"), || {
+        make_directory(None, b"/data/full", 0o755).expect("made");
+        for number in 0..30 {
+            let path = std::format!("/data/full/{number}");
+            close(open(None, path.as_bytes(), O_CREAT | O_WRONLY, 0o644).expect("made")).expect("closed");
+        }
+        let full = open(None, b"/data/full", O_RDONLY | O_DIRECTORY, 0).expect("it is there");
+        let too_small = [named(full, 64), named(full, 512)];
+        let (all, rest) = (named(full, 4096), named(full, 64));
+        make_directory(None, b"/data/empty", 0o755).expect("made");
+        let empty = open(None, b"/data/empty", O_RDONLY | O_DIRECTORY, 0).expect("it is there");
+        (too_small, all, rest, named(empty, 64))
+    });
+    let mut all: Vec<String> = (0..30).map(|number| number.to_string()).collect();
+    all.sort();
+    let refused = || Err(i64::from(hermit_abi::EINVAL));
+    assert_eq!(names, ([refused(), refused()], Ok(all), Ok(Vec::new()), Ok(Vec::new())));
+}

@@ -67,6 +67,10 @@ impl Volume {
     pub fn with<T>(&self, f: impl FnOnce(&mut Fs) -> core::result::Result<T, FsError>) -> Result<T> {
         let mut fs = self.enter();
         let result = f(&mut fs);
+        if fs.wants_commit() {
+            // Whoever must know whether it is stable asks for that himself.
+            let _ = block_on(fs.sync());
+        }
         self.leave(fs);
         result.map_err(errno)
     }

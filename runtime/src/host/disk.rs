@@ -58,7 +58,9 @@ impl HostDisk {
     }
 
     pub(super) fn info(&self) -> DiskInfo {
-        DiskInfo::new(&self.name, (self.content.borrow().len() / BLOCK_BYTES) as u64)
+        let content = self.content.borrow();
+        let is_blank = content.iter().all(|&byte| byte == 0);
+        DiskInfo::new(&self.name, (content.len() / BLOCK_BYTES) as u64).with_blank(is_blank)
     }
 
     /// Carries a request out.

@@ -5,7 +5,7 @@ use std::cell::UnsafeCell;
 use std::vec;
 
 use hypercall::ABI_VERSION;
-use hypercall::disk::{DiskInfo, MAX_DISKS};
+use hypercall::disk::{DiskInfo, MAX_DISKS, MAX_NAME_BYTES};
 use hypercall::layout::{BootInfo, DISK_RING_BYTES, GUEST_BASE, MAX_ARGUMENT_BYTES, RING_BYTES, SharedPage};
 use hypercall::ring::{self, DATA_OFFSET};
 
@@ -39,7 +39,7 @@ impl Memory {
             receive: new_ring(RING_BYTES),
             transmit: new_ring(RING_BYTES),
             requests: new_ring(DISK_RING_BYTES),
-            disks: UnsafeCell::new([DiskInfo { name: [0; 24], blocks: 0 }; MAX_DISKS]),
+            disks: UnsafeCell::new([DiskInfo { name: [0; MAX_NAME_BYTES], flags: 0, blocks: 0 }; MAX_DISKS]),
         }
     }
 

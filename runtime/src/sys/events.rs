@@ -13,6 +13,7 @@ use super::io::returned;
 use super::signal::{Events, Signal};
 use super::sockets::local::Queue;
 use super::wait;
+use crate::thread::Masked;
 
 /// A number that is added to by writing and taken by reading (Linux's eventfd(2)).
 struct Counter {
@@ -82,8 +83,9 @@ impl Open for Counter {
 /// A counter: its descriptor. `-EINVAL` for a flag that there is not.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub extern "C" fn sys_eventfd(initval: u64, flags: i16) -> i32 {
+    let _masked = Masked::new();
     if flags & !(EFD_SEMAPHORE | EFD_NONBLOCK | EFD_CLOEXEC) != 0 || initval > MOST {
-        return -EINVAL;
+        return returned(Err(EINVAL));
     }
     let counter = Counter {
         status: Status::new(O_RDWR | if flags & EFD_NONBLOCK != 0 { O_NONBLOCK } else { 0 }),

@@ -10,15 +10,17 @@ use hermit_abi::{
 };
 
 use super::descriptors::{self, Errno, Result};
+use super::errno::noted;
+use crate::thread::Masked;
 
-/// What a call returns for a result that is a number or nothing.
+/// What a call returns for a result that is a number or nothing. An error number is kept, too.
 pub(super) fn returned(result: Result<i32>) -> i32 {
-    result.unwrap_or_else(|errno: Errno| -errno)
+    noted(result.unwrap_or_else(|errno: Errno| -errno))
 }
 
-/// What a call returns for a size.
+/// What a call returns for a size. An error number is kept, too.
 pub(super) fn size(result: Result<usize>) -> isize {
-    result.map_or_else(|errno| -(errno as isize), |bytes| bytes as isize)
+    noted(result.map_or_else(|errno| -(errno as isize), |bytes| bytes as isize))
 }
 
 /// A caller's bytes. `EFAULT` for a null pointer, unless there are none of them, or a length that no object has.
@@ -42,6 +44,7 @@ pub(super) unsafe fn bytes_at<'a>(place: *const u8, bytes: usize) -> Result<&'a 
 /// `buf` is null or points to `len` readable bytes.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_write(fd: i32, buf: *const u8, len: usize) -> isize {
+    let _masked = Masked::new();
     // SAFETY: the caller's.
     size(descriptors::get(fd).and_then(|open| open.write(unsafe { bytes_at(buf, len) }?)))
 }
@@ -87,6 +90,7 @@ pub(super) unsafe fn with_pieces<R>(descriptions: &[iovec], f: impl FnOnce(&[&[u
 /// `iov` is null or points to `iovcnt` descriptions of readable memory.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_writev(fd: i32, iov: *const iovec, iovcnt: usize) -> isize {
+    let _masked = Masked::new();
     // SAFETY: the caller's.
     size(
         descriptors::get(fd)
@@ -101,6 +105,7 @@ pub unsafe extern "C" fn sys_writev(fd: i32, iov: *const iovec, iovcnt: usize) -
 /// `buf` is null or points to `len` writable bytes.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_read(fd: i32, buf: *mut u8, len: usize) -> isize {
+    let _masked = Masked::new();
     size(descriptors::get(fd).and_then(|open| {
         if len == 0 {
             return open.read(&mut []);
@@ -120,6 +125,7 @@ pub unsafe extern "C" fn sys_read(fd: i32, buf: *mut u8, len: usize) -> isize {
 /// `iov` is null or points to `iovcnt` descriptions of writable memory.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_readv(fd: i32, iov: *const iovec, iovcnt: usize) -> isize {
+    let _masked = Masked::new();
     let read = || {
         let open = descriptors::get(fd)?;
         // SAFETY: the caller's.
@@ -153,12 +159,14 @@ pub unsafe extern "C" fn sys_readv(fd: i32, iov: *const iovec, iovcnt: usize) ->
 /// Closes a descriptor; what it stands for goes with the last one of it. `-EBADF`.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub extern "C" fn sys_close(fd: i32) -> i32 {
+    let _masked = Masked::new();
     returned(descriptors::close(fd).map(|()| 0))
 }
 
 /// Another descriptor of the same object: the lowest that is free. `-EBADF`, `-EMFILE`.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub extern "C" fn sys_dup(fd: i32) -> i32 {
+    let _masked = Masked::new();
     returned(descriptors::duplicate(fd, 0, false))
 }
 
@@ -166,6 +174,7 @@ pub extern "C" fn sys_dup(fd: i32) -> i32 {
 /// `O_NONBLOCK` and `O_APPEND`), or duplicates it (`F_DUPFD`). `-EBADF`, `-EINVAL` for another command.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub extern "C" fn sys_fcntl(fd: i32, cmd: i32, arg: i32) -> i32 {
+    let _masked = Masked::new();
     returned(match cmd {
         F_DUPFD => descriptors::duplicate(fd, arg, false),
         F_GETFD => descriptors::close_on_exec(fd).map(|marked| if marked { FD_CLOEXEC } else { 0 }),
@@ -185,6 +194,7 @@ pub extern "C" fn sys_fcntl(fd: i32, cmd: i32, arg: i32) -> i32 {
 /// `argp` is null or points to what the request says.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_ioctl(s: i32, cmd: i32, argp: *mut c_void) -> i32 {
+    let _masked = Masked::new();
     returned(descriptors::get(s).and_then(|open| match cmd {
         FIONBIO if argp.is_null() => Err(EFAULT),
         FIONBIO => {
@@ -200,8 +210,9 @@ pub unsafe extern "C" fn sys_ioctl(s: i32, cmd: i32, argp: *mut c_void) -> i32 {
 /// Moves the position of a file and returns it. `-ESPIPE` for what has none.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub extern "C" fn sys_lseek(fd: i32, offset: isize, whence: i32) -> isize {
+    let _masked = Masked::new();
     let moved = descriptors::get(fd).and_then(|open| open.seek(offset as i64, whence));
-    moved.map_or_else(|errno| -(errno as isize), |position| position as isize)
+    noted(moved.map_or_else(|errno| -(errno as isize), |position| position as isize))
 }
 
 /// What there is to know about an open object. `-EBADF`, `-EFAULT` for a null pointer.
@@ -210,6 +221,7 @@ pub extern "C" fn sys_lseek(fd: i32, offset: isize, whence: i32) -> isize {
 /// `stat` is null or points to writable memory.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_fstat(fd: i32, stat: *mut stat) -> i32 {
+    let _masked = Masked::new();
     returned(descriptors::get(fd).and_then(|open| {
         let found = open.stat()?;
         if stat.is_null() {

@@ -10,7 +10,7 @@ use super::descriptors::{self, MOST_DESCRIPTORS, Result};
 use super::io::returned;
 use super::signal::ALWAYS;
 use super::wait::block_on_until;
-use crate::thread;
+use crate::thread::{self, Masked};
 use crate::time::{Duration, Instant};
 
 /// Says for each descriptor what it is ready for, out of what is asked: how many are ready for something.
@@ -67,6 +67,7 @@ pub fn deadline_ms(timeout_ms: i32) -> Option<Instant> {
 /// `fds` is null or points to `nfds` entries.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_poll(fds: *mut pollfd, nfds: nfds_t, timeout: i32) -> i32 {
+    let _masked = Masked::new();
     let entries = || -> Result<&mut [pollfd]> {
         match nfds {
             0 => Ok(&mut []),

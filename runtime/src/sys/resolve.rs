@@ -12,10 +12,12 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use hermit_abi::{EAGAIN, EFAULT, EINVAL, ENOENT};
 use netstack::dns::{self, Failure, MAX_ANSWER_BYTES, Query};
 
-use super::descriptors::Errno;
+use super::descriptors::{self, Errno};
+use super::io::returned;
 use super::sockets::{Family, Kind, Mode, Name, Socket, Value};
+use crate::thread::Masked;
 use crate::time::{Duration, Instant};
-use crate::{net, random};
+use crate::{env, net, random};
 
 /// What the machine calls itself.
 pub const HOST_NAME: &str = "pollux";
@@ -148,6 +150,16 @@ fn ask(query: &Query, server: SocketAddrV4) -> Result<Vec<Ipv4Addr>, LookupError
     }
 }
 
+/// The variable by which an operator names the server that is asked.
+pub const SERVER_VARIABLE: &CStr = c"POLLUX_DNS";
+
+/// The server that the operator has named at the start, if any. What a program sets itself later is its C library's business.
+pub(super) fn operators_server() -> Option<SocketAddrV4> {
+    let name = SERVER_VARIABLE.to_str().ok()?;
+    let values = env::variables().filter_map(|variable| variable.strip_prefix(name)?.strip_prefix('='));
+    values.last().and_then(parse_server)
+}
+
 /// A name server as an operator writes it: an address, and a port unless it is the usual one.
 pub fn parse_server(text: &str) -> Option<SocketAddrV4> {
     text.parse().ok().or_else(|| text.parse().ok().map(|ip| SocketAddrV4::new(ip, dns::PORT)))
@@ -161,23 +173,26 @@ pub fn parse_server(text: &str) -> Option<SocketAddrV4> {
 /// `name` is null or a text that ends with a zero, `inaddr` is null or points to `len` writable bytes.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_getaddrbyname(name: *const c_char, inaddr: *mut u8, len: usize) -> i32 {
-    if name.is_null() || inaddr.is_null() {
-        return -EFAULT;
-    }
-    if len != size_of::<Ipv4Addr>() {
-        return -EINVAL;
-    }
-    // SAFETY: the caller's.
-    let Ok(name) = unsafe { CStr::from_ptr(name) }.to_str() else { return -ENOENT };
-    match lookup(name, None) {
-        Ok(found) => {
-            let address = found.first().map_or([0; 4], Ipv4Addr::octets);
-            // SAFETY: the caller's; there is room for as many.
-            unsafe { inaddr.copy_from_nonoverlapping(address.as_ptr(), address.len()) };
-            0
+    let _masked = Masked::new();
+    let found = || -> descriptors::Result<Ipv4Addr> {
+        if name.is_null() || inaddr.is_null() {
+            return Err(EFAULT);
         }
-        Err(LookupError::NoSuchName | LookupError::NoAddress) => -ENOENT,
-        Err(LookupError::TryAgain | LookupError::NoServer) => -EAGAIN,
-        Err(LookupError::System(errno)) => -errno,
-    }
+        if len != size_of::<Ipv4Addr>() {
+            return Err(EINVAL);
+        }
+        // SAFETY: the caller's.
+        let name = unsafe { CStr::from_ptr(name) }.to_str().map_err(|_| ENOENT)?;
+        let found = lookup(name, operators_server()).map_err(|error| match error {
+            LookupError::NoSuchName | LookupError::NoAddress => ENOENT,
+            LookupError::TryAgain | LookupError::NoServer => EAGAIN,
+            LookupError::System(errno) => errno,
+        })?;
+        found.first().copied().ok_or(ENOENT)
+    };
+    returned(found().map(|address| {
+        // SAFETY: the caller's; there is room for as many.
+        unsafe { inaddr.copy_from_nonoverlapping(address.octets().as_ptr(), size_of::<Ipv4Addr>()) };
+        0
+    }))
 }

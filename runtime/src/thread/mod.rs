@@ -31,6 +31,7 @@ use crate::compute::gate;
 use crate::compute::switch::{self, SaveArea};
 use crate::{compute, executor, platform, time};
 
+pub mod blocking;
 pub mod futex;
 mod stack;
 mod table;
@@ -39,7 +40,7 @@ mod tests;
 
 use stack::ThreadStack;
 
-pub use table::{JoinError, current, detach, join};
+pub use table::{JoinError, current, detach, join, priority, set_priority};
 
 /// Names a thread; the first one, which runs `main`, has 1.
 pub type ThreadId = u32;
@@ -64,6 +65,8 @@ struct Thread {
     /// What it runs, until it starts.
     body: Cell<Option<Box<dyn FnOnce()>>>,
     ended: Cell<bool>,
+    /// What its last failed call has said, for those who ask later.
+    errno: Cell<i32>,
     /// Of the task that runs it, while it runs.
     waker: RefCell<Option<Waker>>,
 }
@@ -76,6 +79,10 @@ struct Threads {
     thread_pointer: Cell<u64>,
     /// The epoch in which somebody looked last, and how often since it began: at the clock, and in vain for other things.
     looks: Cell<(u64, [u32; 2])>,
+    /// The error number of the tasks, which share one.
+    errno: Cell<i32>,
+    /// Why there was no new thread has been said.
+    said: Cell<bool>,
 }
 
 local! {
@@ -83,6 +90,8 @@ local! {
         running: RefCell::new(None),
         thread_pointer: Cell::new(0),
         looks: Cell::new((0, [0; 2])),
+        errno: Cell::new(0),
+        said: Cell::new(false),
     };
 }
 
@@ -93,6 +102,8 @@ pub struct Hooks {
     pub enter: fn(),
     /// After it.
     pub leave: fn(),
+    /// Its function touches nothing of the runtime but by what is [`Masked`], and may be interrupted ([`preemptible`]).
+    pub preemptible: bool,
 }
 
 local! {
@@ -164,11 +175,26 @@ pub fn spawn(stack_bytes: usize, body: impl FnOnce() + 'static) -> Result<Thread
         thread_pointer: Cell::new(0),
         body: Cell::new(Some(Box::new(body))),
         ended: Cell::new(false),
+        errno: Cell::new(0),
         waker: RefCell::new(None),
     };
     // The handle is not needed: the table knows when it has ended.
     drop(executor::spawn(Running(Rc::new(thread))));
     Ok(id)
+}
+
+/// As [`spawn`], for callers whose error numbers say little: the first time that there is no thread, the console says why.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_or_say(stack_bytes: usize, body: impl FnOnce() + 'static) -> Result<ThreadId, SpawnError> {
+    let spawned = spawn(stack_bytes, body);
+    if let Err(error) = &spawned
+        && !THREADS.with(|all| all.said.replace(true))
+    {
+        crate::println!("pollux: no new thread: {error}");
+    }
+    spawned
 }
 
 /// The task that runs a thread.
@@ -244,7 +270,7 @@ extern "C" fn begin() -> ! {
             (hooks.enter)();
         }
         if let Some(body) = thread.body.take() {
-            body();
+            if hooks.is_some_and(|hooks| hooks.preemptible) { preemptible(body) } else { body() }
         }
         if let Some(hooks) = hooks {
             (hooks.leave)();
@@ -287,6 +313,19 @@ pub fn preemptible<R>(function: impl FnOnce() -> R) -> R {
     let result = function();
     gate::disarm();
     result
+}
+
+/// Keeps the running thread's error number, or that of the tasks.
+pub fn set_errno(errno: i32) {
+    THREADS.with(|all| match &*all.running.borrow() {
+        Some(thread) => thread.errno.set(errno),
+        None => all.errno.set(errno),
+    });
+}
+
+/// What was kept last; 0 at first.
+pub fn errno() -> i32 {
+    THREADS.with(|all| all.running.borrow().as_ref().map_or_else(|| all.errno.get(), |thread| thread.errno.get()))
 }
 
 /// Names the running thread in the report of an overflow of its stack.
@@ -390,8 +429,11 @@ pub(crate) fn reset() {
         all.running.replace(None);
         all.thread_pointer.set(0);
         all.looks.set((0, [0; 2]));
+        all.errno.set(0);
+        all.said.set(false);
     });
     set_hooks(None);
     table::reset();
+    blocking::reset();
     futex::reset();
 }

@@ -7,7 +7,7 @@ use core::fmt;
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
-use super::{THREADS, ThreadId, block_on};
+use super::{THREADS, ThreadId, block_on, blocking};
 
 /// What others know of a thread.
 #[derive(Default)]
@@ -16,6 +16,8 @@ struct Entry {
     /// Nobody will ask for it: it goes when it ends.
     detached: bool,
     joiner: Option<Waker>,
+    /// What was chosen for it. Nobody looks at it but who asks: threads take turns.
+    priority: u8,
 }
 
 struct Table {
@@ -67,6 +69,7 @@ pub(super) fn enter() -> ThreadId {
 
 /// A thread has ended.
 pub(super) fn leave(id: ThreadId) {
+    blocking::wake(id);
     let joiner = TABLE.with(|table| {
         let entries = &mut table.borrow_mut().entries;
         let entry = entries.get_mut(&id)?;
@@ -85,6 +88,21 @@ pub(super) fn leave(id: ThreadId) {
 /// The number of the running thread; 0 outside threads.
 pub fn current() -> ThreadId {
     THREADS.with(|all| all.running.borrow().as_ref().map_or(0, |thread| thread.id))
+}
+
+/// What was chosen by [`set_priority`] for the running thread: 0 unless something was, and for tasks.
+pub fn priority() -> u8 {
+    let id = current();
+    TABLE.with(|table| table.borrow().entries.get(&id).map_or(0, |entry| entry.priority))
+}
+
+/// Keeps a number for a thread that exists. It changes nothing: threads take turns.
+pub fn set_priority(id: ThreadId, priority: u8) {
+    TABLE.with(|table| {
+        if let Some(entry) = table.borrow_mut().entries.get_mut(&id) {
+            entry.priority = priority;
+        }
+    });
 }
 
 /// Waits until a thread has ended, and forgets it.

@@ -79,7 +79,7 @@ impl<D: BlockDevice> Engine<D> {
     /// # Errors
     /// See [`EngineError`].
     pub async fn start(device: D, server: &mut Server, new_key: u64) -> Result<(Self, Loaded), EngineError<D::Error>> {
-        Self::open(device, server, Options { new_key, cut_damaged: false }).await
+        Self::open(device, server, Options { new_key, ..Options::default() }).await
     }
 
     /// As [`start`](Self::start), of a log that is damaged in the middle: it ends there from now on. What followed is lost.
@@ -91,7 +91,7 @@ impl<D: BlockDevice> Engine<D> {
         server: &mut Server,
         new_key: u64,
     ) -> Result<(Self, Loaded), EngineError<D::Error>> {
-        Self::open(device, server, Options { new_key, cut_damaged: true }).await
+        Self::open(device, server, Options { new_key, cut_damaged: true, ..Options::default() }).await
     }
 
     async fn open(device: D, server: &mut Server, options: Options) -> Result<(Self, Loaded), EngineError<D::Error>> {

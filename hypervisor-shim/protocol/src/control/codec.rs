@@ -173,7 +173,8 @@ bodies! {
         stores_log: u8,
         replays: u8,
         disk_conduct: u8,
-        unused: [u8; 5],
+        blank_disks: u8,
+        unused: [u8; 4],
         epoch_skew_instructions: U64,
     }
     ArbiterReplyBody {

@@ -52,6 +52,8 @@ pub struct Config<'a> {
     pub check_determinism: bool,
     /// Which disks are shared: bit i for the i-th by name. The others are mirrored.
     pub shared_disks: u8,
+    /// Which disks held nothing but zeros when the guest was started, by the same bits. The same to all who ever run with it.
+    pub blank_disks: u8,
     /// The session of the link: [`Config::session`] for a new pair, another one for each newcomer.
     pub link_session: u64,
     /// This replica is a newcomer, to be taken in by a solo primary.

@@ -210,6 +210,7 @@ fn config() -> Config<'static> {
         max_outstanding_bytes: 13,
         check_determinism: true,
         shared_disks: 0x5a,
+        blank_disks: 0xa6,
         link_session: 14,
         joins: true,
         restores: true,

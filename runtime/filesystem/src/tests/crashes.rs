@@ -10,7 +10,7 @@ use super::reference::{Op, Reference, View, apply, op, view};
 use super::{BLOCKS, OPTIONS, mounted, now};
 use crate::FileSystem;
 use crate::fs::Sabotage;
-use crate::mount::Replay;
+use crate::replay::Replay;
 
 /// What may be there after a crash: the state of the last sync that has returned, and that of the one under way.
 struct Allowed {
@@ -177,7 +177,7 @@ fn a_crash_while_it_is_made_leaves_a_device_that_can_be_made_anew() {
     let counted = ModelDevice::new(BLOCKS);
     mounted(&counted);
     for at in 0..=counted.changes() {
-        for seed in 0..8 {
+        for seed in 0..12 {
             let device = ModelDevice::new(BLOCKS);
             device.set_faults(Faults { power_off_after: Some(at), ..Faults::default() });
             let _ = super::mount(&device);

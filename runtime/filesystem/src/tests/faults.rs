@@ -1,12 +1,15 @@
 //! Devices that fail, change what they hold, or hold something else.
 
-use recordstore::model::{Crash, Faults, ModelDevice};
+use recordstore::model::{Crash, Faults, Mixer, ModelDevice};
 use std::string::ToString;
 use std::vec;
 
+use super::damage::{BEGIN, FORMAT, batch, inode, logged};
 use super::{OPTIONS, mount, mounted, now};
 use crate::fs::Sabotage;
-use crate::{FileSystem, FsError, MountError, ROOT};
+use crate::inode::Kind;
+use crate::record::Record;
+use crate::{FileSystem, FsError, MountError, Options, ROOT};
 
 const FILE_BYTES: usize = 40_000;
 /// 1 MiB.
@@ -106,12 +109,55 @@ fn a_read_that_fails_is_an_error_of_that_read_alone() {
 
 #[test]
 fn what_is_foreign_is_refused_and_left_alone() {
-    for block in [0, 1, 2, 8, 40, 2000, 6145, 8191] {
+    for block in [0, 1, 2, 8, 40, 2000, 2048, 4097, 6143, 6145, 8191] {
         let device = ModelDevice::new(8192);
-        device.set_block(block, [0x5a; 512]);
+        let mut content = [0; 512];
+        content[block as usize % 512] = 0x5a;
+        device.set_block(block, content);
         let refused = mount(&device).map(drop);
         assert_eq!(refused, Err(MountError::Foreign), "block {block}");
-        assert_eq!((device.block(block), device.changes()), ([0x5a; 512], 0));
+        assert_eq!((device.block(block), device.changes()), (content, 0));
+    }
+}
+
+/// What the host says of a device is believed: it is not read.
+#[test]
+fn a_device_is_taken_for_blank_or_not_as_its_host_says() {
+    let told = |device: &ModelDevice, blank| {
+        device.set_faults(Faults { fail_read_at: Some(device.reads() + 2), ..Faults::default() });
+        now(FileSystem::mount(device.clone(), Options { blank: Some(blank), ..OPTIONS })).map(|(_, mounted)| mounted)
+    };
+    let device = ModelDevice::new(8192);
+    assert_eq!(told(&device, false), Err(MountError::Foreign));
+    assert_eq!(device.changes(), 0);
+    device.set_faults(Faults::default());
+    let mounted = now(FileSystem::mount(device.clone(), Options { blank: Some(true), ..OPTIONS })).expect("blank").1;
+    assert!(mounted.formatted);
+    // One that has a file system was blank only before that.
+    let mounted = now(FileSystem::mount(device, Options { blank: Some(false), ..OPTIONS })).expect("known").1;
+    assert!(!mounted.formatted);
+}
+
+/// The power goes in the middle of the very first block: that is no reason to refuse the device, unless there is more on it.
+#[test]
+fn a_torn_beginning_is_begun_again() {
+    let torn = || {
+        let device = ModelDevice::new(8192);
+        device.set_faults(Faults { power_off_after: Some(1), ..Faults::default() });
+        assert!(mount(&device).is_err());
+        let mut block = device.after(Crash::KeepAll).block(8);
+        block[20..].fill(0);
+        let device = ModelDevice::new(8192);
+        device.set_block(8, block);
+        device
+    };
+    for blank in [None, Some(false)] {
+        let options = Options { blank, ..OPTIONS };
+        assert!(now(FileSystem::mount(torn(), options)).expect("it is made").1.formatted);
+        let used = torn();
+        used.set_block(4097, [1; 512]);
+        assert_eq!(now(FileSystem::mount(used.clone(), options)).map(drop), Err(MountError::Foreign));
+        assert_eq!(used.changes(), 0);
     }
 }
 
@@ -152,21 +198,10 @@ fn a_device_that_does_not_write_is_no_end_of_reading() {
 /// Records that no file system has written, in a log that is sound: they are refused, or taken and worked with.
 #[test]
 fn records_that_nobody_has_written_do_no_harm() {
-    use crate::inode::{Kind, Times};
-    use crate::record::{InodeRecord, Record, VERSION};
-    use recordstore::model::Mixer;
-
     let (mut refused, mut taken) = (0, 0);
     for seed in 0..3000 {
         let mut mixer = Mixer(seed);
-        let mut batch = recordstore::Batch::new();
-        Record::Format { version: VERSION, block_bytes: 4096, data_blocks: 192 }.put(&mut batch);
-        Record::Begin { whole: true }.put(&mut batch);
-        let inode = |ino, kind, links, bytes, parent| {
-            let (mode, times, target) = (0o644, Times::default(), &b"target"[..]);
-            Record::Inode(InodeRecord { ino, kind, mode, links, bytes, times, parent, target })
-        };
-        inode(ROOT, Kind::Directory, 1, 0, ROOT).put(&mut batch);
+        let mut batch = batch(&[FORMAT, BEGIN, inode(ROOT, Kind::Directory, 1, 0, ROOT)]);
         let sums = [7_u64.to_le_bytes(); 3].concat();
         for _ in 0..mixer.below(6) {
             let mut small = || mixer.below(5);
@@ -185,12 +220,7 @@ fn records_that_nobody_has_written_do_no_harm() {
             batch.push(&mixer.next().to_le_bytes()[..1 + mixer.below(7) as usize]);
         }
         Record::End { next_ino: mixer.below(9) }.put(&mut batch);
-        let device = ModelDevice::new(BLOCKS);
-        let log = crate::part::Part { device: device.clone(), first: 0, blocks: 512 };
-        let (mut store, _) =
-            now(recordstore::Store::open(log, recordstore::Options::default(), |_| ())).expect("a log");
-        now(store.append(&batch)).expect("appended");
-        now(store.sync()).expect("synced");
+        let device = logged(&[batch]);
         match mount(&device) {
             Err(MountError::Damaged(_)) => refused += 1,
             Err(error) => panic!("seed {seed}: {error}"),

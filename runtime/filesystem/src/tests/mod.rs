@@ -1,7 +1,9 @@
 //! The file system against a memory of what it should hold, on a device that loses, tears, fails and forgets.
 
 mod crashes;
+mod damage;
 mod faults;
+mod lives;
 mod plain;
 mod reference;
 
@@ -16,7 +18,8 @@ type Fs = FileSystem<ModelDevice>;
 /// 4 MiB.
 const BLOCKS: u64 = 8192;
 
-const OPTIONS: Options = Options { new_key: 7, cache_bytes: 256 * 1024, metadata_bytes: 1 << 20, now_ns: 1 };
+const OPTIONS: Options =
+    Options { new_key: 7, cache_bytes: 256 * 1024, metadata_bytes: 1 << 20, now_ns: 1, blank: None };
 
 /// Runs what never waits for anybody else.
 fn now<T>(future: impl Future<Output = T>) -> T {

@@ -206,3 +206,62 @@ fn a_log_that_has_grown_long_is_replaced() {
     now(fs.read(file, 2999 % 40 * 4096, &mut byte)).expect("read");
     assert_eq!(byte, [2999_u64 as u8]);
 }
+
+/// What takes as much memory as it may does so at the next mount, too, whatever went and came in one commit.
+#[test]
+fn what_was_full_of_names_can_be_mounted_again() {
+    let options = Options { metadata_bytes: 60_000, ..OPTIONS };
+    let device = ModelDevice::new(BLOCKS);
+    let mount = || now(FileSystem::mount(device.clone(), options)).expect("mounted").0;
+    let name = |round: u32, number: u32| std::format!("round {round}, file {number}");
+    let mut fs = mount();
+    // Blocks that lie nowhere yet are counted before there is a place for them.
+    let file = fs.create_file(ROOT, b"file", 0o644, 1).expect("made");
+    for index in 0..20 {
+        now(fs.write(file, index * 100 * 4096, b"x", 1)).expect("written");
+    }
+    let mut count = 0;
+    while fs.create_file(ROOT, name(0, count).as_bytes(), 0o644, 1).is_ok() {
+        count += 1;
+    }
+    assert!(count > 100, "{count}");
+    now(fs.sync()).expect("synced");
+    for round in 0..4 {
+        let mut fs = mount();
+        for number in 0..count {
+            fs.unlink(ROOT, name(round, number).as_bytes(), 1).expect("removed");
+        }
+        for number in 0..count {
+            fs.create_file(ROOT, name(round + 1, number).as_bytes(), 0o644, 1).expect("there is room again");
+        }
+        assert!(fs.wants_commit(), "the records of all that came and went are many");
+        now(fs.sync()).expect("synced");
+        assert!(!fs.wants_commit());
+    }
+    assert_eq!(mount().room().inodes, u64::from(count) + 2);
+}
+
+/// Blocks that are read ahead may not take the place of the one that was asked for.
+#[test]
+fn a_crowded_cache_gives_what_is_stored() {
+    const FILE_BLOCKS: u64 = 300;
+    let device = ModelDevice::new(BLOCKS);
+    let mut fs = mounted(&device);
+    let file = fs.create_file(ROOT, b"file", 0o644, 1).expect("made");
+    for index in 0..FILE_BLOCKS {
+        now(fs.write(file, index * 4096, &[index as u8 | 1; 4096], 1)).expect("written");
+    }
+    now(fs.sync()).expect("synced");
+    let other = fs.create_file(ROOT, b"other", 0o644, 1).expect("made");
+    let mut mixer = recordstore::model::Mixer(1);
+    for round in 0..2000 {
+        // Half of the cache is changed, and the rest goes round.
+        now(fs.write(other, round % 40 * 4096, &[7; 100], 1)).expect("written");
+        let (index, count) = (mixer.below(FILE_BLOCKS), 1 + mixer.below(3));
+        for index in index..FILE_BLOCKS.min(index + count) {
+            let mut content = [0; 100];
+            assert_eq!(now(fs.read(file, index * 4096 + 50, &mut content)), Ok(100));
+            assert_eq!(content, [index as u8 | 1; 100], "block {index} in round {round}");
+        }
+    }
+}

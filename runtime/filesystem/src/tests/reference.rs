@@ -3,26 +3,33 @@
 use proptest::prelude::*;
 use recordstore::BlockDevice;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::vec;
 use std::vec::Vec;
 
 use super::now;
 use crate::{FileSystem, FsError, Ino, Kind, ROOT};
 
-/// What a path holds. Files with several names have a number in common.
+/// What a path holds. Files and links with several names have a number in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Node {
     File(usize),
     Directory,
-    Link(Vec<u8>),
+    Link(usize),
 }
 
 /// All of it. Paths are lists of names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reference {
     nodes: BTreeMap<Vec<u8>, Node>,
-    files: Vec<Vec<u8>>,
+    /// Contents, which copies have in common until they change.
+    files: Vec<Rc<Vec<u8>>>,
+    /// Links made so far.
+    links: usize,
 }
+
+/// What every link leads to.
+const TARGET: &[u8] = b"somewhere";
 
 /// What one can see of it: names, contents, and how many names a file has.
 pub(super) type View = BTreeMap<Vec<u8>, (Vec<u8>, u32)>;
@@ -82,36 +89,25 @@ impl Reference {
     pub fn apply(&mut self, op: &Op) -> bool {
         match op {
             Op::Write { path, offset, bytes, fill } => {
-                if !self.has_parent(path) {
-                    return false;
-                }
-                if !self.nodes.contains_key(path) {
-                    self.files.push(Vec::new());
-                    self.nodes.insert(path.clone(), Node::File(self.files.len() - 1));
-                }
-                let Some(Node::File(file)) = self.nodes.get(path) else { return false };
-                let content = &mut self.files[*file];
-                let (start, end) = (*offset as usize, *offset as usize + bytes);
-                content.resize(content.len().max(end), 0);
-                content[start..end].fill(*fill);
+                let Some(file) = self.file_to_write(path) else { return false };
+                self.write(file, *offset, *bytes, *fill);
                 true
             }
             Op::Truncate { path, bytes } => {
                 let Some(Node::File(file)) = self.nodes.get(path) else { return false };
-                self.files[*file].resize(*bytes as usize, 0);
+                Rc::make_mut(&mut self.files[*file]).resize(*bytes as usize, 0);
                 true
             }
             Op::MakeDirectory { path } => self.make(path, Node::Directory),
-            Op::Symlink { path } => self.make(path, Node::Link(b"somewhere".into())),
+            Op::Symlink { path } => {
+                self.links += 1;
+                self.make(path, Node::Link(self.links))
+            }
             Op::Link { from, to } => match self.nodes.get(from) {
                 Some(Node::Directory) | None => false,
-                Some(Node::Link(target)) => {
-                    let target = target.clone();
-                    self.make(to, Node::Link(target))
-                }
-                Some(Node::File(file)) => {
-                    let file = *file;
-                    self.make(to, Node::File(file))
+                Some(other) => {
+                    let other = other.clone();
+                    self.make(to, other)
                 }
             },
             Op::Unlink { path } => {
@@ -122,6 +118,35 @@ impl Reference {
             Op::Rename { from, to } => self.rename(from, to),
             Op::Sync => true,
         }
+    }
+
+    /// The file at a path, made if there is nothing.
+    pub fn file_to_write(&mut self, path: &[u8]) -> Option<usize> {
+        if !self.has_parent(path) {
+            return None;
+        }
+        if !self.nodes.contains_key(path) {
+            self.files.push(Rc::default());
+            self.nodes.insert(path.to_vec(), Node::File(self.files.len() - 1));
+        }
+        self.file(path)
+    }
+
+    /// The file at a path.
+    pub fn file(&self, path: &[u8]) -> Option<usize> {
+        if let Node::File(file) = self.nodes.get(path)? { Some(*file) } else { None }
+    }
+
+    pub fn file_bytes(&self, file: usize) -> usize {
+        self.files[file].len()
+    }
+
+    /// Writes, to a file that may have no name.
+    pub fn write(&mut self, file: usize, offset: u64, bytes: usize, fill: u8) {
+        let content = Rc::make_mut(&mut self.files[file]);
+        let (start, end) = (offset as usize, offset as usize + bytes);
+        content.resize(content.len().max(end), 0);
+        content[start..end].fill(fill);
     }
 
     fn make(&mut self, path: &[u8], node: Node) -> bool {
@@ -148,7 +173,7 @@ impl Reference {
         match self.nodes.get(to) {
             Some(Node::Directory) if !is_directory || !self.is_empty_directory(to) => return false,
             Some(Node::File(_) | Node::Link(_)) if is_directory => return false,
-            Some(Node::File(other)) if node == Node::File(*other) => return true,
+            Some(other) if !is_directory && *other == node => return true,
             _ => {}
         }
         let moved: Vec<Vec<u8>> =
@@ -161,14 +186,30 @@ impl Reference {
         true
     }
 
+    /// Whether this is what one can see of it.
+    pub fn is_seen_as(&self, view: &View) -> bool {
+        let same = |(path, node): (&Vec<u8>, &Node)| {
+            let Some((content, names)) = view.get(path) else { return false };
+            match node {
+                Node::Directory => (&content[..], *names) == (b"/", 0),
+                Node::Link(_) => (&content[..], *names) == (TARGET, 1),
+                Node::File(file) => {
+                    *content == *self.files[*file]
+                        && self.nodes.values().filter(|other| *other == node).count() == *names as usize
+                }
+            }
+        };
+        self.nodes.len() == view.len() && self.nodes.iter().all(same)
+    }
+
     pub fn view(&self) -> View {
         let seen = |(path, node): (&Vec<u8>, &Node)| {
             let shown = match node {
                 Node::Directory => (b"/".to_vec(), 0),
-                Node::Link(target) => (target.clone(), 1),
+                Node::Link(_) => (TARGET.to_vec(), 1),
                 Node::File(file) => {
                     let names = self.nodes.values().filter(|other| *other == node).count();
-                    (self.files[*file].clone(), names as u32)
+                    (self.files[*file].to_vec(), names as u32)
                 }
             };
             (path.clone(), shown)
@@ -177,18 +218,21 @@ impl Reference {
     }
 }
 
-fn directory_of<D: BlockDevice + Clone>(fs: &FileSystem<D>, path: &[u8]) -> Result<Ino, FsError> {
+pub(super) fn directory_of<D: BlockDevice + Clone>(fs: &FileSystem<D>, path: &[u8]) -> Result<Ino, FsError> {
     let parent = parent(path);
     if parent.is_empty() { Ok(ROOT) } else { fs.lookup(ROOT, parent) }
 }
 
-fn name(path: &[u8]) -> &[u8] {
+pub(super) fn name(path: &[u8]) -> &[u8] {
     path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
+}
+
+pub(super) fn find<D: BlockDevice + Clone>(fs: &FileSystem<D>, path: &[u8]) -> Result<Ino, FsError> {
+    fs.lookup(directory_of(fs, path)?, name(path))
 }
 
 /// Does an operation on the file system.
 pub(super) fn apply<D: BlockDevice + Clone>(fs: &mut FileSystem<D>, op: &Op) -> Result<(), FsError> {
-    let find = |fs: &FileSystem<D>, path: &[u8]| fs.lookup(directory_of(fs, path)?, name(path));
     match op {
         Op::Write { path, offset, bytes, fill } => {
             let ino = match find(fs, path) {
@@ -203,7 +247,7 @@ pub(super) fn apply<D: BlockDevice + Clone>(fs: &mut FileSystem<D>, op: &Op) -> 
             now(fs.truncate(ino, *bytes, 3))
         }
         Op::MakeDirectory { path } => fs.create_directory(directory_of(fs, path)?, name(path), 0o755, 4).map(drop),
-        Op::Symlink { path } => fs.create_link(directory_of(fs, path)?, name(path), b"somewhere", 4).map(drop),
+        Op::Symlink { path } => fs.create_link(directory_of(fs, path)?, name(path), TARGET, 4).map(drop),
         Op::Link { from, to } => fs.link(find(fs, from)?, directory_of(fs, to)?, name(to), 5),
         Op::Rename { from, to } => {
             fs.rename((directory_of(fs, from)?, name(from)), (directory_of(fs, to)?, name(to)), true, 6)

@@ -4,8 +4,8 @@ use super::crashes::BLOCKS;
 use super::harness::{Run, open};
 use crate::error::OpenError;
 use crate::layout::{Found, Header, Kind, Superblock};
-use crate::model::{Crash, ModelDevice};
-use crate::store::Sabotage;
+use crate::model::{Crash, Faults, ModelDevice, run};
+use crate::store::{Presence, Sabotage};
 use crate::{BLOCK_BYTES, Batch};
 
 /// A golden vector: whoever changes the format must change its version.
@@ -82,6 +82,36 @@ fn what_is_no_store_is_left_alone() {
     }
     let expected = OpenError::Resized { blocks: BLOCKS + 8, expected_blocks: BLOCKS };
     assert_eq!(open(&resized, Sabotage::None).err(), Some(expected));
+}
+
+/// The very first write of a store may be torn, too. What does not begin as that one is somebody else's.
+#[test]
+fn a_store_whose_first_superblock_was_torn_is_made_anew() {
+    let device = ModelDevice::new(BLOCKS);
+    device.set_faults(Faults { power_off_after: Some(1), ..Faults::default() });
+    drop(open(&device, Sabotage::None));
+    let whole = device.after(Crash::KeepAll).block(8);
+    assert!(matches!(Superblock::decode(&whole), Found::Superblock(first) if first.sequence == 1));
+    let bytes = whole.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    for kept_bytes in 0..BLOCK_BYTES {
+        let torn = |change: u8| {
+            let mut block = [0; BLOCK_BYTES];
+            block[..kept_bytes].copy_from_slice(&whole[..kept_bytes]);
+            block[0] ^= change;
+            let device = ModelDevice::new(BLOCKS);
+            device.set_block(8, block);
+            device
+        };
+        let expected = match kept_bytes {
+            0 => Presence::Blank,
+            kept if kept < bytes => Presence::Torn,
+            _ => Presence::Store,
+        };
+        assert_eq!(run(Presence::of(&torn(0)), || ()), Ok(expected), "{kept_bytes} bytes");
+        let (_, replayed, _) = open(&torn(0), Sabotage::None).expect("a store");
+        assert_eq!(replayed.formatted, expected != Presence::Store, "{kept_bytes} bytes");
+        assert_eq!(open(&torn(0x20), Sabotage::None).err(), Some(OpenError::Unrecognised), "{kept_bytes} bytes");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::vec::Vec;
 pub type Record = Vec<u8>;
 pub type OpenError = crate::OpenError<ModelError>;
 
-pub const OPTIONS: Options = Options { new_key: 0x5eed, cut_damaged: false };
+pub const OPTIONS: Options = Options { new_key: 0x5eed, cut_damaged: false, most_record_bytes: None };
 
 /// What a crash may leave.
 #[derive(Clone, Debug, Default)]

@@ -14,6 +14,7 @@ use hermit_abi::{
 use super::{Family, Kind, Mode, Name, Side, Socket, Value};
 use crate::sys::descriptors::{self, Result};
 use crate::sys::io::{bytes_at, returned, size};
+use crate::thread::Masked;
 use crate::time::Duration;
 
 /// Bytes of an address.
@@ -46,6 +47,17 @@ unsafe fn address(address: *const sockaddr, bytes: socklen_t) -> Result<Option<S
     }
 }
 
+/// An address in hermit's form.
+pub(in crate::sys) fn hermit_address(address: SocketAddrV4) -> sockaddr_in {
+    sockaddr_in {
+        sin_len: ADDRESS_BYTES as u8,
+        sin_family: AF_INET as u8,
+        sin_port: address.port().to_be(),
+        sin_addr: in_addr { s_addr: u32::from(*address.ip()).to_be() },
+        sin_zero: [0; 8],
+    }
+}
+
 /// Leaves an address, cut off if it must be, and its length.
 ///
 /// # Safety
@@ -54,14 +66,7 @@ unsafe fn put_address(address: Option<SocketAddrV4>, place: *mut sockaddr, bytes
     if place.is_null() || bytes.is_null() {
         return Err(EFAULT);
     }
-    let address = address.unwrap_or(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
-    let address = sockaddr_in {
-        sin_len: ADDRESS_BYTES as u8,
-        sin_family: AF_INET as u8,
-        sin_port: address.port().to_be(),
-        sin_addr: in_addr { s_addr: u32::from(*address.ip()).to_be() },
-        sin_zero: [0; 8],
-    };
+    let address = hermit_address(address.unwrap_or(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)));
     // SAFETY: the caller's; no more than there is room for.
     unsafe {
         let room = bytes.replace(ADDRESS_BYTES).min(ADDRESS_BYTES);
@@ -73,6 +78,7 @@ unsafe fn put_address(address: Option<SocketAddrV4>, place: *mut sockaddr, bytes
 /// A socket over IPv4: its descriptor. `-EAFNOSUPPORT`, `-EPROTONOSUPPORT`, `-EMFILE`.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub extern "C" fn sys_socket(domain: i32, type_: i32, protocol: i32) -> i32 {
+    let _masked = Masked::new();
     let open = || {
         let kind = match (domain, type_ & !(SOCK_NONBLOCK | SOCK_CLOEXEC), protocol) {
             (AF_INET, SOCK_STREAM, 0 | IPPROTO_TCP) => Kind::Stream,
@@ -92,6 +98,7 @@ pub extern "C" fn sys_socket(domain: i32, type_: i32, protocol: i32) -> i32 {
 /// `name` is null or points to `namelen` readable bytes.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_bind(s: i32, name: *const sockaddr, namelen: socklen_t) -> i32 {
+    let _masked = Masked::new();
     // SAFETY: the caller's.
     let address = || unsafe { address(name, namelen) }?.ok_or(EAFNOSUPPORT);
     returned(socket(s).and_then(|socket| socket.bind(address()?)).map(|()| 0))
@@ -100,6 +107,7 @@ pub unsafe extern "C" fn sys_bind(s: i32, name: *const sockaddr, namelen: sockle
 /// Listens, at a free port unless it has one.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub extern "C" fn sys_listen(s: i32, backlog: i32) -> i32 {
+    let _masked = Masked::new();
     // As Linux has it, a negative number is a large one.
     returned(socket(s).and_then(|socket| socket.listen(backlog as u32 as usize)).map(|()| 0))
 }
@@ -110,6 +118,7 @@ pub extern "C" fn sys_listen(s: i32, backlog: i32) -> i32 {
 /// `addr` and `addrlen` are null, or `addrlen` says how much can be written at `addr`.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_accept(s: i32, addr: *mut sockaddr, addrlen: *mut socklen_t) -> i32 {
+    let _masked = Masked::new();
     returned(socket(s).and_then(|socket| socket.accept(false)).and_then(|accepted| {
         if !addr.is_null() {
             // SAFETY: the caller's.
@@ -125,6 +134,7 @@ pub unsafe extern "C" fn sys_accept(s: i32, addr: *mut sockaddr, addrlen: *mut s
 /// `name` is null or points to `namelen` readable bytes.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_connect(s: i32, name: *const sockaddr, namelen: socklen_t) -> i32 {
+    let _masked = Masked::new();
     // SAFETY: the caller's.
     let address = || unsafe { address(name, namelen) };
     returned(socket(s).and_then(|socket| socket.connect(address()?)).map(|()| 0))
@@ -144,6 +154,7 @@ fn mode(flags: i32) -> Result<Mode> {
 /// `buf` is null or points to `len` writable bytes.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_recv(s: i32, buf: *mut u8, len: usize, flags: i32) -> isize {
+    let _masked = Masked::new();
     // SAFETY: the caller's.
     unsafe { sys_recvfrom(s, buf, len, flags, core::ptr::null_mut(), core::ptr::null_mut()) }
 }
@@ -161,6 +172,7 @@ pub unsafe extern "C" fn sys_recvfrom(
     addr: *mut sockaddr,
     addrlen: *mut socklen_t,
 ) -> isize {
+    let _masked = Masked::new();
     size(socket(s).and_then(|socket| {
         if buf.is_null() && len > 0 || isize::try_from(len).is_err() {
             return Err(EFAULT);
@@ -183,6 +195,7 @@ pub unsafe extern "C" fn sys_recvfrom(
 /// `mem` is null or points to `len` readable bytes.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_send(s: i32, mem: *const c_void, len: usize, flags: i32) -> isize {
+    let _masked = Masked::new();
     // SAFETY: the caller's.
     size(socket(s).and_then(|socket| socket.send(unsafe { bytes_at(mem.cast(), len) }?, mode(flags)?)))
 }
@@ -200,6 +213,7 @@ pub unsafe extern "C" fn sys_sendto(
     to: *const sockaddr,
     tolen: socklen_t,
 ) -> isize {
+    let _masked = Masked::new();
     size(socket(s).and_then(|socket| {
         // SAFETY: the caller's.
         let (data, mode) = (unsafe { bytes_at(mem.cast(), len) }?, mode(flags)?);
@@ -214,6 +228,7 @@ pub unsafe extern "C" fn sys_sendto(
 /// Says that nothing more is written (`SHUT_WR`), read (`SHUT_RD`), or accepted.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub extern "C" fn sys_shutdown(sockfd: i32, how: i32) -> i32 {
+    let _masked = Masked::new();
     let side = match how {
         SHUT_RD => Ok(Side::Read),
         SHUT_WR => Ok(Side::Write),
@@ -223,12 +238,20 @@ pub extern "C" fn sys_shutdown(sockfd: i32, how: i32) -> i32 {
     returned(socket(sockfd).and_then(|socket| socket.shutdown(side?)).map(|()| 0))
 }
 
+/// As [`sys_shutdown`].
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub extern "C" fn sys_shutdown_socket(s: i32, how: i32) -> i32 {
+    let _masked = Masked::new();
+    sys_shutdown(s, how)
+}
+
 /// This end's address.
 ///
 /// # Safety
 /// Both are null, or `namelen` says how much can be written at `name`.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_getsockname(s: i32, name: *mut sockaddr, namelen: *mut socklen_t) -> i32 {
+    let _masked = Masked::new();
     // SAFETY: the caller's.
     let put = |socket: Rc<Socket>| unsafe { put_address(socket.local_address(), name, namelen) };
     returned(socket(s).and_then(put).map(|()| 0))
@@ -240,6 +263,7 @@ pub unsafe extern "C" fn sys_getsockname(s: i32, name: *mut sockaddr, namelen: *
 /// As for [`sys_getsockname`].
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub unsafe extern "C" fn sys_getpeername(s: i32, name: *mut sockaddr, namelen: *mut socklen_t) -> i32 {
+    let _masked = Masked::new();
     // SAFETY: the caller's.
     let put = |socket: Rc<Socket>| unsafe { put_address(socket.remote_address()?, name, namelen) };
     returned(socket(s).and_then(put).map(|()| 0))
@@ -294,6 +318,7 @@ pub unsafe extern "C" fn sys_setsockopt(
     optval: *const c_void,
     optlen: socklen_t,
 ) -> i32 {
+    let _masked = Masked::new();
     let set = || {
         let socket = socket(s)?;
         // SAFETY: the caller's.
@@ -328,6 +353,7 @@ pub unsafe extern "C" fn sys_getsockopt(
     optval: *mut c_void,
     optlen: *mut socklen_t,
 ) -> i32 {
+    let _masked = Masked::new();
     let get = || {
         let socket = socket(s)?;
         if optval.is_null() || optlen.is_null() {

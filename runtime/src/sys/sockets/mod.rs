@@ -32,9 +32,10 @@ mod options;
 mod ports;
 mod stream;
 
+pub(in crate::sys) use calls::hermit_address;
 pub use calls::{
     sys_accept, sys_bind, sys_connect, sys_getpeername, sys_getsockname, sys_getsockopt, sys_listen, sys_recv,
-    sys_recvfrom, sys_send, sys_sendto, sys_setsockopt, sys_shutdown, sys_socket,
+    sys_recvfrom, sys_send, sys_sendto, sys_setsockopt, sys_shutdown, sys_shutdown_socket, sys_socket,
 };
 pub use options::{Name, Value};
 

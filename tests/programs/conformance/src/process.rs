@@ -2,14 +2,14 @@
 
 use std::env;
 use std::error::Error;
-use std::process;
 use std::thread;
 use std::thread::available_parallelism;
 
 use crate::check;
 
 pub fn run() {
-    check("it has a number", process::id() > 0);
+    #[cfg(not(feature = "portable"))]
+    check("it has a number", std::process::id() > 0);
     check("a processor at least", available_parallelism().is_ok());
     check("its name", env::args().next().is_some_and(|name| !name.is_empty()));
     // SAFETY: no other thread runs.

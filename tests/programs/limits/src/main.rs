@@ -18,6 +18,7 @@ fn main() {
         Some("busy") => busy::run(number(1), number(2)),
         Some("overflow") => room::overflow_of_a_thread(),
         Some("overflow-main") => println!("{}", room::dive(0)),
+        Some("closed") => room::look_behind(),
         Some("memory") => room::memory(),
         Some("threads") => room::threads(number(1) as usize),
         Some("refused") => refused::run(),

@@ -1,6 +1,8 @@
 //! Stacks and memory until there is no more.
 
+use std::ffi::c_int;
 use std::hint::black_box;
+use std::ptr::null_mut;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{Builder, JoinHandle};
 
@@ -15,6 +17,27 @@ pub fn dive(depth: u64) -> u64 {
 pub fn overflow_of_a_thread() {
     let diver = Builder::new().name("diver".to_owned()).spawn(|| dive(0)).unwrap();
     println!("{:?}", diver.join().is_ok());
+}
+
+unsafe extern "C" {
+    fn mmap64(at: *mut u8, bytes: usize, protection: c_int, flags: c_int, file: c_int, offset: i64) -> *mut u8;
+    fn mprotect(at: *mut u8, bytes: usize, protection: c_int) -> c_int;
+}
+
+const PAGE_BYTES: usize = 4096;
+const READ_AND_WRITE: c_int = 3;
+const PRIVATE_AND_ANONYMOUS: c_int = 0x22;
+
+/// Reads a page that it has closed.
+#[inline(never)]
+pub fn look_behind() {
+    // SAFETY: both pages are given out here; what it does to the closed one is what is to be seen.
+    unsafe {
+        let pages = mmap64(null_mut(), 2 * PAGE_BYTES, READ_AND_WRITE, PRIVATE_AND_ANONYMOUS, -1, 0);
+        println!("closed: {}", mprotect(pages, PAGE_BYTES, 0));
+        println!("the open one: {}", pages.add(PAGE_BYTES).read_volatile());
+        println!("the closed one: {}", pages.read_volatile());
+    }
 }
 
 /// A large piece is refused as an error; what is taken without asking ends the program.

@@ -38,7 +38,7 @@ fn draw(piece: u32) -> (u64, u32) {
     (sum, all.par_iter().copied().reduce(|| 0, u32::max))
 }
 
-fn main() {
+pub fn main() {
     let mut line = String::new();
     stdin().read_line(&mut line).expect("a line or the end");
     let pieces = env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(3);

@@ -49,7 +49,8 @@ impl From<&Config<'_>> for ConfigBody {
             stores_log: config.stores_log.into(),
             replays: config.replays.into(),
             disk_conduct: config.disk_conduct.code(),
-            unused: [0; 5],
+            blank_disks: config.blank_disks,
+            unused: [0; 4],
             epoch_skew_instructions: U64::new(config.epoch_skew_instructions),
         }
     }
@@ -82,6 +83,7 @@ pub(super) fn config<'a>(body: &ConfigBody, arguments: &'a str) -> Result<Config
         max_outstanding_bytes: body.max_outstanding_bytes.get(),
         check_determinism: body::truth(kind, "check_determinism", body.check_determinism)?,
         shared_disks: body.shared_disks,
+        blank_disks: body.blank_disks,
         link_session: body.link_session.get(),
         joins: body::truth(kind, "joins", body.joins)?,
         restores: body::truth(kind, "restores", body.restores)?,

@@ -200,6 +200,7 @@ impl Draw {
             max_outstanding_bytes: k,
             check_determinism: self.codes[5] & 1 == 1,
             shared_disks: self.codes[4],
+            blank_disks: self.codes[2],
             link_session: l,
             joins: self.codes[6] & 4 == 4,
             restores: self.codes[6] & 8 == 8,
