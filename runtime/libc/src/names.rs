@@ -1,6 +1,6 @@
 //! What `std` finds when it looks for names of code: the address.
 //!
-//! The names of a program's functions are on the host; in an image they would take a third of its room. But `std` prints little of a
+//! The names of a program's functions are on the host; in an image they would take an eighth of its room. But `std` prints little of a
 //! stack without them: its short backtrace begins and ends at two functions that it knows by name, and what
 //! `std::backtrace::Backtrace` prints has no addresses at all. So names are found, and each is the address
 //! ([`CODE_NAME`]); what is behind it is put in its place where the console is shown, by `cargo pollux logs`.
