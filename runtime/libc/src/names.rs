@@ -6,7 +6,7 @@
 //! ([`CODE_NAME`]); what is behind it is put in its place where the console is shown, by `cargo pollux logs`.
 //!
 //! `std` looks for names in the files of the program and of its libraries (as the crate `backtrace` does; it is the same code). It
-//! finds the program in parts of [`PART_BYTES`] of code, each a library with a file that is made when it is opened, and that
+//! finds the program in parts of 512 bytes of code, each a library with a file that is made when it is opened, and that
 //! has a symbol for each of its bytes. It keeps the newest four of those files, 35 KiB each, and a list of all parts, some
 //! 100 bytes each, from the first backtrace on.
 
