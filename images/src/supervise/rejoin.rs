@@ -220,6 +220,11 @@ impl Supervisor {
         }
         let survivor = self.arbiter.record().active;
         if let Some(old) = &mut self.replicas[survivor.peer().index()] {
+            // One that came apart from its peer shows its memory first, for as long as it may.
+            let shows = self.spec.check_determinism && old.superseded && old.stopped.is_none() && !old.is_frozen();
+            if let Some(at_ns) = old.kill_at_ns.filter(|_| shows) {
+                return Some(at_ns);
+            }
             // Frozen or slow, it has no say any more, and of two newcomers only one may be able to ask for anything.
             if !old.ending {
                 old.ending = true;
