@@ -67,6 +67,11 @@ impl Vcpu {
     }
 }
 
+/// Lets the thread that calls it run on these processors only. Where that is refused nothing changes.
+pub fn run_here_on(processors: &[usize]) {
+    let _ = sched_setaffinity(None, &set_of(processors));
+}
+
 fn set_of(processors: &[usize]) -> CpuSet {
     let mut set = CpuSet::new();
     for &processor in processors {

@@ -10,7 +10,6 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -111,9 +110,8 @@ impl Cores {
 
     /// The slices of a measurement that count: those on cores of our own, as far as is known by now, or all if there are none.
     pub fn those_that_count<'a, T>(&self, slices: &'a [Slice<T>]) -> Vec<&'a T> {
-        let any = slices.iter().any(|slice| is_ours(slice.look_ns, self.best_ns));
-        let count = slices.iter().filter(|slice| !any || is_ours(slice.look_ns, self.best_ns));
-        count.map(|slice| &slice.value).collect()
+        let ours = ours(slices, self.best_ns);
+        if ours.is_empty() { slices.iter().map(|slice| &slice.value).collect() } else { ours }
     }
 }
 
@@ -132,20 +130,22 @@ pub fn best<'a, T: 'a>(slices: impl Iterator<Item = &'a Slice<T>>) -> u64 {
     slices.map(|slice| slice.look_ns).min().unwrap_or(0)
 }
 
-/// The middle of those slices at whose beginning and end no core was shared, and how many they are. `None` when there is none.
-pub fn undisturbed(slices: &[Slice], best_ns: u64) -> Option<(f64, usize)> {
-    let ours = slices.iter().filter(|slice| is_ours(slice.look_ns, best_ns));
-    let values: Vec<f64> = ours.map(|slice| slice.value).collect();
+/// What was measured in those slices at whose beginning and end no core was shared.
+fn ours<T>(slices: &[Slice<T>], best_ns: u64) -> Vec<&T> {
+    slices.iter().filter(|slice| is_ours(slice.look_ns, best_ns)).map(|slice| &slice.value).collect()
+}
+
+/// The middle of a measure of those slices, and how many they are. `None` when there is none.
+pub fn undisturbed<T>(slices: &[Slice<T>], best_ns: u64, measure: impl Fn(&T) -> f64) -> Option<(f64, usize)> {
+    let values: Vec<f64> = ours(slices, best_ns).into_iter().map(measure).collect();
     (!values.is_empty()).then(|| (median(&values), values.len()))
 }
 
 /// What additions that do not wait for each other take on a processor, in nanoseconds of this thread's time, which others that run
 /// there now and then do not add to.
 fn look_at(processor: usize) -> u64 {
-    let mut set = CpuSet::new();
-    set.set(processor);
     // Where that is refused, the processor that it runs on is looked at.
-    let _ = sched_setaffinity(None, &set);
+    vcpu::run_here_on(&[processor]);
     let now_ns = || {
         let now = clock_gettime(ClockId::ThreadCPUTime);
         now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
@@ -185,6 +185,7 @@ mod tests {
     fn slices_on_shared_cores_are_left_out() {
         let slices = [(3.0, 100), (9.0, 190), (5.0, 110), (1.0, 121)].map(|(value, look_ns)| Slice { value, look_ns });
         assert_eq!(best(slices.iter()), 100);
+        let undisturbed = |slices: &[Slice], best_ns| undisturbed(slices, best_ns, |value| *value);
         assert_eq!(undisturbed(&slices, 100), Some((4.0, 2)));
         // A better look later shows that all of these were disturbed.
         assert_eq!(undisturbed(&slices, 50), None);

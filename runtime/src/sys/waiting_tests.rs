@@ -10,34 +10,9 @@ use hermit_abi::{
 };
 
 use super::*;
-use crate::host::{Boundary, End, Setup, World, run};
-use crate::sync::oneshot;
+use crate::thread::tests::{STACK_BYTES, on_a_thread};
 use crate::thread::{join, spawn};
 use crate::time::{Duration, Instant};
-
-const STACK_BYTES: usize = 64 * 1024;
-
-/// Time passes, and nothing else happens.
-struct Nobody;
-
-impl World for Nobody {
-    fn boundary(&mut self, boundary: &mut Boundary<'_>) {
-        boundary.set_now_ns(boundary.deadline_ns());
-    }
-}
-
-/// Runs `main` as the first thread.
-fn on_a_thread<T: 'static>(main: impl FnOnce() -> T + 'static) -> T {
-    let outcome = run(&Setup::default(), &Rc::new(RefCell::new(Nobody)), || async {
-        let (result, done) = oneshot::channel();
-        spawn(STACK_BYTES, move || drop(result.send(main()))).expect("a thread");
-        done.await
-    });
-    match outcome.end {
-        End::Returned(result) => result.expect("the thread has ended"),
-        other => panic!("expected a result, the program ended otherwise: {}", matches!(other, End::Stuck)),
-    }
-}
 
 /// A log that threads write to in their turns.
 type Log = Rc<RefCell<Vec<i32>>>;

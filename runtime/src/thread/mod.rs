@@ -36,7 +36,7 @@ pub mod futex;
 mod stack;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use stack::ThreadStack;
 

@@ -8,7 +8,7 @@ use crate::host::{Boundary, End, Setup, World, run};
 use crate::sync::oneshot;
 use crate::time::{Duration, Instant, sleep};
 
-const STACK_BYTES: usize = 64 * 1024;
+pub(crate) const STACK_BYTES: usize = 64 * 1024;
 
 /// Time passes, and nothing else happens.
 struct Nobody;
@@ -20,7 +20,7 @@ impl World for Nobody {
 }
 
 /// Runs `main` as the first thread.
-fn on_a_thread<T: 'static>(main: impl FnOnce() -> T + 'static) -> T {
+pub(crate) fn on_a_thread<T: 'static>(main: impl FnOnce() -> T + 'static) -> T {
     let outcome = run(&Setup::default(), &Rc::new(RefCell::new(Nobody)), || async {
         let (result, done) = oneshot::channel();
         spawn(STACK_BYTES, move || drop(result.send(main()))).expect("a thread");

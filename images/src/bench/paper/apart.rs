@@ -25,13 +25,13 @@ pub struct Undisturbed {
 impl Undisturbed {
     /// `None` where no round has such slices of both the configuration and its baseline.
     pub fn of(samples: &[Sample], configuration: Configuration, best_ns: u64) -> Option<Self> {
-        let middle = |sample: &Sample| cores::undisturbed(&sample.slices, best_ns).map(|(elapsed_s, _)| elapsed_s);
+        let middle = |sample: &Sample| cores::undisturbed(&sample.slices, best_ns, |elapsed_s| *elapsed_s);
         let (mut slices, mut of, mut ratios, mut costs_us) = (0, 0, Vec::new(), Vec::new());
         for sample in samples.iter().filter(|sample| sample.configuration == configuration) {
             of += sample.slices.len();
-            slices += cores::undisturbed(&sample.slices, best_ns).map_or(0, |(_, count)| count);
-            let bare = baseline(samples, sample).and_then(middle);
-            let (Some(own_s), Some(bare_s)) = (middle(sample), bare) else { continue };
+            let Some((own_s, count)) = middle(sample) else { continue };
+            slices += count;
+            let Some((bare_s, _)) = baseline(samples, sample).and_then(middle) else { continue };
             ratios.push(own_s / bare_s);
             if sample.counts.epochs >= LEAST_EPOCHS {
                 costs_us.push((own_s - bare_s) / sample.counts.epochs as f64 * 1e6);

@@ -95,10 +95,7 @@ pub fn rows(samples: &[Sample]) -> Vec<Row> {
     }
     seen.sort_by_key(|configuration| rank(*configuration));
     let best_ns = cores::best(samples.iter().flat_map(|sample| &sample.slices));
-    let row = |configuration| {
-        Some(Row { undisturbed: Undisturbed::of(samples, configuration, best_ns), ..row(samples, configuration)? })
-    };
-    seen.into_iter().filter_map(row).collect()
+    seen.into_iter().filter_map(|configuration| row(samples, configuration, best_ns)).collect()
 }
 
 /// Where a configuration stands in the table.
@@ -121,7 +118,8 @@ fn rank(configuration: Configuration) -> (u8, u32, u8, u64, u8) {
     (workload, yield_after, configuration.epoch.source().code(), configuration.epoch.length(), system)
 }
 
-fn row(samples: &[Sample], configuration: Configuration) -> Option<Row> {
+/// One of them; slices are compared with the best look.
+fn row(samples: &[Sample], configuration: Configuration, best_ns: u64) -> Option<Row> {
     let own: Vec<&Sample> = samples.iter().filter(|sample| sample.configuration == configuration).collect();
     let over = |measure: &dyn Fn(&Sample) -> Option<f64>| -> Option<Spread> {
         Spread::of(&own.iter().filter_map(|sample| measure(sample)).collect::<Vec<f64>>())
@@ -143,7 +141,7 @@ fn row(samples: &[Sample], configuration: Configuration) -> Option<Row> {
         bytes_per_s: by_time(|sample| sample.counts.link_bytes),
         bytes_per_epoch: by_epoch(|sample| sample.counts.link_bytes),
         wait_share: middle(&|sample| sample.counts.gate_wait_ns as f64 / 1e9 / sample.elapsed_s),
-        undisturbed: None,
+        undisturbed: Undisturbed::of(samples, configuration, best_ns),
     })
 }
 

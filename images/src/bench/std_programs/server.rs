@@ -72,12 +72,9 @@ impl Compared {
         let all = || rounds.iter().flat_map(|round| round.bare.iter().chain(&round.pair));
         let best_ns = cores::best(all());
         let ours = |best_ns| {
-            let middle = |slices: &[Slice<ServerSample>], measure: fn(&ServerSample) -> f64| {
-                let of = |slice: &Slice<ServerSample>| Slice { value: measure(&slice.value), look_ns: slice.look_ns };
-                cores::undisturbed(&slices.iter().map(of).collect::<Vec<_>>(), best_ns)
-            };
-            let both = |round: &ServerRound, measure| {
-                let ((bare, some), (pair, more)) = (middle(&round.bare, measure)?, middle(&round.pair, measure)?);
+            let both = |round: &ServerRound, measure: fn(&ServerSample) -> f64| {
+                let (bare, some) = cores::undisturbed(&round.bare, best_ns, measure)?;
+                let (pair, more) = cores::undisturbed(&round.pair, best_ns, measure)?;
                 Some((bare, pair, some + more))
             };
             let over = |measure: fn(&ServerSample) -> f64| -> Vec<(f64, f64, usize)> {
