@@ -3,6 +3,9 @@
 //! gives a file system that can be looked at and worked with, and takes no more memory than it may.
 #![no_main]
 
+#[path = "../shared/source.rs"]
+mod source;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::future::Future;
@@ -14,6 +17,7 @@ use filesystem::{BLOCK_BYTES, FileSystem, FsError, Ino, Kind, MountError, Option
 use libfuzzer_sys::fuzz_target;
 use recordstore::model::{Crash, ModelDevice, ModelError, run};
 use recordstore::{Batch, BlockDevice, Store};
+use source::Source;
 
 const SECTOR_BYTES: usize = recordstore::BLOCK_BYTES;
 /// 1 MiB, the smallest; a quarter of it is the log.
@@ -110,18 +114,9 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Numbers of the input; zeros behind its end.
-struct Source<'a>(&'a [u8]);
-
 impl Source<'_> {
     fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
     }
 
     /// A small number mostly, and now and then any.
@@ -136,13 +131,6 @@ impl Source<'_> {
 
     fn below(&mut self, limit: u64) -> u64 {
         (u64::from(self.byte()) << 8 | u64::from(self.byte())) % limit
-    }
-
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
-        let length = usize::from(self.byte()).min(most).min(self.0.len());
-        let (taken, rest) = self.0.split_at(length);
-        self.0 = rest;
-        taken.to_vec()
     }
 }
 

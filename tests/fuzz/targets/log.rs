@@ -2,6 +2,9 @@
 //! for instructions to write segments and to damage the last of them, so that checksums do not keep the fuzzer out.
 #![no_main]
 
+#[path = "../shared/source.rs"]
+mod source;
+
 use checkpoint::file::Identity;
 use checkpoint::log::{
     EntryKind, History, LogError, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentWriter,
@@ -11,6 +14,7 @@ use libfuzzer_sys::fuzz_target;
 use protocol::control::{LogEnd, LogRecord};
 use protocol::link::EpochStart;
 use protocol::{Clocks, ReplicaId};
+use source::Source;
 
 const MAX_SEGMENTS: usize = 6;
 const MAX_RECORDS: usize = 40;
@@ -38,16 +42,7 @@ fn check_segment(segment: &Segment, bytes: &[u8]) {
     assert!(at <= bytes.len() as u64);
 }
 
-/// Numbers of the input; zeros behind its end.
-struct Source<'a>(&'a [u8]);
-
 impl Source<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
     /// A small number mostly, and now and then any.
     fn number(&mut self) -> u64 {
         match self.byte() {
@@ -55,13 +50,6 @@ impl Source<'_> {
             254 => u64::MAX - u64::from(self.byte()),
             small => u64::from(small),
         }
-    }
-
-    fn bytes(&mut self) -> Vec<u8> {
-        let length = usize::from(self.byte()).min(self.0.len());
-        let (taken, rest) = self.0.split_at(length);
-        self.0 = rest;
-        taken.to_vec()
     }
 }
 
@@ -92,7 +80,7 @@ fn write(source: &mut Source<'_>, sequence: u64) -> (Vec<u8>, usize) {
         if kind & 4 != 0 {
             writer.end(&LogEnd { epoch, digest: source.number() }, header.generation, synced_bytes, &mut out);
         } else {
-            let events = source.bytes();
+            let events = source.bytes(usize::from(u8::MAX));
             let clocks = Clocks { monotonic_ns: source.number(), realtime_ns: 0 };
             let start = EpochStart {
                 epoch,
