@@ -28,7 +28,7 @@ pub mod ring;
 pub mod table;
 
 /// Version of everything in this crate. A guest passes it to [`table::Number::Hello`]; a shim refuses any other.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// A fingerprint of numbers, sizes and constants, computed at compile time. Two builds with one
 /// [`ABI_VERSION`] that still differ in a size or a number are told apart by it.

@@ -2,6 +2,11 @@
 
 use crate::errno::ENOSYS;
 
+/// The first number. No system has system calls of such numbers, so one that a program makes itself, for the kernel that it was
+/// written for, is told from a hypercall.
+pub const FIRST_NUMBER: u64 = 0x0070_6c00;
+/// Numbers from the first one on that are hypercalls, or would be in another version.
+pub const NUMBERS: u64 = 256;
 /// How many hypercalls' arguments there are at most.
 pub const MAX_ARGUMENTS: usize = 4;
 
@@ -35,6 +40,8 @@ pub enum Outcome {
     CutEpoch,
     /// The guest does not run again.
     Stop,
+    /// That was none: the program has made a system call of this number itself. It does not run again.
+    SystemCall(u64),
 }
 
 macro_rules! hypercalls {
@@ -42,7 +49,7 @@ macro_rules! hypercalls {
         /// Hypercall numbers.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         #[repr(u64)]
-        pub enum Number { $( $(#[$doc])* $variant = $number, )* }
+        pub enum Number { $( $(#[$doc])* $variant = FIRST_NUMBER + $number, )* }
 
         impl Number {
             /// Every hypercall with its number and name, in the order of the table.
@@ -51,7 +58,7 @@ macro_rules! hypercalls {
 
         /// Hash over numbers, names and argument counts.
         pub(crate) const TABLE_FINGERPRINT: u64 = {
-            let mut hash = 0;
+            let mut hash = FIRST_NUMBER;
             $(
                 hash = crate::mix(hash, $number);
                 hash = crate::mix(hash, ([$(stringify!($argument)),*] as [&str; _]).len() as u64);
@@ -71,15 +78,17 @@ macro_rules! hypercalls {
             $( $(#[$doc])* fn $name(&mut self, $($argument: u64),*) -> Outcome; )*
         }
 
-        /// Calls the method of `handler` that `number` names; an unknown number returns `-ENOSYS`.
+        /// Calls the method of `handler` that `number` names. One that could name another method gives `-ENOSYS`, any other
+        /// number is a system call.
         #[inline]
         pub fn dispatch<H: Hypercalls>(handler: &mut H, number: u64, arguments: [u64; MAX_ARGUMENTS]) -> Outcome {
-            match number {
+            match number.wrapping_sub(FIRST_NUMBER) {
                 $( $number => {
                     let [$($argument,)* ..] = arguments;
                     handler.$name($($argument),*)
                 } )*
-                _ => Outcome::Return(-ENOSYS),
+                unknown if unknown < NUMBERS => Outcome::Return(-ENOSYS),
+                _ => Outcome::SystemCall(number),
             }
         }
 
@@ -97,7 +106,7 @@ macro_rules! hypercalls {
                     let given: &[u64] = &[$($argument),*];
                     arguments[..given.len()].copy_from_slice(given);
                     // SAFETY: the caller vouches for the arguments and for being a guest.
-                    unsafe { super::raw_hypercall($number, arguments) }
+                    unsafe { super::raw_hypercall(super::FIRST_NUMBER + $number, arguments) }
                 }
             )*
         }
@@ -257,12 +266,17 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_number_is_enosys() {
-        let unknown = Number::ALL.len() as u64;
-        for number in [unknown, u64::MAX, 1 << 32] {
+    fn an_unknown_number_is_enosys_or_a_system_call() {
+        let expect = |number: u64, expected: Outcome| {
             let mut recorder = Recorder(None);
-            assert_eq!(dispatch(&mut recorder, number, [0; 4]), Outcome::Return(-ENOSYS));
+            assert_eq!(dispatch(&mut recorder, number, [0; 4]), expected);
             assert!(recorder.0.is_none());
+        };
+        for number in [Number::ALL.len() as u64, NUMBERS - 1] {
+            expect(FIRST_NUMBER + number, Outcome::Return(-ENOSYS));
+        }
+        for number in [0, 1, 231, FIRST_NUMBER - 1, FIRST_NUMBER + NUMBERS, 1 << 32, u64::MAX] {
+            expect(number, Outcome::SystemCall(number));
         }
     }
 }

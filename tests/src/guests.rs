@@ -162,10 +162,55 @@ pub fn survives_its_primary_while_computing(options: &Options, runs: u64, epochs
     client.send(format!("run {runs}\n").as_bytes()).expect("the connection stands");
     let moment = before + epochs;
     pair.wait_until("the chosen epoch", |status| (epoch_of(status, Role::Backup) >= moment).then_some(()));
+    assert!(!client.has_something().expect("the connection stands"), "the answer came before the kill");
     pair.kill(Role::Primary, "KILL");
     assert_eq!(client.line().expect("the connection lives on"), format!("dhrystone: runs={runs} ok"));
     pair.wait_for_solo(2);
     pair.down();
+}
+
+/// Starts a probe for every shape of a loop that never ends. It has to be cut for anything to happen at all: for epochs to go on at
+/// both replicas, and for another connection to be answered.
+///
+/// # Panics
+/// When one is not cut, or ends.
+pub fn every_shape_of_loop_is_cut(options: &Options) {
+    for kind in ["empty", "while", "recursion", "slice", "core", "table"] {
+        let mut pair = Pair::up(options);
+        let address = pair.address(7000);
+        let mut clients = [(); 2].map(|()| Client::connect(address).expect("a published port takes connections"));
+        let [looping, other] = &mut clients;
+        send(looping, &format!("background loop {kind}"));
+        for _ in 0..20 {
+            assert_eq!(ask(other, "hello"), "hello", "{kind}");
+            wait_for_epochs(&mut pair, 100);
+        }
+        assert!(!looping.has_something().expect("the connection stands"), "{kind}: the loop has ended");
+        still_paired(&mut pair);
+        pair.down();
+    }
+}
+
+/// Waits until the backup has compared so many epochs more.
+///
+/// # Panics
+/// When it does not.
+pub fn wait_for_epochs(pair: &mut Pair, more: u64) {
+    let moment = epoch_of(&pair.status(), Role::Backup) + more;
+    pair.wait_until("later epochs", |status| (epoch_of(status, Role::Backup) >= moment).then_some(()));
+}
+
+/// Waits until a program, and with it every machine, has ended, and returns how: the same at all that were left.
+///
+/// # Panics
+/// When replicas have come apart, or have ended differently.
+pub fn end_of_program(pair: &mut Pair) -> GuestStopped {
+    let (stopped, status) = pair.wait_until("the end of the program and its machines", |status| {
+        let stopped = status.guest_stopped.clone().filter(|_| status.replicas.is_empty());
+        stopped.map(|stopped| (stopped, status.clone()))
+    });
+    assert_eq!((status.count("ANOTHER end"), status.count("diverge")), (0, 0), "{:#?}", status.events);
+    stopped
 }
 
 /// Starts a probe, gives it a command that ends it, and returns the end that both replicas have reported.

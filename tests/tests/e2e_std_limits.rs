@@ -2,9 +2,11 @@
 //! meaning for in an image.
 
 use std::fs;
+use std::path::Path;
 
+use pollux_tests::guests::end_of_program;
 use pollux_tests::pair::{Options, Pair};
-use pollux_tests::status::{GuestStopped, Role};
+use pollux_tests::status::Role;
 use pollux_tests::workbench::{native, program_folder, program_image};
 
 /// No replica is to be taken for dead because the machine has other things to do. One that is killed is seen at once.
@@ -26,14 +28,6 @@ fn begun(arguments: &[&str]) -> Pair {
     let pair = Pair::up(&limits(arguments));
     pair.fault(&["console-input", "go"]);
     pair
-}
-
-/// How the guest has ended, the same at both replicas if there are two.
-fn end_of(pair: &mut Pair) -> GuestStopped {
-    let stopped = pair.wait_until("the program's end", |status| status.guest_stopped.clone());
-    let status = pair.status();
-    assert_eq!((status.count("ANOTHER end"), status.count("diverge")), (0, 0), "{:#?}", status.events);
-    stopped
 }
 
 /// All that the program has printed, when it has got to its end.
@@ -67,7 +61,7 @@ fn threads_that_compute_let_others_answer_also_when_their_machine_dies() {
         }
     }
     pair.fault(&["console-input", "end"]);
-    let stopped = end_of(&mut pair);
+    let stopped = end_of_program(&mut pair);
     assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{stopped:?}");
     let console = console_of(&pair);
     let native = native_results();
@@ -89,11 +83,25 @@ fn a_stack_that_ends_and_a_closed_page_are_reported_by_both_replicas() {
         ("closed", "the program has touched a page that it has closed itself (PROT_NONE)", "limits::room::look_behind"),
     ] {
         let mut pair = begun(&["--args", what]);
-        let stopped = pair.wait_until("the word of both replicas", |status| {
-            status.guest_stopped.clone().filter(|stopped| stopped.replicas.len() == 2)
-        });
+        let stopped = end_of_program(&mut pair);
+        assert_eq!(stopped.replicas.len(), 2, "{stopped:?}");
         assert_eq!(stopped.kind, "fault", "{stopped:?}");
         for part in ["page fault", expected, function] {
+            assert!(stopped.report.contains(part), "{part}: {}", stopped.report);
+        }
+        pair.down();
+    }
+}
+
+/// A program that was built with system calls of its own, whatever they mean to a kernel, ends with their numbers and where they are.
+#[test]
+fn system_calls_past_the_c_library_are_reported_by_both_replicas() {
+    // Linux's `write`, `open`, `mmap`, `getpid` and one that does not exist.
+    for number in [1, 2, 9, 39, 4_000_000_000_u64] {
+        let mut pair = begun(&["--args", &format!("system-call {number}")]);
+        let stopped = end_of_program(&mut pair);
+        assert_eq!((stopped.kind.as_str(), stopped.replicas.len()), ("fault", 2), "{stopped:?}");
+        for part in [&format!("system call {number}, made by an instruction"), "limits::refused::system_call"] {
             assert!(stopped.report.contains(part), "{part}: {}", stopped.report);
         }
         pair.down();
@@ -110,7 +118,7 @@ fn a_newcomer_guards_stacks_as_well() {
     pair.kill(Role::Primary, "KILL");
     pair.wait_for_solo(4);
     pair.fault(&["console-input", "go"]);
-    let stopped = end_of(&mut pair);
+    let stopped = end_of_program(&mut pair);
     assert!(stopped.report.contains("(\"main\") has overflowed its stack"), "{}", stopped.report);
     pair.down();
 }
@@ -131,7 +139,7 @@ fn backtraces_have_names_whichever_replica_prints_them() {
     pair.kill(Role::Primary, "KILL");
     pair.wait_for_solo(2);
     pair.fault(&["console-input", "again"]);
-    let stopped = end_of(&mut pair);
+    let stopped = end_of_program(&mut pair);
     let raw = pair.must(&["logs", "--raw"]);
     assert_eq!(raw, fs::read_to_string(pair.folder().join("console.log")).expect("the console's log"));
     let shown = pair.must(&["logs"]);
@@ -181,7 +189,7 @@ fn backtraces_have_names_whichever_replica_prints_them() {
 #[test]
 fn memory_that_ends_is_an_error_or_a_report_of_both_replicas() {
     let mut pair = begun(&["--args", "memory"]);
-    let stopped = end_of(&mut pair);
+    let stopped = end_of_program(&mut pair);
     assert_eq!((stopped.kind.as_str(), stopped.replicas.len()), ("panic", 2), "{stopped:?}");
     for part in ["memory allocation of 1048576 bytes failed", "limits::room::memory"] {
         assert!(stopped.report.contains(part), "{part}: {}", stopped.report);
@@ -213,7 +221,7 @@ fn threads_beyond_the_limit_are_an_error() {
         options.arguments = ["--bare"].iter().chain(&arguments).map(|word| (*word).to_owned()).collect();
         let mut pair = Pair::up(&options);
         pair.fault(&["console-input", "go"]);
-        assert_eq!(end_of(&mut pair).code, 0);
+        assert_eq!(end_of_program(&mut pair).code, 0);
         let console = console_of(&pair);
         for line in expected.iter().chain(&["and another one: Ok(7)"]) {
             assert!(console.contains(line), "{line}: {console}");
@@ -222,27 +230,88 @@ fn threads_beyond_the_limit_are_an_error() {
     }
 }
 
+/// What `symbols.txt` says of functions that fail, and the number of the error of each.
+const FAILING: [(&str, &str, i32); 17] = [
+    ("chroot", "fails", 1),
+    ("copy_file_range", "fails", 38),
+    ("execvp", "refused", 38),
+    ("fork", "refused", 38),
+    ("mkfifo", "fails", 1),
+    ("pidfd_getpid", "refused", 38),
+    ("pidfd_spawnp", "refused", 38),
+    ("posix_spawnp", "refused", 38),
+    ("sendfile64", "fails", 22),
+    ("setgid", "refused", 1),
+    ("setgroups", "refused", 1),
+    ("setpgid", "refused", 1),
+    ("setsid", "refused", 1),
+    ("setuid", "refused", 1),
+    ("splice", "fails", 22),
+    ("waitid", "refused", 10),
+    ("waitpid", "refused", 10),
+];
+
+/// The functions of `symbols.txt` that fail, with how.
+fn failing_symbols() -> Vec<(String, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/libc/symbols.txt");
+    let text = fs::read_to_string(path).expect("the list");
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    let failing = lines.filter(|(_, fate)| ["fails", "refused"].contains(fate));
+    failing.map(|(name, fate)| (name.to_owned(), fate.to_owned())).collect()
+}
+
 #[test]
 fn what_has_no_meaning_in_an_image_is_an_error_with_its_name() {
-    let mut pair = begun(&["--bare", "--args", "refused"]);
-    assert_eq!(end_of(&mut pair).code, 0);
-    let console = console_of(&pair);
-    let paths = ["/proc/self/maps", "/sys/kernel", "/dev/urandom"];
-    for name in ["fork", "execvp", "syscall 101", "dlopen of libssl.so.3"].iter().chain(&paths) {
-        let line = format!("pollux: the program has asked for {name}, which does not exist in an image");
-        assert!(console.contains(&line), "{line}: {console}");
+    assert_eq!(failing_symbols(), FAILING.map(|(name, fate, _)| (name.to_owned(), fate.to_owned())));
+    for machine in [&["--bare"][..], &[]] {
+        let mut pair = begun(&[machine, &["--args", "refused"]].concat());
+        let stopped = end_of_program(&mut pair);
+        assert_eq!((stopped.code, stopped.replicas.len()), (0, 2 - machine.len()));
+        let console = console_of(&pair);
+        for (name, fate, number) in FAILING {
+            let line = console.lines().find(|line| line.starts_with(&format!("{name}: ")));
+            assert!(line.is_some_and(|line| line.ends_with(&format!("(os error {number})"))), "{name}: {console}");
+            assert_eq!(console.contains(&not_there(name)), fate == "refused", "{name}: {console}");
+        }
+        for name in ["syscall 101", "dlopen of libssl.so.3", "/proc/self/maps", "/sys/kernel", "/dev/urandom"] {
+            assert_eq!(console.matches(&not_there(name)).count(), 1, "{name}: {console}");
+        }
+        for line in [
+            "syscall: -1 Function not implemented",
+            "dlopen: true there are no shared libraries in an image",
+            "spawn: Err(\"Socket type not supported",
+            "/proc/self/maps: Err(\"No such file or directory",
+        ] {
+            assert!(console.contains(line), "{line}: {console}");
+        }
+        pair.down();
     }
-    for line in [
-        "fork: -1 Function not implemented",
-        "execvp: -1 Function not implemented",
-        "syscall: -1 Function not implemented",
-        "dlopen: true there are no shared libraries in an image",
-        "spawn: Err(",
-        "/proc/self/maps: Err(\"No such file or directory",
-    ] {
-        assert!(console.contains(line), "{line}: {console}");
-    }
-    pair.down();
+}
+
+/// What the console says of a thing that there is none of.
+fn not_there(name: &str) -> String {
+    format!("pollux: the program has asked for {name}, which does not exist in an image")
+}
+
+/// Chance is the same for both replicas, which all memory that the program writes to is compared for, and another one at another start.
+#[test]
+fn chance_is_the_same_for_both_replicas_and_differs_between_runs() {
+    let runs = [(); 2].map(|()| {
+        let mut pair = begun(&["--check-determinism", "--args", "chance"]);
+        pair.wait_for_console("once more");
+        pair.kill(Role::Primary, "KILL");
+        pair.wait_for_solo(2);
+        pair.fault(&["console-input", "again"]);
+        assert_eq!(end_of_program(&mut pair).code, 0);
+        let console = console_of(&pair);
+        pair.down();
+        let lines: Vec<_> = console.lines().filter(|line| line.starts_with("chance: ")).map(str::to_owned).collect();
+        assert_eq!(lines.len(), 6, "{console}");
+        lines
+    });
+    let [first, second] = &runs;
+    assert!(first.iter().zip(second).all(|(one, other)| one != other), "{runs:#?}");
+    assert!(first[..3].iter().zip(&first[3..]).all(|(before, after)| before != after), "{runs:#?}");
 }
 
 /// What a program is told at its start, by the command line or else by its manifest, is one thing for both replicas.
@@ -251,7 +320,7 @@ fn arguments_and_environment_are_the_same_for_both_replicas() {
     let tells = |options: &Options, expected: &[&str]| {
         let mut pair = Pair::up(options);
         pair.fault(&["console-input", "go"]);
-        assert_eq!(end_of(&mut pair).code, 0);
+        assert_eq!(end_of_program(&mut pair).code, 0);
         let console = console_of(&pair);
         assert_eq!(console.lines().take_while(|line| *line != "all done").collect::<Vec<_>>(), expected);
         pair.down();
@@ -270,6 +339,9 @@ fn arguments_and_environment_are_the_same_for_both_replicas() {
     let long = format!("A={}", "x".repeat(3000));
     let failure = Pair::refused(&limits(&["--env", &long]));
     assert!(failure.text.contains("arguments and environment have 3003 bytes together"), "{}", failure.text);
+    built.arguments.extend(["--epoch", "counted:1000"].map(str::to_owned));
+    let failure = Pair::refused(&built);
+    assert!(failure.text.contains("a program with std cannot count its ticks"), "{}", failure.text);
     let failure = Pair::refused(&limits(&["--env", "=1"]));
     assert!(failure.text.contains("NAME=VALUE"), "{}", failure.text);
 }

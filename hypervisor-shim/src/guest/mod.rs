@@ -27,7 +27,7 @@ pub use load::{GuestConfig, LoadError, Mapping, Rights, Start, load};
 pub use memory::GuestMemory;
 pub use outputs::{EpochEnd, EpochOutputs, OutputLog};
 pub use pages::PageSet;
-pub use report::write_report;
+pub use report::{Cause, write_report};
 pub use state::{Surroundings, install_pages};
 pub use touched::{Touched, page_content};
 

@@ -9,7 +9,7 @@ use hypercall::errno::{E2BIG, EAGAIN, EFAULT, ENOSYS, EPERM};
 use hypercall::layout::{BootInfo, CONSOLE_EPOCH_BYTES, GUEST_BASE, MAX_ENTROPY_BYTES, NetConfig, RING_BYTES};
 use hypercall::record::{KIND_FRAME, MAX_PAYLOAD_BYTES};
 use hypercall::ring::{Consumer, Producer, RingHeader};
-use hypercall::table::{Number, Outcome};
+use hypercall::table::{FIRST_NUMBER, Number, Outcome};
 use hypercall::{ABI_FINGERPRINT, ABI_VERSION};
 use protocol::Clocks;
 use protocol::event;
@@ -291,8 +291,10 @@ fn another_abi_version_stops_the_guest_with_both_versions_in_the_report() {
 #[test]
 fn unknown_hypercalls_are_enosys() {
     let mut bench = Bench::greeted();
-    for number in [Number::ALL.len() as u64, 1000, u64::MAX] {
-        assert_eq!(bench.guest.call(number, [u64::MAX; 4]), Outcome::Return(-ENOSYS));
+    let unknown = FIRST_NUMBER + Number::ALL.len() as u64;
+    assert_eq!(bench.guest.call(unknown, [u64::MAX; 4]), Outcome::Return(-ENOSYS));
+    for number in [0, 1000, u64::MAX] {
+        assert_eq!(bench.guest.call(number, [u64::MAX; 4]), Outcome::SystemCall(number));
     }
 }
 
@@ -481,10 +483,19 @@ fn a_backtrace_of_wild_frame_pointers_ends() {
     let bench = Bench::greeted();
     for frame in [0, 8, GUEST_BASE, GUEST_BASE + MEMORY_BYTES as u64 - 8, u64::MAX, u64::MAX - 7] {
         let mut report = String::new();
-        let fault = Fault { name: "page fault", error: 4, address: Some(8) };
+        let fault = Cause::Fault(Fault { name: "page fault", error: 4, address: Some(8) });
         write_report(&mut report, &bench.guest, 3, &fault, &NoRegisters { frame }).unwrap();
         assert!(report.contains("page fault") && report.contains("outside guest memory"), "{report}");
     }
+}
+
+#[test]
+fn a_system_call_is_reported_by_its_number() {
+    let bench = Bench::greeted();
+    let mut report = String::new();
+    write_report(&mut report, &bench.guest, 7, &Cause::SystemCall(39), &NoRegisters { frame: 0 }).unwrap();
+    assert!(report.starts_with("system call 39, ") && report.contains(" in epoch 7: "), "{report}");
+    assert!(report.contains("backtrace:"), "{report}");
 }
 
 #[test]

@@ -8,8 +8,8 @@ use protocol::Epoch;
 use protocol::control::{Counter, Level, StoppedReason};
 
 use super::Vmm;
-use crate::guest::{EndKind, write_report};
-use crate::machine::{Exit, Fault, Machine, Registers};
+use crate::guest::{Cause, EndKind, write_report};
+use crate::machine::{Exit, Machine, Registers};
 
 /// Exit code of a guest that a fault ended, as a shell shows a segmentation fault.
 const FAULT_CODE: u32 = 139;
@@ -45,6 +45,7 @@ impl<M: Machine> Vmm<M> {
                             break;
                         }
                         Outcome::Stop => {}
+                        Outcome::SystemCall(number) => self.end_by(epoch, &Cause::SystemCall(number)),
                     }
                 }
                 Exit::Interrupt => {
@@ -66,7 +67,7 @@ impl<M: Machine> Vmm<M> {
                     let value = self.guest.time_stamp();
                     self.machine.set_time_stamp(value);
                 }
-                Exit::Fault(fault) => self.end_by_fault(epoch, &fault),
+                Exit::Fault(fault) => self.end_by(epoch, &Cause::Fault(fault)),
             }
         }
         let end_ns = self.machine.now_ns();
@@ -99,11 +100,12 @@ impl<M: Machine> Vmm<M> {
         }
     }
 
-    fn end_by_fault(&mut self, epoch: Epoch, fault: &Fault) {
+    /// The guest has done what nobody may.
+    fn end_by(&mut self, epoch: Epoch, cause: &Cause) {
         let mut report = String::new();
         let registers = self.machine.registers();
         // Writing to a string cannot fail.
-        let _ = write_report(&mut report, &self.guest, epoch, fault, registers);
+        let _ = write_report(&mut report, &self.guest, epoch, cause, registers);
         self.guest.set_end(EndKind::Fault, FAULT_CODE, report);
     }
 

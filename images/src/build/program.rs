@@ -165,6 +165,8 @@ impl Program {
         for option in general.iter().chain(&FOR_AN_EMULATOR).chain(&INLINES_MORE).chain(&GUEST_CODEGEN) {
             flags.extend(["-C".into(), (*option).into()]);
         }
+        // A crate that would make Linux's system calls itself, and asks the C library when it is told to.
+        flags.extend(["--cfg".into(), "rustix_use_libc".into()]);
         flags.extend(workspace.remapped());
         // The last one counts, for a program within this workspace.
         flags.push(remap(&self.root, "/program"));

@@ -4,7 +4,7 @@
 //! leave a line with their name on the console, the first time. The others end the program with their name.
 
 use core::cell::Cell;
-use core::ffi::{CStr, c_char, c_int, c_short, c_void};
+use core::ffi::{CStr, c_char, c_int, c_long, c_short, c_void};
 use core::fmt;
 
 use libc::{gid_t, pid_t, size_t, uid_t};
@@ -28,8 +28,18 @@ pub(crate) fn note_missing(path: &CStr) {
         path.to_bytes().strip_prefix(*folder).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     });
     if let Some(place) = place.filter(|_| !names::is_looked_for(path.to_bytes())) {
-        NOTED[place].once(path.to_str().unwrap_or("a path that is no text"));
+        NOTED[place].once(format_args!("{}", path.to_str().unwrap_or("a path that is no text")));
     }
+}
+
+/// System calls of Linux have lower numbers; those of higher ones, which do not exist there either, are noted as one.
+const SYSTEM_CALLS: usize = 512;
+
+/// Writes a line to the console about a function of the kernel that was asked for by its number: once for each.
+pub(crate) fn note_system_call(number: c_long) {
+    static NOTED: [Noted; SYSTEM_CALLS] = [const { Noted(Cell::new(false)) }; SYSTEM_CALLS];
+    let place = usize::try_from(number).map_or(SYSTEM_CALLS - 1, |number| number.min(SYSTEM_CALLS - 1));
+    NOTED[place].once(format_args!("syscall {number}"));
 }
 
 /// That a function was noted already.
@@ -39,9 +49,9 @@ struct Noted(Cell<bool>);
 unsafe impl Sync for Noted {}
 
 impl Noted {
-    fn once(&self, name: &str) {
+    fn once(&self, what: fmt::Arguments<'_>) {
         if !self.0.replace(true) {
-            note(format_args!("{name}"));
+            note(what);
         }
     }
 }
@@ -54,7 +64,7 @@ macro_rules! refused {
             fn $name($($argument: $kind),*) -> $result {
                 static NOTED: Noted = Noted(Cell::new(false));
                 $( let _ = $argument; )*
-                NOTED.once(stringify!($name));
+                NOTED.once(format_args!(stringify!($name)));
                 fail(libc::$errno)
             }
         )* }
@@ -69,7 +79,7 @@ macro_rules! refused_by_result {
             fn $name($($argument: $kind),*) -> c_int {
                 static NOTED: Noted = Noted(Cell::new(false));
                 $( let _ = $argument; )*
-                NOTED.once(stringify!($name));
+                NOTED.once(format_args!(stringify!($name)));
                 libc::$errno
             }
         )* }

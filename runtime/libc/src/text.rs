@@ -52,6 +52,7 @@ fn message(errno: c_int) -> Option<&'static str> {
         libc::ENOTCONN => "Transport endpoint is not connected",
         libc::ETIMEDOUT => "Connection timed out",
         libc::ECONNREFUSED => "Connection refused",
+        libc::ESOCKTNOSUPPORT => "Socket type not supported",
         libc::EHOSTUNREACH => "No route to host",
         libc::EALREADY => "Operation already in progress",
         libc::EINPROGRESS => "Operation now in progress",

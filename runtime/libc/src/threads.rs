@@ -277,7 +277,7 @@ c_functions! {
     }
 
     /// Functions of Linux that have no name in the C library: `futex`, `getrandom`, `gettid`. `ENOSYS` for others, and a line
-    /// on the console that says which.
+    /// on the console that says which, once.
     fn syscall(number: c_long, first: usize, second: usize, third: usize, fourth: usize) -> c_long {
         let word = ptr::with_exposed_provenance_mut(first);
         match number {
@@ -290,7 +290,7 @@ c_functions! {
             // SAFETY: there are no pointers.
             libc::SYS_gettid => unsafe { gettid().into() },
             _ => {
-                refused::note(format_args!("syscall {number}"));
+                refused::note_system_call(number);
                 fail(libc::ENOSYS)
             }
         }

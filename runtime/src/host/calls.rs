@@ -31,6 +31,7 @@ fn call(number: Number, first: u64, second: u64) -> i64 {
             Outcome::EndEpoch { deadline_ns } => shim.end_epoch(deadline_ns).map(|()| 0),
             Outcome::CutEpoch => shim.end_epoch(0).map(|()| 0),
             Outcome::Stop => Err(Stopped::Exit(first as i32)),
+            Outcome::SystemCall(_) => Ok(-hypercall::errno::ENOSYS),
         }
     });
     // Outside the borrow: unwinding drops tasks, which may print.

@@ -12,7 +12,7 @@ fn heap(bench: &Bench) -> u64 {
 }
 
 fn report_of_fault_at(bench: &Bench, address: u64) -> String {
-    let fault = Fault { name: "page fault", error: 7, address: Some(address) };
+    let fault = Cause::Fault(Fault { name: "page fault", error: 7, address: Some(address) });
     let mut report = String::new();
     write_report(&mut report, &bench.guest, 3, &fault, &REGISTERS).expect("a string takes it");
     report

@@ -6,6 +6,7 @@ use std::io::stdin;
 
 mod backtraces;
 mod busy;
+mod chance;
 mod refused;
 mod room;
 
@@ -22,6 +23,8 @@ fn main() {
         Some("memory") => room::memory(),
         Some("threads") => room::threads(number(1) as usize),
         Some("refused") => refused::run(),
+        Some("chance") => chance::run(),
+        Some("system-call") => refused::system_call(number(1)),
         Some("backtraces") => backtraces::run(),
         _ => tell(&arguments),
     }
