@@ -102,6 +102,7 @@ fn several_computations_share_with_tasks_and_each_other_alike_in_both_replicas()
         increment(&mut other, expected);
         assert_eq!(other.must(&format!("SET key:{expected} value")), Reply::Simple("OK".into()));
     }
+    assert!(!computing.iter().all(has_something), "all computations have ended before {REPLIES} replies");
     for client in &mut computing {
         assert_eq!(receive(client), debug_computed(ROUNDS / 4));
     }
@@ -114,7 +115,7 @@ fn several_computations_share_with_tasks_and_each_other_alike_in_both_replicas()
 fn registers_and_memory_of_a_computation_are_its_own() {
     let (mut pair, address) = probe();
     let mut other = connect(address);
-    for (what, expected) in [("registers", "kept true"), ("allocate", "allocated 500000")] {
+    for (what, expected) in [("registers 20000000", "kept true"), ("allocate", "allocated 500000")] {
         let mut computing = connect(address);
         send(&mut computing, &format!("background {what}"));
         let mut meanwhile = 0;
@@ -129,6 +130,24 @@ fn registers_and_memory_of_a_computation_are_its_own() {
         println!("{what}: {meanwhile} replies meanwhile");
     }
     still_paired(&mut pair);
+    pair.down();
+}
+
+/// Also those that the shim does not touch, of which a newcomer's processor has others.
+#[test]
+fn a_newcomer_has_every_register_of_a_computation() {
+    let (mut pair, address) = probe();
+    let mut computing = connect(address);
+    send(&mut computing, "background registers 400000000");
+    for generation in [2, 4] {
+        assert!(!has_something(&computing), "the computation has ended before generation {generation}");
+        pair.kill(Role::Primary, "KILL");
+        no_divergence(&pair.wait_for_solo(generation));
+        if generation == 2 {
+            pair.must(&["rejoin"]);
+        }
+    }
+    assert_eq!(computing.line().expect("the connection lives on"), "kept true");
     pair.down();
 }
 

@@ -25,8 +25,10 @@ pub async fn run(what: &str) -> String {
     if let Some(rounds) = what.strip_prefix("floats ").and_then(|rounds| rounds.parse().ok()) {
         return format!("floats {:x}", spawn(STACK_BYTES, move || measure::floats(rounds)).await);
     }
+    if let Some(rounds) = what.strip_prefix("registers ").and_then(|rounds| rounds.parse().ok()) {
+        return format!("kept {}", spawn(STACK_BYTES, move || processor::registers_are_kept(rounds)).await);
+    }
     match what {
-        "registers" => format!("kept {}", spawn(STACK_BYTES, || processor::registers_are_kept(20_000_000)).await),
         "allocate" => format!("allocated {}", spawn(STACK_BYTES, || churn(500_000)).await),
         "panic" => spawn(STACK_BYTES, || crate::outer_caller(1)).await,
         "spawn" => {

@@ -64,9 +64,14 @@ impl Digest64 {
         let (blocks, rest) = bytes.split_at(bytes.len() - bytes.len() % BulkSums::BLOCK_BYTES);
         let sums = copy(blocks);
         self.write_u64(bytes.len() as u64);
+        self.write_sums(sums);
+        self.write_bytes(rest);
+    }
+
+    /// Takes in the sums of words whose number is known.
+    pub const fn write_sums(&mut self, sums: BulkSums) {
         self.write_u64(sums.sum);
         self.write_u64(sums.sum_of_sums);
-        self.write_bytes(rest);
     }
 
     /// The digest of all that was written so far; writing may go on.
@@ -97,9 +102,15 @@ impl BulkSums {
     /// Adds whole words; what is left beyond them is not taken in.
     pub fn add(&mut self, bytes: &[u8]) {
         for word in bytes.as_chunks::<8>().0 {
-            self.sum = self.sum.wrapping_add(u64::from_le_bytes(*word));
-            self.sum_of_sums = self.sum_of_sums.rotate_left(1).wrapping_add(self.sum);
+            self.add_u64(u64::from_le_bytes(*word));
         }
+    }
+
+    /// Adds one word.
+    #[inline(always)]
+    pub const fn add_u64(&mut self, word: u64) {
+        self.sum = self.sum.wrapping_add(word);
+        self.sum_of_sums = self.sum_of_sums.rotate_left(1).wrapping_add(self.sum);
     }
 }
 

@@ -2,11 +2,13 @@
 
 use core::arch::global_asm;
 use core::mem::{offset_of, replace};
+use core::ops::Range;
 
-use protocol::digest::Digest64;
+use protocol::digest::{BulkSums, Digest64};
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::FsBase;
 
+use super::x87;
 use crate::machine::{Diverted, Registers};
 
 global_asm!(include_str!("entry.s"), shim_fault = sym super::traps::shim_fault);
@@ -29,8 +31,9 @@ pub struct Context {
     pub mxcsr: u64,
     /// Instructions that the guest has retired in this epoch, where they are counted.
     pub retired: u64,
-    /// `fxsave64` image, as saved by an exception or an interrupt.
-    pub fxsave: [u8; 512],
+    /// Vector registers and MXCSR as an exception or an interrupt saved them, at their places in an `fxsave64` image. The rest of it,
+    /// the x87 registers, is in the processor all the time: see [`super::x87`].
+    pub fxsave: [u8; FXSAVE_BYTES],
     /// Base of `fs`. The processor holds it all the time: the shim has no use for that segment.
     pub thread_pointer: u64,
 }
@@ -64,8 +67,12 @@ const _: () = {
 
 /// [`Context::vector`] after a hypercall: none, and the vector registers hold nothing of the guest's.
 const HYPERCALL: u64 = u64::MAX;
-/// What `fxsave64` writes; behind it is room that it leaves alone.
-const FXSAVE_WRITTEN_BYTES: usize = 416;
+/// An `fxsave64` image (Intel SDM volume 1, section 10.5.1),
+pub(super) const FXSAVE_BYTES: usize = 512;
+/// where it holds MXCSR,
+pub(super) const FXSAVE_MXCSR: Range<usize> = 24..28;
+/// and the vector registers.
+pub(super) const FXSAVE_VECTORS: Range<usize> = 160..416;
 
 /// Power-on value of MXCSR: all exceptions masked, round to nearest.
 const MXCSR_RESET: u64 = 0x1f80;
@@ -81,7 +88,7 @@ static mut CONTEXT: Context = Context {
     error: 0,
     mxcsr: MXCSR_RESET,
     retired: 0,
-    fxsave: [0; 512],
+    fxsave: [0; FXSAVE_BYTES],
     thread_pointer: 0,
 };
 
@@ -190,15 +197,22 @@ impl Registers for Context {
     }
 
     fn digest(&self, digest: &mut Digest64) {
+        // Bulk: every instruction of this is one of each boundary.
+        let mut sums = BulkSums::default();
         for value in self.general {
-            digest.write_u64(value);
+            sums.add_u64(value);
         }
-        digest.write_u64(self.rip);
-        digest.write_u64(self.rflags);
-        digest.write_u64(self.retired);
-        digest.write_u64(self.thread_pointer);
-        if self.vector != HYPERCALL {
-            digest.write_bytes(&self.fxsave[..FXSAVE_WRITTEN_BYTES]);
+        let interrupted = self.vector != HYPERCALL;
+        if interrupted {
+            sums.add(&self.fxsave[FXSAVE_VECTORS]);
+        }
+        digest.write_sums(sums);
+        for word in [self.rip, self.rflags, self.retired, self.thread_pointer] {
+            digest.write_u64(word);
+        }
+        if interrupted {
+            digest.write_bytes(&self.fxsave[FXSAVE_MXCSR]);
+            x87::digest(digest);
         }
     }
 

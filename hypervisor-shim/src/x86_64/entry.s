@@ -84,6 +84,20 @@
     pxor xmm\register, xmm\register
     .endr
 .endm
+# The vector registers after an interruption, where an fxsave64 image would have them; rax points to the context. The x87 registers
+# stay in the processor all the time: the shim has no use for them.
+.macro save_vectors
+    stmxcsr [rax + C_FXSAVE + 24]
+    .irp register, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    movaps [rax + C_FXSAVE + 160 + 16 * \register], xmm\register
+    .endr
+.endm
+.macro restore_vectors
+    ldmxcsr [rax + C_FXSAVE + 24]
+    .irp register, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    movaps xmm\register, [rax + C_FXSAVE + 160 + 16 * \register]
+    .endr
+.endm
 .macro push_guest_frame
     push USER_DATA
     push [rax + C_RSP]
@@ -142,7 +156,7 @@ enter_guest:
     mov rax, [rax + C_RAX]
     sysretq
 
-2:  fxrstor64 [rax + C_FXSAVE]
+2:  restore_vectors
     push_guest_frame
     restore_most
     restore_rest
@@ -156,7 +170,7 @@ enter_counted:
     jnz 1f
     zero_vectors
     jmp 2f
-1:  fxrstor64 [rax + C_FXSAVE]
+1:  restore_vectors
 2:  push_guest_frame
     restore_most
     test esi, esi
@@ -203,7 +217,7 @@ common_trap:
     pop rcx
     pop [rax + C_RFLAGS]
     pop [rax + C_RSP]
-    fxsave64 [rax + C_FXSAVE]
+    save_vectors
     mov eax, 1
 
 leave_guest:

@@ -17,6 +17,7 @@ pub mod pvh;
 pub mod registers;
 pub mod traps;
 pub mod virtio;
+mod x87;
 
 use alloc::format;
 use alloc::string::String;

@@ -8,20 +8,18 @@
 //! | 144..152 | SSE control and status |
 //! | 152..160 | 0: the guest was left by a hypercall, and its vector registers are zero; 1: by an interrupt |
 //! | 160..168 | base of `fs` |
-//! | 168..680 | `fxsave64` image after an interrupt; zero after a hypercall |
+//! | 168..680 | `fxsave64` image; its vector registers are zero after a hypercall |
 
 use alloc::vec::Vec;
 
-use super::context::{Context, Left, RFLAGS_GUEST, VirtualCpu};
+use super::context::{Context, FXSAVE_BYTES, FXSAVE_MXCSR, FXSAVE_VECTORS, Left, RFLAGS_GUEST, VirtualCpu};
+use super::x87;
 use crate::machine::RegistersError;
 
 const GENERAL: usize = 16;
 const WORDS: usize = GENERAL + 5;
-const FXSAVE_BYTES: usize = 512;
 /// All of them.
 const BYTES: usize = WORDS * 8 + FXSAVE_BYTES;
-/// Where the `fxsave64` image holds MXCSR.
-const FXSAVE_MXCSR: usize = 24;
 
 /// Flags that ring 3 can change (Intel SDM volume 1, section 3.4.3): status, trap, direction, nested task, resume,
 /// alignment check, identification.
@@ -38,11 +36,16 @@ impl VirtualCpu {
         for word in context.general.into_iter().chain(others) {
             out.extend_from_slice(&word.to_le_bytes());
         }
+        // What the processor holds of these is the shim's by now.
+        let mut image = x87::Image::of_the_processor().0;
         if left_by_trap {
-            out.extend_from_slice(&context.fxsave);
+            image[FXSAVE_MXCSR].copy_from_slice(&context.fxsave[FXSAVE_MXCSR]);
+            image[FXSAVE_VECTORS].copy_from_slice(&context.fxsave[FXSAVE_VECTORS]);
         } else {
-            out.resize(out.len() + FXSAVE_BYTES, 0);
+            image[FXSAVE_MXCSR].copy_from_slice(&(context.mxcsr as u32).to_le_bytes());
+            image[FXSAVE_VECTORS].fill(0);
         }
+        out.extend_from_slice(&image);
     }
 
     /// Takes registers that [`Self::save`] has written. `is_guest` says whether an address lies in guest memory.
@@ -70,16 +73,16 @@ impl VirtualCpu {
         // So does a base that is not canonical.
         check("fs", thread_pointer, thread_pointer == 0 || is_guest(thread_pointer))?;
         let mut image_mxcsr = [0; 4];
-        image_mxcsr.copy_from_slice(&fxsave[FXSAVE_MXCSR..FXSAVE_MXCSR + 4]);
+        image_mxcsr.copy_from_slice(&fxsave[FXSAVE_MXCSR]);
         let image_mxcsr = u64::from(u32::from_le_bytes(image_mxcsr));
         check("mxcsr", image_mxcsr, image_mxcsr & !MXCSR_BITS == 0)?;
         self.last = if left_by_trap == 1 { Left::Trap } else { Left::Hypercall };
         let context: &mut Context = self.context();
         context.general.copy_from_slice(&words[..GENERAL]);
         (context.rip, context.rflags, context.mxcsr) = (rip, rflags, mxcsr);
-        if left_by_trap == 1 {
-            context.fxsave.copy_from_slice(fxsave);
-        }
+        context.fxsave.copy_from_slice(fxsave);
+        // SAFETY: the image's MXCSR has no reserved bits, as was checked.
+        unsafe { x87::Image(context.fxsave).load() };
         self.set_thread_pointer(thread_pointer);
         Ok(())
     }
