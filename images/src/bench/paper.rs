@@ -7,6 +7,7 @@ pub mod apart;
 pub mod exactness;
 pub mod host;
 pub mod kills;
+mod limits;
 pub mod model;
 pub mod pa_risc;
 pub mod plan;
@@ -23,7 +24,6 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Promise;
-use super::cores::Cores;
 use crate::ctl::to_line;
 use crate::error::{Context, Error, Result};
 use crate::supervise::spec::{EpochSpec, ProtocolName};
@@ -32,7 +32,7 @@ use host::Host;
 use kills::Kills;
 use plan::{Configuration, Group, PROMISED_LONG, PROMISED_SHORT, Plan, System, YIELD_AFTER};
 pub use report::describe;
-use run::{Images, Sample, computing};
+use run::{Images, Measuring, Sample, computing};
 use table::{Counting, Model, Row};
 use workload::Workload;
 
@@ -96,12 +96,12 @@ pub struct Progress<'a> {
 pub fn run(images: &Images, plan: &Plan, mut note: impl FnMut(Progress<'_>)) -> PaperReport {
     let host = Host::look();
     let (mut samples, mut failures, mut done) = (Vec::new(), Vec::new(), 0);
-    let mut cores = Cores::new();
+    let mut measuring = Measuring::new(images, plan.quick);
     for round in 1..=plan.rounds {
         for (group, system) in turns(&plan.groups, round) {
             let configuration = Configuration { workload: group.workload, epoch: group.epoch, system };
             note(Progress { done, text: &format!("round {round} of {}: {configuration}", plan.rounds) });
-            match run::measure(images, &mut cores, group, system, round) {
+            match measuring.measure(group, system, round) {
                 Ok(sample) => samples.push(sample),
                 Err(error) => failures.push(Failure { configuration, round, text: error.to_string() }),
             }
@@ -190,14 +190,12 @@ fn promises(report: &PaperReport) -> Vec<Promise> {
     let revised = System::Pair(ProtocolName::Revised);
     // Where cores were shared with somebody else in every slice, what was measured on such has to do.
     let np = |name: &str, configuration, bound| {
-        let row = report.find(configuration)?;
-        let apart = row.undisturbed.as_ref().map(|undisturbed| undisturbed.np);
-        Some(Promise::at_most(name, apart.or(row.np)?.median, bound))
+        let np = report.find(configuration).and_then(limits::normalised)?;
+        Some(Promise::at_most(name, np.median, bound))
     };
     let yields = Workload::Dhrystone { yield_after: YIELD_AFTER };
     let solo = computing(EpochSpec::Exact(PROMISED_SHORT), System::Solo);
-    let boundary = |row: &Row| row.undisturbed.as_ref().and_then(|it| it.boundary_us).or(row.boundary_us);
-    let boundary_us = report.find(solo).and_then(boundary).map(|boundary| boundary.median);
+    let boundary_us = report.find(solo).and_then(limits::boundary_us).map(|boundary| boundary.median);
     let kills = report.kills.as_ref();
     let all = [
         np("NP Dhrystone, cooperative", computing(EpochSpec::Cooperative, revised), 1.03),

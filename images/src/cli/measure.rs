@@ -76,7 +76,7 @@ enum Bench {
     /// writes, a store whose machines are both killed, a large log replaced.
     Disk(DiskBenchArgs),
     /// Measure ordinary programs: the image of a small one, its start, an HTTP server of a pair
-    /// against --bare, and the way from a new project to one that runs.
+    /// against --bare, and the way from a new project to a request that it has answered.
     Std(StdBenchArgs),
     /// Redo the evaluation of Bressoud and Schneider's paper: what epochs cost by length, protocol and source; exactness;
     /// failovers of a guest that computes.
@@ -94,8 +94,8 @@ struct PaperArgs {
     /// Where evaluation.md, its pictures and paper.json go; target/bench unless given.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Write docs/evaluation.md and its pictures too.
-    #[arg(long)]
+    /// Write docs/evaluation.md and its pictures too: of all that is measured, and not of a quick look.
+    #[arg(long, conflicts_with_all = ["quick", "only"])]
     write_docs: bool,
     /// Measure this part only; may be repeated.
     #[arg(long, value_name = "PART")]

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Configuration, Group, Plan, System};
-use super::run::{self, Images, Sample};
+use super::run::{Images, Measuring, Sample};
 use super::stats::Spread;
 use super::workload::Workload;
 use super::{Measured, PaperReport, Progress, report};
 use crate::bench::Promise;
-use crate::bench::cores::Cores;
 use crate::ctl::to_line;
 use crate::error::{Context, Error, Result};
 use crate::supervise::spec::{EpochSpec, ProtocolName};
@@ -91,16 +90,18 @@ fn disk_workloads(quick: bool) -> &'static [Workload] {
 /// Does what the plan says with the images of PA-RISC, and compares its workload with that of the image for x86-64.
 pub fn measure(images: &Images, other: &Images, plan: &Plan, mut note: impl FnMut(Progress<'_>)) -> PaRiscReport {
     let mut paper = super::run(images, plan, &mut note);
-    let (mut pairs, mut cores) = (Vec::new(), Cores::new());
+    let mut pairs = Vec::new();
+    let [mut own, mut other] = [images, other].map(|images| Measuring::new(images, plan.quick));
     for round in 1..=plan.rounds {
         let group = &plan.groups[0];
         note(Progress { done: plan.steps(), text: &format!("round {round} of {}: both machines", plan.rounds) });
-        let mut one = |images: &Images| run::measure(images, &mut cores, group, System::Bare, round);
+        let mut own = || own.measure(group, System::Bare, round);
+        let mut other = || other.measure(group, System::Bare, round);
         // What drifts meanwhile does so the other way round in every second round.
         let both = if round.is_multiple_of(2) {
-            one(other).and_then(|other| Ok((one(images)?, other)))
+            other().and_then(|other| Ok((own()?, other)))
         } else {
-            one(images).and_then(|own| Ok((own, one(other)?)))
+            own().and_then(|own| Ok((own, other()?)))
         };
         match both {
             Ok(both) => pairs.push(both),

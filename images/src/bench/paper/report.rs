@@ -1,9 +1,13 @@
 //! The evaluation as a document: Markdown, made of nothing but the measurements.
 
+use protocol::EpochSource;
+
 use super::apart;
 use super::exactness::Exactness;
 use super::kills::Kills;
-use super::plan::{PROMISED_LONG, PROMISED_SHORT, System};
+use super::limits;
+use super::model::FitPoint;
+use super::plan::{Configuration, PROMISED_LONG, PROMISED_SHORT, System};
 use super::plot::short;
 use super::run::computing;
 use super::stats::Spread;
@@ -18,6 +22,8 @@ use crate::supervise::spec::{EpochSpec, ProtocolName};
 const NOTEWORTHY: f64 = 0.10;
 /// Costs of an epoch that differ by more than this factor are no constant.
 const NO_CONSTANT: f64 = 1.5;
+/// Epochs of so many instructions have boundaries that are less than a tenth of them.
+const LONG: f64 = 1e5;
 /// Folder of the pictures, beside the document.
 pub const PICTURES: &str = "evaluation";
 
@@ -34,6 +40,7 @@ pub fn markdown(report: &PaperReport, pictures: &[String]) -> String {
     out.push_str(&introduction(report));
     out.push_str("\n## What must be reached\n\n");
     out.push_str(&promises(&report.promises));
+    out.push_str(&limits::section(report));
     out.push_str(&apart::section(&report.rows));
     out.push_str("\n## Epochs and protocols\n\n");
     out.push_str(LEGEND);
@@ -109,9 +116,11 @@ const LEGEND: &str = "\
 NP is the normalised performance of the paper: time of a system by time of the baseline. The baseline is the same image \
 without epochs (`--bare`), under `-icount` where the epochs are exact, and made to count its ticks where they are counted. \
 The length of an exact epoch is in instructions, that of a counted one in ticks: entries of functions that may call \
-themselves, jumps backwards, and jumps through a register or a table. *solo* has epochs and no peer. *Boundary* is the \
+themselves, jumps backwards, and jumps through a register or a table; there are at least 100 of them in an epoch, some 10K instructions of \
+Dhrystone. *solo* has epochs and no peer. *Boundary* is the \
 time beyond the baseline's, by the number of epochs. Link figures count both directions, heartbeats included. *Waiting* \
-is how long the primary waited for its backup, by its machine's clock, which follows the host's, as a share of the time. \
+is how long the primary was kept from its next epoch by its backup, by its machine's clock, which follows the host's, as a share \
+of the time; outputs that wait for an acknowledgement while the guest goes on are not in it. \
 *Disk, reads* and *disk, writes* are the paper's: one operation of 8 KiB after the other, each at a random place of a \
 mirrored disk of 8 MiB, which lies in the host's cache; a write makes up its content, a read checks it. *Shared disk, \
 reads* and *writes* are the same on a disk that both replicas reach, as the paper's did. \
@@ -278,8 +287,30 @@ fn remarks(model: &Model, rows: &[Row]) -> Vec<String> {
         ));
         remarks.extend(waiting(model, rows));
     }
+    remarks.extend(beside_another(model, rows));
     remarks.extend(left_out(model.workload).map(str::to_owned));
     remarks
+}
+
+/// Where epochs are long and the model is too optimistic, what it knows nothing of: the second machine.
+fn beside_another(model: &Model, rows: &[Row]) -> Option<String> {
+    let short_of = |point: &&FitPoint| point.residual > NOTEWORTHY && point.length >= LONG;
+    let far: Vec<f64> = model.fit.points.iter().filter(short_of).map(|point| point.length).collect();
+    let neighbours = rows.iter().rev().find(|row| {
+        let what = row.configuration;
+        what.workload == model.workload
+            && what.system == System::Neighbours
+            && what.epoch.source() == EpochSource::Exact
+    })?;
+    let np = limits::normalised(neighbours)?;
+    (matches!(model.system, System::Pair(_)) && !far.is_empty()).then(|| {
+        format!(
+            "At {} there are too few boundaries to make a difference of that size. Without any epochs, beside another machine that is \
+             busy, the same takes {} times as long here: a pair is two machines that are busy, and the model knows of one.",
+            lengths(&far),
+            spread(np)
+        )
+    })
 }
 
 /// What of the model's C a workload has.
@@ -404,24 +435,27 @@ fn complaints(all: &[String]) -> String {
 /// Published results, and what of ours stands beside them. They come from other machines with other workloads.
 fn published(report: &PaperReport) -> String {
     let revised = System::Pair(ProtocolName::Revised);
-    let np =
-        |row: Option<&Row>| row.and_then(|row| row.np).map_or_else(|| "not measured in this run".to_owned(), spread);
+    let np = |row: Option<&Row>| {
+        row.and_then(limits::normalised).map_or_else(|| "not measured in this run".to_owned(), spread)
+    };
     let exact = |length| report.find(computing(EpochSpec::Exact(length), revised));
-    let store = report.rows.iter().find(|row| {
-        let what = row.configuration;
-        (what.workload, what.epoch, what.system) == (Workload::Store, EpochSpec::Cooperative, revised)
-    });
+    let cooperative =
+        |workload| report.find(Configuration { workload, epoch: EpochSpec::Cooperative, system: revised });
+    let store = cooperative(Workload::Store);
     let link = store.map_or_else(String::new, |row| format!("; link {:.1} Mbit/s", row.bytes_per_s * 8.0 / 1e6));
     let ours = [
         format!(
-            "NP of Dhrystone, revised: exact {} {}; exact {} {}",
+            "NP of Dhrystone, revised: exact {} {}; exact {} {}. Of a shared disk, cooperative: reads {}; writes {}",
             short(PROMISED_SHORT as f64),
             np(exact(PROMISED_SHORT)),
             short(PROMISED_LONG as f64),
-            np(exact(PROMISED_LONG))
+            np(exact(PROMISED_LONG)),
+            np(cooperative(Workload::SharedRead)),
+            np(cooperative(Workload::SharedWrite)),
         ),
         format!("NP of kv, cooperative, revised: {}{link}", np(store)),
-        "not part of this: `bench failover` and `bench throughput` measure outage and added latency".to_owned(),
+        "not part of this: `bench failover` and `bench throughput` measure outage and added latency, and the README has what they gave"
+            .to_owned(),
     ];
     let mut out = String::from("| who | published, not measured here | ours, measured here |\n|---|---|---|\n");
     for ((who, claim), ours) in PUBLISHED.iter().zip(ours) {
@@ -473,8 +507,9 @@ mod tests {
         }
         assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
         // Tables: as many cells in each line as in the heading.
+        let (_, table) = text.split_once("## Epochs and protocols").expect("a section");
         let cells: Vec<_> =
-            text.lines().filter(|line| line.starts_with("| Dhrystone")).map(|l| l.matches('|').count()).collect();
+            table.lines().filter(|line| line.starts_with("| Dhrystone")).map(|l| l.matches('|').count()).collect();
         assert!(cells.iter().all(|count| *count == 13), "{cells:?}");
     }
 

@@ -20,8 +20,9 @@ use crate::supervise::spec::{EpochSpec, Spec};
 const WARM_UP_SHARE: u64 = 4;
 /// The part of a workload that is done in a slice, where there are slices,
 const SLICE_SHARE: u64 = 10;
-/// and how many of them, for how long.
+/// and how many of them, for how long, in a measurement and in a quick look.
 const EFFORT: Effort = Effort { enough: 5, most: 16, longest: Duration::from_secs(10) };
+const QUICK_EFFORT: Effort = Effort { enough: 2, most: 6, longest: Duration::from_secs(2) };
 /// How often a status is looked at that should change.
 const STATUS_INTERVAL: Duration = Duration::from_millis(5);
 /// Statuses come ten times a second of the machine's clock.
@@ -144,69 +145,84 @@ pub struct Sample {
     pub slices: Vec<Slice>,
 }
 
-/// Measures one system of a group.
-///
-/// # Errors
-/// It does not start, answers wrongly, or a replica fails meanwhile.
-pub fn measure(images: &Images, cores: &mut Cores, group: &Group, system: System, round: usize) -> Result<Sample> {
-    let configuration = Configuration { workload: group.workload, epoch: group.epoch, system };
-    let mut spec = images.spec(configuration)?;
-    // Kept until the pair is down; the files are new each time.
-    let kind = if group.workload.shares_disk() { Kind::Shared } else { Kind::Mirrored };
-    let disk = ScratchDisk::new(&std::env::temp_dir(), "paper", DISK_BYTES).of_kind(kind);
-    if group.workload.has_disk() {
-        spec.disks = vec![disk.spec()];
-    }
-    if system == System::Neighbours {
-        let (elapsed_s, slices) = beside_another(&spec, cores, group)?;
-        return Ok(Sample { configuration, round, size: group.size, elapsed_s, counts: Counts::default(), slices });
-    }
-    let mut pair = Running::start(&spec)?;
-    let mut client = warmed_up(&pair, group)?;
-    let before = Counts::read(&settled(&mut pair)?);
-    let elapsed_s = client.exchange(group.size)?;
-    let counts = Counts::read(&settled(&mut pair)?).since(before);
-    let slices = slices(cores, group, |size| client.exchange(size))?;
-    undisturbed(&pair.status()?)?;
-    pair.down()?;
-    Ok(Sample { configuration, round, size: group.size, elapsed_s, counts, slices })
+/// What measures, one system after the other.
+#[derive(Debug)]
+pub struct Measuring<'a> {
+    images: &'a Images,
+    cores: Cores,
+    effort: Effort,
 }
 
-/// Measures a group's workload in slices, if it is to be.
-fn slices(cores: &mut Cores, group: &Group, mut exchange: impl FnMut(u64) -> Result<f64>) -> Result<Vec<Slice>> {
-    if !group.is_sliced() {
-        return Ok(Vec::new());
+impl<'a> Measuring<'a> {
+    /// With these images; quickly or with patience.
+    pub fn new(images: &'a Images, quick: bool) -> Self {
+        Self { images, cores: Cores::new(), effort: if quick { QUICK_EFFORT } else { EFFORT } }
     }
-    let size = (group.size / SLICE_SHARE).max(1);
-    cores.slices(EFFORT, || Ok(exchange(size)? * group.size as f64 / size as f64))
+
+    /// Measures one system of a group.
+    ///
+    /// # Errors
+    /// It does not start, answers wrongly, or a replica fails meanwhile.
+    pub fn measure(&mut self, group: &Group, system: System, round: usize) -> Result<Sample> {
+        let configuration = Configuration { workload: group.workload, epoch: group.epoch, system };
+        let mut spec = self.images.spec(configuration)?;
+        // Kept until the pair is down; the files are new each time.
+        let kind = if group.workload.shares_disk() { Kind::Shared } else { Kind::Mirrored };
+        let disk = ScratchDisk::new(&std::env::temp_dir(), "paper", DISK_BYTES).of_kind(kind);
+        if group.workload.has_disk() {
+            spec.disks = vec![disk.spec()];
+        }
+        if system == System::Neighbours {
+            let (elapsed_s, slices) = self.beside_another(&spec, group)?;
+            return Ok(Sample { configuration, round, size: group.size, elapsed_s, counts: Counts::default(), slices });
+        }
+        let mut pair = Running::start(&spec)?;
+        let mut client = warmed_up(&pair, group)?;
+        let before = Counts::read(&settled(&mut pair)?);
+        let elapsed_s = client.exchange(group.size)?;
+        let counts = Counts::read(&settled(&mut pair)?).since(before);
+        let slices = self.slices(group, |size| client.exchange(size))?;
+        undisturbed(&pair.status()?)?;
+        pair.down()?;
+        Ok(Sample { configuration, round, size: group.size, elapsed_s, counts, slices })
+    }
+
+    /// Measures a group's workload in slices, if it is to be.
+    fn slices(&mut self, group: &Group, mut exchange: impl FnMut(u64) -> Result<f64>) -> Result<Vec<Slice>> {
+        if !group.is_sliced() {
+            return Ok(Vec::new());
+        }
+        let size = (group.size / SLICE_SHARE).max(1);
+        self.cores.slices(self.effort, || Ok(exchange(size)? * group.size as f64 / size as f64))
+    }
+
+    /// How long a machine without epochs takes while another one, which knows nothing of it, does the same. The longer of
+    /// their two times: so long, on the whole, both were at work.
+    fn beside_another(&mut self, spec: &Spec, group: &Group) -> Result<(f64, Vec<Slice>)> {
+        let other = Spec { name: format!("{}-other", spec.name), ..spec.clone() };
+        let pairs = [Running::start(spec)?, Running::start(&other)?];
+        let [mut one, mut another] = [warmed_up(&pairs[0], group)?, warmed_up(&pairs[1], group)?];
+        let mut both = |size| {
+            std::thread::scope(|scope| {
+                let another = scope.spawn(|| another.exchange(size));
+                let one = one.exchange(size);
+                let another = another.join().map_err(|_| Error::CheckFailed("a thread of ours panicked".to_owned()))?;
+                Ok::<_, Error>(one?.max(another?))
+            })
+        };
+        let elapsed_s = both(group.size)?;
+        let slices = self.slices(group, both)?;
+        for pair in pairs {
+            pair.down()?;
+        }
+        Ok((elapsed_s, slices))
+    }
 }
 
 fn warmed_up(pair: &Running, group: &Group) -> Result<Client> {
     let mut client = group.workload.connect(pair.address(group.workload.port())?)?;
     client.exchange((group.size / WARM_UP_SHARE).max(1))?;
     Ok(client)
-}
-
-/// How long a machine without epochs takes while another one, which knows nothing of it, does the same. The longer of
-/// their two times: so long, on the whole, both were at work.
-fn beside_another(spec: &Spec, cores: &mut Cores, group: &Group) -> Result<(f64, Vec<Slice>)> {
-    let other = Spec { name: format!("{}-other", spec.name), ..spec.clone() };
-    let pairs = [Running::start(spec)?, Running::start(&other)?];
-    let [mut one, mut another] = [warmed_up(&pairs[0], group)?, warmed_up(&pairs[1], group)?];
-    let mut both = |size| {
-        std::thread::scope(|scope| {
-            let another = scope.spawn(|| another.exchange(size));
-            let one = one.exchange(size);
-            let another = another.join().map_err(|_| Error::CheckFailed("a thread of ours panicked".to_owned()))?;
-            Ok::<_, Error>(one?.max(another?))
-        })
-    };
-    let elapsed_s = both(group.size)?;
-    let slices = slices(cores, group, both)?;
-    for pair in pairs {
-        pair.down()?;
-    }
-    Ok((elapsed_s, slices))
 }
 
 /// An error if the virtual machines are not those that were started, doing what they did.
