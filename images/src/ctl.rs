@@ -456,6 +456,16 @@ impl PairStatus {
     pub fn replica(&self, role: RoleName) -> Option<&ReplicaStatus> {
         self.replicas.iter().find(|replica| replica.role == role)
     }
+
+    /// Where the host reaches a published port of the guest.
+    ///
+    /// # Errors
+    /// The port is not published.
+    pub fn published(&self, guest: u16) -> Result<SocketAddr> {
+        let port = self.publish.iter().find(|port| port.guest == guest);
+        port.and_then(|port| Some(SocketAddr::new(port.address.parse().ok()?, port.host)))
+            .ok_or_else(|| Error::Usage(format!("port {guest} of the guest is not published")))
+    }
 }
 
 /// A connection to a supervisor.

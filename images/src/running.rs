@@ -228,11 +228,9 @@ impl Running {
     /// Where the host reaches a published port of the guest.
     ///
     /// # Errors
-    /// The port is not published.
+    /// As [`PairStatus::published`].
     pub fn address(&self, guest: u16) -> Result<SocketAddr> {
-        let port = self.first_status.publish.iter().find(|port| port.guest == guest);
-        port.and_then(|port| Some(SocketAddr::new(port.address.parse().ok()?, port.host)))
-            .ok_or_else(|| Error::Usage(format!("port {guest} of the guest is not published")))
+        self.first_status.published(guest)
     }
 
     /// The status now.

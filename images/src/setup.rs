@@ -55,6 +55,7 @@ pub fn examine() -> Vec<Finding> {
         tool("c++", "--version", "build-essential", Need::Test),
         tool("ip", "-V", "iproute2", Need::Test),
         tool("nc", "-h", "netcat-openbsd", Need::Test),
+        tool("curl", "--version", "curl", Need::Test),
         tool("redis-cli", "--version", "redis-tools", Need::Test),
         tool("redis-benchmark", "--version", "redis-tools", Need::Test),
         tool("gdb", "--version", "gdb", Need::Test),

@@ -77,7 +77,8 @@ pub(super) fn new(args: &NewArgs) -> Result<()> {
     write(&args.path.join(".cargo/config.toml"), &alias(&command))?;
     let folder = args.path.display();
     print(&format!(
-        "made {folder}; now:\n  cd {folder}\n  cargo pollux up --manifest-path Cargo.toml\n  cargo pollux logs\n"
+        "made {folder}; now:\n  cd {folder}\n  cargo pollux up --manifest-path Cargo.toml --publish 8080:8080\n  \
+         curl http://127.0.0.1:8080\n  cargo pollux kill primary\n  curl http://127.0.0.1:8080\n"
     ))
 }
 

@@ -17,7 +17,7 @@ use crate::running::Running;
 use crate::supervise::spec::{RunName, Spec};
 
 /// Where the server listens.
-const PORT: u16 = 8080;
+pub(super) const PORT: u16 = 8080;
 /// Connections at once.
 const CONNECTIONS: usize = 50;
 /// Requests of a slice, those before each round, and those before the first, so that the translator has seen the code.
@@ -27,9 +27,9 @@ const WARM_UP_REQUESTS: u64 = 15_000;
 /// Slices of a system in a round.
 const EFFORT: Effort = Effort { enough: 5, most: 16, longest: Duration::from_secs(10) };
 /// What is asked, each time.
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
+pub(super) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
 /// Longest silence of the server.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One system in one round.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -56,6 +56,8 @@ pub struct Compared {
     pub slices: usize,
     /// of so many.
     pub of: usize,
+    /// All count, because there were none of both systems in one round on cores of our own.
+    pub shared: bool,
     /// Requests a second, bare and paired: the middle of the rounds' middle slices.
     pub rps: [f64; 2],
     /// The same of the processor time of the active replica's vCPU for one request, in microseconds.
@@ -83,7 +85,8 @@ impl Compared {
             (over(|sample| sample.rps), over(|sample| sample.vcpu_us))
         };
         let (mut rps, mut vcpu_us) = ours(best_ns);
-        if rps.is_empty() {
+        let shared = rps.is_empty();
+        if shared {
             (rps, vcpu_us) = ours(u64::MAX);
         }
         let over = |rounds: &[(f64, f64, usize)], of: fn(&(f64, f64, usize)) -> f64| {
@@ -92,6 +95,7 @@ impl Compared {
         Self {
             slices: rps.iter().map(|(_, _, slices)| slices).sum(),
             of: all().count(),
+            shared,
             rps: [over(&rps, |of| of.0), over(&rps, |of| of.1)],
             vcpu_us: [over(&vcpu_us, |of| of.0), over(&vcpu_us, |of| of.1)],
             rps_ratio: over(&rps, |of| of.1 / of.0),
@@ -237,7 +241,7 @@ impl Connection {
 }
 
 /// Bytes of an answer whose head has arrived: `None` before.
-fn answer_bytes(answer: &[u8]) -> std::result::Result<Option<usize>, String> {
+pub(super) fn answer_bytes(answer: &[u8]) -> std::result::Result<Option<usize>, String> {
     let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
     let head = String::from_utf8_lossy(&answer[..end]);
     if !head.starts_with("HTTP/1.1 200 ") {
@@ -263,10 +267,14 @@ mod tests {
         let bare = slices(&[(2.0, 100), (4.0, 200)]);
         let round = |pair: &[(f64, u64)]| ServerRound { bare: bare.clone(), pair: slices(pair) };
         let compared = Compared::of(&[round(&[(3.0, 110), (8.0, 190)]), round(&[(8.0, 190)])]);
-        assert_eq!((compared.slices, compared.of), (2, 7));
+        assert_eq!((compared.slices, compared.of, compared.shared), (2, 7, false));
         assert_eq!((compared.vcpu_us, compared.vcpu_ratio), ([2.0, 3.0], 1.5));
         let compared = Compared::of(&[round(&[(6.0, 190), (6.0, 190)])]);
-        assert_eq!((compared.slices, compared.of), (4, 4), "there are none of the pair on cores of our own");
+        assert_eq!(
+            (compared.slices, compared.of, compared.shared),
+            (4, 4, true),
+            "there are none of the pair on cores of our own"
+        );
         assert_eq!((compared.vcpu_us, compared.vcpu_ratio), ([3.0, 6.0], 2.0));
     }
 
