@@ -3,15 +3,21 @@
 use std::net::{Ipv4Addr, UdpSocket};
 use std::thread;
 
-/// Starts a name server that knows one address, 192.0.2.7, of all names that begin with w, and serves until the test ends. Gives
-/// the arguments of `up` by which a guest asks it.
+/// Starts a name server on the loopback that knows one address, 192.0.2.7, of all names that begin with w, and serves until the
+/// test ends. Gives its port, which is the system's choice if `port` is 0.
 ///
 /// # Panics
-/// When there is no port for it.
-pub fn server() -> [String; 3] {
-    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+/// When it cannot have that port.
+pub fn serve(port: u16) -> u16 {
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).expect("the port is free");
     let port = server.local_addr().expect("it has one").port();
     thread::spawn(move || answer_questions(&server));
+    port
+}
+
+/// Starts one, and gives the arguments of `up` by which a guest asks it.
+pub fn server() -> [String; 3] {
+    let port = serve(0);
     // The gateway stands for this host.
     ["--allow-host".to_owned(), "--env".to_owned(), format!("POLLUX_DNS=10.0.2.2:{port}")]
 }

@@ -29,6 +29,9 @@ const UNCOUNTED: [&str; 13] = [
 /// Functions with a loop written by hand, which does not count either.
 const BY_HAND: [&str; 1] = ["registers_are_kept"];
 
+/// The apps that tests boot with counted epochs.
+const APPS: [&str; 5] = ["probe", "kv", "dhrystone", "echo", "checkpoints"];
+
 /// A function of a guest.
 struct Function {
     name: String,
@@ -165,7 +168,7 @@ fn ways_without_ticks(guest: &Guest, function: &Function) -> Vec<Vec<usize>> {
 
 #[test]
 fn every_way_round_within_a_function_ticks() {
-    for app in ["probe", "kv", "dhrystone", "echo"] {
+    for app in APPS {
         let guest = Guest::of(app);
         let (mut functions, mut jumps) = (0, 0);
         for (_, function) in guest.counted() {
@@ -254,7 +257,7 @@ fn calls_without_ticks(guest: &Guest) -> (Vec<&str>, Vec<Vec<usize>>) {
 
 #[test]
 fn every_way_round_through_calls_ticks() {
-    for app in ["probe", "kv", "dhrystone", "echo"] {
+    for app in APPS {
         let guest = Guest::of(app);
         let (names, edges) = calls_without_ticks(&guest);
         if let Some(round) = cycle(&edges) {

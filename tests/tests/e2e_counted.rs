@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pollux_tests::client::{Client, Reply};
-use pollux_tests::guests::{ask, computed, debug_computed, epoch_of, epochs_alike, send, still_paired};
+use pollux_tests::guests::{
+    self, ask, computed, debug_computed, epoch_of, epochs_alike, send, still_paired, wait_for_epochs,
+};
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
-use pollux_tests::workbench::seed;
+use pollux_tests::workbench::{epochs, seed};
 
 /// No replica is to be taken for dead because the machine has other things to do. One that is killed is seen at once.
 const PATIENT: [&str; 2] = ["--failure-timeout-ms", "5000"];
@@ -24,29 +26,9 @@ fn connect(address: SocketAddr) -> Client {
     Client::connect(address).expect("a published port takes connections")
 }
 
-/// Waits until the backup has compared so many epochs more.
-fn wait_for_epochs(pair: &mut Pair, more: u64) {
-    let moment = epoch_of(&pair.status(), Role::Backup) + more;
-    pair.wait_until("later epochs", |status| (epoch_of(status, Role::Backup) >= moment).then_some(()));
-}
-
-/// A loop that never ends has to be cut for anything to happen at all: for epochs to go on at both replicas, and for
-/// another connection to be answered.
 #[test]
 fn every_shape_of_loop_is_cut() {
-    for kind in ["empty", "while", "recursion", "slice", "core", "table"] {
-        let mut pair = Pair::up(&counted("probe", "counted:5000"));
-        let address = pair.address(7000);
-        let (mut looping, mut other) = (connect(address), connect(address));
-        send(&mut looping, &format!("background loop {kind}"));
-        for _ in 0..20 {
-            assert_eq!(ask(&mut other, "hello"), "hello", "{kind}");
-            wait_for_epochs(&mut pair, 100);
-        }
-        assert!(!looping.has_something().expect("the connection stands"), "{kind}: the loop has ended");
-        still_paired(&mut pair);
-        pair.down();
-    }
+    guests::every_shape_of_loop_is_cut(&counted("probe", "counted:5000"));
 }
 
 /// The digest of an epoch covers the registers and what is left of the epoch's ticks, so a replica that has counted one
@@ -55,7 +37,7 @@ fn every_shape_of_loop_is_cut() {
 fn both_replicas_are_cut_at_the_same_tick_whatever_comes_in() {
     let seed = seed("random traffic at counted epochs");
     let mut pair = Pair::up(&counted("probe", "counted:1000").alone());
-    epochs_alike(&mut pair, seed, EPOCHS, disturb);
+    epochs_alike(&mut pair, seed, epochs(EPOCHS), disturb);
     pair.down();
 }
 

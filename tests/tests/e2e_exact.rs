@@ -1,12 +1,12 @@
 //! Epochs that the machine ends after an exact number of instructions, whatever the guest does.
 
 use pollux_tests::guests::{
-    epochs_alike, found_out_in_the_first_full_epoch, refused_where_the_machine_counts_otherwise, say_hello,
+    self, epochs_alike, found_out_in_the_first_full_epoch, refused_where_the_machine_counts_otherwise, say_hello,
     survives_its_primary_while_computing,
 };
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
-use pollux_tests::workbench::seed;
+use pollux_tests::workbench::{epochs, moments, seed};
 
 /// Instructions of an epoch.
 const LENGTH: &str = "exact:10000";
@@ -19,8 +19,13 @@ const EPOCHS: u64 = 10_000;
 fn both_replicas_are_cut_at_the_same_instruction_whatever_comes_in() {
     let seed = seed("random traffic at exact epochs");
     let mut pair = Pair::up(&Options::new("probe").alone().with(&["--epoch", LENGTH]));
-    epochs_alike(&mut pair, seed, EPOCHS, say_hello);
+    epochs_alike(&mut pair, seed, epochs(EPOCHS), say_hello);
     pair.down();
+}
+
+#[test]
+fn every_shape_of_loop_is_cut() {
+    guests::every_shape_of_loop_is_cut(&Options::new("probe").with(&["--epoch", "exact:20000"]));
 }
 
 #[test]
@@ -33,7 +38,7 @@ fn a_replica_cut_one_instruction_late_is_found_out_in_that_epoch() {
 fn a_computation_that_never_waits_survives_its_primary() {
     let seed = seed("a kill within a computation");
     let mut rng = Rng::new(seed);
-    for _ in 0..3 {
+    for _ in 0..moments(3) {
         survives_its_primary_while_computing(&Options::new("dhrystone"), 1_000_000, rng.between(1, 4_000));
     }
 }

@@ -4,11 +4,10 @@ use std::fmt::Display;
 use std::fs;
 use std::time::Instant;
 
-use pollux_tests::disks::{Files, connect};
-use pollux_tests::guests::ask;
+use pollux_tests::disks::{DISK_CODE, Files, connect};
+use pollux_tests::guests::{ask, end_of_program};
 use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
-use pollux_tests::status::GuestStopped;
 use pollux_tests::workbench::{Watch, moments, native, program_folder, program_image, seed};
 
 /// What a program says when its files are not to be had.
@@ -16,17 +15,13 @@ const CANNOT_START: i64 = 70;
 
 /// A program with a disk of its own, unless it needs none.
 fn program(name: &str, files: Option<(&Files, &str)>, arguments: &[&str]) -> Options {
-    let mut options = Options::new("").with(&["--memory-mib", "48"]).with(arguments);
+    // No replica is to be taken for dead because the machine has other things to do.
+    let mut options = Options::new("").with(&["--memory-mib", "48", "--failure-timeout-ms", "5000"]).with(arguments);
     if let Some((files, how)) = files {
         options = options.with(&["--disk", &format!("data={}{how}", files.stem().display())]);
     }
     options.image = Some(program_image(name));
     options
-}
-
-/// Waits for the end of the program.
-fn end_of(pair: &mut Pair) -> GuestStopped {
-    pair.wait_until("the program's end", |status| status.guest_stopped.clone())
 }
 
 /// Compares what was printed with what Linux prints.
@@ -50,37 +45,40 @@ fn std_fs_behaves_as_on_linux() {
     for disk in [",size=32M", ""] {
         let mut pair = Pair::up(&program("files", Some((&files, disk)), &arguments));
         pair.fault(&["console-input", "go"]);
-        let stopped = end_of(&mut pair);
+        let stopped = end_of_program(&mut pair);
         assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{stopped:?}\n{}", pair.console());
         assert_same(&pair.console(), &expected);
         pair.down();
     }
 }
 
-/// What cannot be mounted is said, the program does not start, and what is on the disk stays.
+/// What cannot be mounted is said, and the program does not start.
+fn assert_cannot_start(options: &Options, why: &str) {
+    let mut pair = Pair::up(options);
+    let stopped = end_of_program(&mut pair);
+    assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", CANNOT_START), "{stopped:?}");
+    assert!(pair.console().contains(why), "{}", pair.console());
+    pair.down();
+}
+
+/// What is on a disk stays, wherever it lies, be it a single block in the middle of a large one.
 #[test]
 fn what_is_no_file_system_is_refused_and_left_alone() {
-    let files = Files::new("foreign");
-    // Another program's disk, with a single block that is not zeros.
-    let probe = |size: &str, work: &[(&str, &str)]| {
-        let mut pair = Pair::up(&files.options(size, &["--bare"]));
-        let mut client = connect(&mut pair);
-        work.iter().for_each(|(asked, answer)| assert_eq!(ask(&mut client, asked), *answer));
-        pair.down();
-    };
-    probe(",size=8M", &[("disk data write 200 1 5 9", "done"), ("disk data flush", "done")]);
-    let refusals = [
-        (program("files", Some((&files, "")), &["--bare"]), "disk data cannot be mounted at /data: it holds something"),
-        (program("files", None, &["--bare"]), "there is no disk data, which is to be mounted at /data"),
-    ];
-    for (options, why) in refusals {
-        let mut pair = Pair::up(&options);
-        let stopped = end_of(&mut pair);
-        assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", CANNOT_START), "{stopped:?}");
-        assert!(pair.console().contains(why), "{}", pair.console());
-        pair.down();
+    let why = "disk data cannot be mounted at /data: it holds something";
+    for (kind, machine) in [("", "--bare"), (",shared", "--solo")] {
+        let files = Files::new(&format!("foreign{}", kind.len()));
+        let probe = |size: &str, work: &[(&str, &str)]| {
+            let mut pair = Pair::up(&files.options(&format!("{kind}{size}"), &[machine]));
+            let mut client = connect(&mut pair);
+            work.iter().for_each(|(asked, answer)| assert_eq!(ask(&mut client, asked), *answer));
+            pair.down();
+        };
+        probe(",size=64G", &[("disk data write 67108864 1 5 9", "done"), ("disk data flush", "done")]);
+        assert_cannot_start(&program("files", Some((&files, kind)), &[machine]), why);
+        probe("", &[("disk data verify 67108864 1 5 9", "same")]);
     }
-    probe("", &[("disk data verify 200 1 5 9", "same")]);
+    let why = "there is no disk data, which is to be mounted at /data";
+    assert_cannot_start(&program("files", None, &["--bare"]), why);
 }
 
 /// ripgrep's searcher finds in the image what it finds on Linux, over and over, whatever becomes of its machine.
@@ -146,6 +144,81 @@ fn wait_for_committed(pair: &Pair, least: u64) -> u64 {
 fn found(pair: &Pair) -> u64 {
     let line = pair.wait_for_console("found ");
     line.strip_prefix("found ").and_then(|number| number.parse().ok()).expect("a number")
+}
+
+/// A database on a disk that both replicas share, with a log that outlives them. Replicas die and new ones come in while it
+/// writes, then everything dies: it goes on from where it was, and neither its disk nor its memory is of another time.
+#[test]
+fn a_database_on_a_shared_disk_goes_on_with_its_log() {
+    let mut rng = Rng::new(seed("a database and its log"));
+    let files = Files::new("database-log");
+    let log = files.folder().join("log").display().to_string();
+    let storage = ["--checkpoint-dir", &log, "--checkpoint-every", "200ms", "--log", "durable"];
+    let mut pair = Pair::up(&program("database", Some((&files, ",shared,size=16M")), &storage));
+    assert_eq!(found(&pair), 0);
+    let mut last = 0;
+    for round in 0..moments(3) {
+        wait_for_committed(&pair, last + 5 + rng.below(40));
+        if round % 3 != 0 {
+            pair.must(&["kill", "primary"]);
+            pair.wait_until("a survivor", |status| (status.mode == "solo").then_some(()));
+        }
+        if round % 3 == 1 {
+            pair.must(&["rejoin"]);
+        }
+        pair.kill_machines();
+        last = committed(&pair);
+        pair.must(&["down"]);
+        pair.must(&["restore", &log]);
+        let first = wait_for_committed(&pair, last + 1);
+        let next = pair.console().lines().find_map(|line| line.strip_prefix("committed ")?.parse().ok());
+        assert!(next.is_some_and(|next: u64| next <= last + 1), "{next:?} comes after {last}");
+        last = first;
+        pair.wait_until("a complete pair", |status| (status.mode == "paired").then_some(()));
+    }
+    last = wait_for_committed(&pair, last + 5);
+    let status = pair.status();
+    assert!(status.event("diverge").is_none(), "{:#?}", status.events);
+    pair.must(&["down"]);
+    drop(pair);
+    // Whoever starts it again upon the disk alone finds all that was said to be committed, and the log is of no more use.
+    let pair = Pair::up(&program("database", Some((&files, ",shared")), &["--solo"]));
+    assert!(found(&pair) >= last, "{last} transactions were committed and {} are there", found(&pair));
+    pair.must(&["down"]);
+    let refused = pair.run(&["restore", &log]);
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(DISK_CODE) && text.contains("does not belong to this log"), "{text}");
+}
+
+/// A checkpoint holds what the disk held: it is put where there is no disk, and not upon one that has gone on.
+#[test]
+fn a_checkpoint_of_a_database_brings_its_files_along() {
+    let files = Files::new("database-checkpoint");
+    let file = files.folder().join("saved").display().to_string();
+    let pair = Pair::up(&program("database", Some((&files, ",size=16M")), &["--solo"]));
+    let last = wait_for_committed(&pair, 20);
+    pair.must(&["checkpoint", &file]);
+    let newest = wait_for_committed(&pair, committed(&pair) + 20);
+    pair.must(&["down"]);
+    let there = format!("data={}", files.stem().display());
+    for (arguments, why) in
+        [(&["restore", &file][..], "--disk NAME=FILE"), (&["restore", &file, "--disk", &there], "there already")]
+    {
+        let refused = pair.run(arguments);
+        let text = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && text.contains(why), "{text}");
+    }
+    let elsewhere = format!("data={}", files.folder().join("restored").display());
+    pair.must(&["restore", &file, "--disk", &elsewhere]);
+    let again = wait_for_committed(&pair, last + 20);
+    pair.must(&["down"]);
+    drop(pair);
+    // Both are file systems that can be mounted, each with what was committed in its own life.
+    for (disk, committed) in [(&elsewhere, again), (&there, newest)] {
+        let pair = Pair::up(&program("database", None, &["--solo", "--disk", disk]));
+        assert!(found(&pair) >= committed, "{committed} transactions were committed and {} are there", found(&pair));
+        pair.down();
+    }
 }
 
 /// A database, unmodified from crates.io, whose primary is killed again and again, and then both machines: whatever it has

@@ -4,9 +4,10 @@
 use std::fs;
 
 use pollux_tests::disks::Files;
+use pollux_tests::guests::end_of_program;
 use pollux_tests::names;
 use pollux_tests::pair::{Options, Pair};
-use pollux_tests::status::{GuestStopped, Role};
+use pollux_tests::status::Role;
 use pollux_tests::workbench::{hermit_image, native_with, program_folder};
 
 /// What the program says when it has got to its end.
@@ -64,7 +65,7 @@ fn std_for_hermit_behaves_as_that_for_linux_as_far_as_it_goes() {
     pair.kill(Role::Primary, "KILL");
     pair.wait_for_solo(2);
     pair.fault(&["console-input", "go on"]);
-    let stopped: GuestStopped = pair.wait_until("the program's end", |status| status.guest_stopped.clone());
+    let stopped = end_of_program(&mut pair);
     assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{stopped:?}\n{}", pair.console());
     pair.wait_for_console("that was all");
     let console = pair.console();

@@ -2,12 +2,17 @@
 //!
 //! `POLLUX_E2E_MOMENTS=30` kills so many, `POLLUX_SEED` repeats a run.
 
+use std::fs;
+use std::process::Command;
+use std::thread;
+
 use pollux_tests::http::{Connection, HttpLoad};
 use pollux_tests::names;
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
-use pollux_tests::workbench::{moments, program_image, seed};
+use pollux_tests::workbench::{moments, program_image, seed, skip};
+use rustix::thread::UnshareFlags;
 
 /// Connections at once.
 const CLIENTS: usize = 8;
@@ -59,6 +64,50 @@ fn a_server_of_threads_survives_its_machines() {
         assert_eq!((status, body.as_str()), expected, "{name}");
     }
     pair.down();
+}
+
+/// Whom the host asks for names, the guest asks, too: in a network of its own with a configuration of its own, where a thread and
+/// all that it starts are (see `e2e_tap`).
+#[test]
+fn names_are_asked_of_the_hosts_name_server() {
+    if !rustix::process::geteuid().is_root() {
+        skip("it takes root to make namespaces");
+        return;
+    }
+    // Built outside: a build may need the host's network.
+    let image = program_image("http-threads");
+    let inside = thread::spawn(move || {
+        // SAFETY: new namespaces of networks and mounts, unlike a new table of descriptors, change nothing that other threads or this
+        // one's memory rest on.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.expect("new namespaces");
+        let folder = std::env::temp_dir().join(format!("pollux-names-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let configuration = folder.join("resolv.conf");
+        fs::write(&configuration, "# of a test\nnameserver 127.0.0.1\n").expect("written");
+        let configuration = configuration.to_str().expect("UTF-8");
+        for command in [
+            &["ip", "link", "set", "lo", "up"][..],
+            &["mount", "--make-rprivate", "/"],
+            &["mount", "--bind", configuration, "/etc/resolv.conf"],
+        ] {
+            let output = Command::new(command[0]).args(&command[1..]).output().expect("it starts");
+            assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        names::serve(53);
+        let options = Options { image: Some(image), ports: vec![PORT], ..Options::new("").alone() };
+        let mut pair = Pair::up(&options);
+        let mut connection = Connection::open(pair.address(PORT)).expect("a published port takes connections");
+        for (name, expected) in [("www.example.org", 200), ("nobody.example.org", 404)] {
+            let (status, body) = connection.ask("GET", &format!("/resolve/{name}"), "").expect("an answer");
+            assert_eq!(status, expected, "{name}: {body}");
+            assert!(status == 404 || body == "192.0.2.7", "{body}");
+        }
+        pair.down();
+        fs::remove_dir_all(&folder).expect("it is ours");
+    });
+    if let Err(panic) = inside.join() {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use std::fs;
 
+use pollux_tests::guests::end_of_program;
 use pollux_tests::pair::{Options, Pair};
-use pollux_tests::status::{GuestStopped, Role};
+use pollux_tests::status::Role;
 use pollux_tests::workbench::{native, program_image};
 
 const KILLS: u32 = 10;
@@ -39,7 +40,7 @@ fn a_computation_with_rayon_survives_ten_kills_and_computes_what_it_does_on_linu
         pair.must(&["rejoin"]);
         pair.wait_for_pair(u64::from(kill) * 2 + 3);
     }
-    let stopped: GuestStopped = pair.wait_until("the program's end", |status| status.guest_stopped.clone());
+    let stopped = end_of_program(&mut pair);
     assert_eq!((stopped.kind.as_str(), stopped.code), ("exit", 0), "{stopped:?}");
     pair.wait_for_console("all done");
     prints(&pair, &expected);

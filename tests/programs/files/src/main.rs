@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::io;
 use std::path::PathBuf;
 
+mod bytes;
 mod directories;
 mod links;
 mod locks;

@@ -1,103 +1,39 @@
 //! Files and directories, as far as every system has them. Of an error its number is printed: kinds are fewer elsewhere.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::check;
+use crate::{bytes, check};
 
-type Number = Option<i32>;
-
-fn why(error: io::Error) -> Number {
+/// What is the same of an error everywhere.
+pub fn why(error: io::Error) -> Option<i32> {
     error.raw_os_error()
 }
 
 /// What became of an operation that gives nothing of interest.
-fn done<T>(result: io::Result<T>) -> Result<(), Number> {
+pub fn done<T>(result: io::Result<T>) -> Result<(), Option<i32>> {
     result.map(drop).map_err(why)
 }
 
 pub fn run(folder: &Path, packed: &Path) {
+    bytes::run(folder);
     let path = folder.join("plain");
-    check("files: one that is not there", File::open(&path).map(drop).map_err(why));
-    check("files: written at once", done(fs::write(&path, b"first line\nsecond\n")));
-    check("files: read at once", fs::read_to_string(&path).map_err(why));
-    let kind = fs::metadata(&path).map(|found| (found.len(), found.is_file(), found.is_dir(), found.is_symlink()));
-    check("files: what it is", kind.map_err(why));
+    check("files: a link", fs::metadata(&path).map(|found| found.is_symlink()).map_err(why));
     check(
         "files: whether it may be written to",
         fs::metadata(&path).map(|it| it.permissions().readonly()).map_err(why),
     );
-    check("files: made new where it is", done(OpenOptions::new().write(true).create_new(true).open(&path)));
-    check("files: made new", done(OpenOptions::new().write(true).create_new(true).open(folder.join("new"))));
-    check(
-        "files: cut when opened",
-        File::create(&path).and_then(|file| file.metadata()).map(|it| it.len()).map_err(why),
-    );
-    positions(&path);
-    appending(&path);
-    pieces(&path);
-    check("files: a reader that writes", File::open(&path).and_then(|mut file| file.write(b"x")).map_err(why));
-    let writer = OpenOptions::new().write(true).open(&path);
-    check("files: a writer that reads", writer.and_then(|mut file| file.read(&mut [0; 4])).map_err(why));
-    check("files: a slash behind one", File::open(folder.join("plain/")).map(drop).map_err(why));
-    check("files: a name in one", File::open(folder.join("plain/x")).map(drop).map_err(why));
-    check("files: a name that is too long", File::create(folder.join("x".repeat(256))).map(drop).map_err(why));
-    check("files: a path with a zero", File::open("a\0b").map(drop).map_err(|error| error.kind()));
     large(folder);
     from_threads(folder);
-    unlinked(folder);
     changed(folder);
     directories(folder);
     check("files: removed", done(fs::remove_file(&path)));
     check("files: removed again", done(fs::remove_file(&path)));
     check("files: the other one", done(fs::remove_file(folder.join("new"))));
     from_the_image(packed);
-}
-
-fn positions(path: &Path) {
-    let mut file = OpenOptions::new().read(true).write(true).open(path).expect("it is there");
-    check("files: written", file.write(b"0123456789").map_err(why));
-    check("files: position", file.stream_position().map_err(why));
-    check("files: back by three", file.seek(SeekFrom::Current(-3)).map_err(why));
-    let mut rest = String::new();
-    check("files: the rest", file.read_to_string(&mut rest).map(|bytes| (bytes, rest)).map_err(why));
-    check("files: from the end", file.seek(SeekFrom::End(-1)).map_err(why));
-    check("files: before the beginning", file.seek(SeekFrom::Current(-100)).map_err(why));
-    check("files: beyond the end", file.seek(SeekFrom::Start(20)).map_err(why));
-    check("files: nothing there", file.read(&mut [0; 4]).map_err(why));
-    check("files: written beyond the end", file.write(b"x").map_err(why));
-    file.rewind().expect("a position");
-    let mut all = Vec::new();
-    check("files: with a hole", file.read_to_end(&mut all).map(|_| all).map_err(why));
-}
-
-fn appending(path: &Path) {
-    let mut first = OpenOptions::new().append(true).open(path).expect("it is there");
-    let mut second = OpenOptions::new().append(true).open(path).expect("it is there");
-    let both = first.write_all(b"A").and_then(|()| second.write_all(b"B")).and_then(|()| first.write_all(b"C"));
-    check("files: appended by two", done(both));
-    let all = fs::read(path).expect("readable");
-    check("files: in order", all[all.len() - 3..].to_vec());
-}
-
-fn pieces(path: &Path) {
-    let mut file = OpenOptions::new().read(true).write(true).open(path).expect("it is there");
-    let parts = [IoSlice::new(b"one"), IoSlice::new(b""), IoSlice::new(b"two")];
-    check("files: pieces", file.write_vectored(&parts).map_err(why));
-    file.rewind().expect("a position");
-    let (mut one, mut two) = ([0; 2], [0; 4]);
-    let read = file.read_vectored(&mut [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)]);
-    check("files: into pieces", read.map(|bytes| (bytes, one, two)).map_err(why));
-    let mut writer = BufWriter::new(File::create(path).expect("it is there"));
-    for number in 0..1000 {
-        writeln!(writer, "line {number}").expect("written");
-    }
-    check("files: flushed", done(writer.flush()));
-    let lines = BufReader::new(File::open(path).expect("it is there")).lines();
-    check("files: the last of many lines", lines.map(|line| line.expect("UTF-8")).last());
 }
 
 /// More than any cache holds, with every block different.
@@ -135,16 +71,6 @@ fn from_threads(folder: &Path) {
     let is_right = |number: u8| fs::read(path(number)).expect("readable") == vec![number; 5000];
     check("files: of eight threads", (0..8).all(is_right));
     check("files: all of them away", (0..8).all(|number| fs::remove_file(path(number)).is_ok()));
-}
-
-fn unlinked(folder: &Path) {
-    let path = folder.join("unlinked");
-    fs::write(&path, b"still here").expect("written");
-    let mut file = File::open(&path).expect("it is there");
-    fs::remove_file(&path).expect("removed");
-    let mut text = String::new();
-    check("files: read without a name", file.read_to_string(&mut text).map(|_| text).map_err(why));
-    check("files: not there", fs::exists(&path).map_err(why));
 }
 
 fn changed(folder: &Path) {

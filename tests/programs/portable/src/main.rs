@@ -10,6 +10,8 @@ use std::fmt::Debug;
 use std::io::stdin;
 use std::path::PathBuf;
 
+#[path = "../../files/src/bytes.rs"]
+mod bytes;
 #[path = "../../conformance/src/collections.rs"]
 mod collections;
 mod files;
@@ -32,6 +34,8 @@ mod time;
 mod turns;
 #[path = "../../conformance/src/values.rs"]
 mod values;
+
+pub use files::{done, why};
 
 /// Prints the result of a check.
 pub fn check(name: &str, result: impl Debug) {
