@@ -55,7 +55,9 @@ fn caught_in_its_epoch(pair: &mut Pair, client: &mut Client, command: &str) -> D
     let (first, last) = planted_between(&answer);
     assert!(last - first <= 1, "{answer}");
     assert!((first..=last).contains(&divergence.epoch), "{answer}, noticed in epoch {}", divergence.epoch);
-    assert_eq!(divergence.place.as_deref(), Some("probe::measure::PLANTED+0x0"), "{}", divergence.report);
+    // Its first bytes may be the same by chance.
+    let at = divergence.place.as_deref().and_then(|place| place.strip_prefix("probe::measure::PLANTED+0x"));
+    assert!(at.and_then(|at| at.parse().ok()).is_some_and(|at: u64| at < 8), "{}", divergence.report);
     let address = divergence.address.expect("an address");
     assert!(divergence.report.contains(&format!("{address:#x}")), "{}", divergence.report);
     assert!(divergence.report.contains("; 1 of "), "nothing else differs: {}", divergence.report);
