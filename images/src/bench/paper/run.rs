@@ -22,7 +22,7 @@ const WARM_UP_SHARE: u64 = 4;
 const SLICE_SHARE: u64 = 10;
 /// and how many of them, for how long, in a measurement and in a quick look.
 const EFFORT: Effort = Effort { enough: 5, most: 16, longest: Duration::from_secs(10) };
-const QUICK_EFFORT: Effort = Effort { enough: 2, most: 6, longest: Duration::from_secs(2) };
+const QUICK_EFFORT: Effort = Effort { enough: 1, most: 3, longest: Duration::from_secs(1) };
 /// How often a status is looked at that should change.
 const STATUS_INTERVAL: Duration = Duration::from_millis(5);
 /// Statuses come ten times a second of the machine's clock.
