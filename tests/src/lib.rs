@@ -25,6 +25,7 @@ pub mod linear;
 pub mod load;
 pub mod model;
 pub mod names;
+pub mod namespaces;
 pub mod pair;
 pub mod sim;
 pub mod small;

@@ -109,6 +109,18 @@ fn a_new_project_runs_as_a_pair_and_survives() {
     fs::remove_dir_all(folder.parent().expect("a folder")).expect("it is ours");
 }
 
+/// A program that asks for a function that there is none of.
+const LACKS: &str = r#"
+unsafe extern "C" {
+    fn shm_open() -> i32;
+}
+
+fn main() {
+    // SAFETY: it is never linked.
+    println!("{}", unsafe { shm_open() });
+}
+"#;
+
 /// A function that there is none of is missed when the program is linked, by its name.
 #[test]
 fn a_function_that_does_not_exist_is_named_when_the_program_is_linked() {
@@ -116,8 +128,7 @@ fn a_function_that_does_not_exist_is_named_when_the_program_is_linked() {
     let nothing = Pair::nothing();
     let path = folder.display().to_string();
     assert!(nothing.command(&["new", &path]).output().expect("the pollux command starts").status.success());
-    let main = "unsafe extern \"C\" {\n    fn shm_open() -> i32;\n}\n\nfn main() {\n    println!(\"{}\", unsafe { shm_open() });\n}\n";
-    fs::write(folder.join("src/main.rs"), main).expect("written");
+    fs::write(folder.join("src/main.rs"), LACKS).expect("written");
     let manifest = folder.join("Cargo.toml").display().to_string();
     let built = nothing.command(&["build", "--manifest-path", &manifest]).output().expect("the pollux command starts");
     let text = String::from_utf8_lossy(&built.stderr);

@@ -3,16 +3,14 @@
 //! `POLLUX_E2E_MOMENTS=30` kills so many, `POLLUX_SEED` repeats a run.
 
 use std::fs;
-use std::process::Command;
-use std::thread;
 
 use pollux_tests::http::{Connection, HttpLoad};
 use pollux_tests::names;
+use pollux_tests::namespaces::{self, UnshareFlags};
 use pollux_tests::pair::{Options, Pair};
 use pollux_tests::sim::Rng;
 use pollux_tests::status::Role;
-use pollux_tests::workbench::{moments, program_image, seed, skip};
-use rustix::thread::UnshareFlags;
+use pollux_tests::workbench::{moments, program_image, seed};
 
 /// Connections at once.
 const CLIENTS: usize = 8;
@@ -66,33 +64,18 @@ fn a_server_of_threads_survives_its_machines() {
     pair.down();
 }
 
-/// Whom the host asks for names, the guest asks, too: in a network of its own with a configuration of its own, where a thread and
-/// all that it starts are (see `e2e_tap`).
+/// Whom the host asks for names, the guest asks, too: in a network of its own with a configuration of its own, see [`namespaces`].
 #[test]
 fn names_are_asked_of_the_hosts_name_server() {
-    if !rustix::process::geteuid().is_root() {
-        skip("it takes root to make namespaces");
-        return;
-    }
     // Built outside: a build may need the host's network.
     let image = program_image("http-threads");
-    let inside = thread::spawn(move || {
-        // SAFETY: new namespaces of networks and mounts, unlike a new table of descriptors, change nothing that other threads or this
-        // one's memory rest on.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.expect("new namespaces");
+    namespaces::inside(UnshareFlags::NEWNET | UnshareFlags::NEWNS, move || {
         let folder = std::env::temp_dir().join(format!("pollux-names-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let configuration = folder.join("resolv.conf");
         fs::write(&configuration, "# of a test\nnameserver 127.0.0.1\n").expect("written");
-        let configuration = configuration.to_str().expect("UTF-8");
-        for command in [
-            &["ip", "link", "set", "lo", "up"][..],
-            &["mount", "--make-rprivate", "/"],
-            &["mount", "--bind", configuration, "/etc/resolv.conf"],
-        ] {
-            let output = Command::new(command[0]).args(&command[1..]).output().expect("it starts");
-            assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-        }
+        namespaces::run("mount --make-rprivate /");
+        namespaces::run(&format!("mount --bind {} /etc/resolv.conf", configuration.display()));
         names::serve(53);
         let options = Options { image: Some(image), ports: vec![PORT], ..Options::new("").alone() };
         let mut pair = Pair::up(&options);
@@ -105,9 +88,6 @@ fn names_are_asked_of_the_hosts_name_server() {
         pair.down();
         fs::remove_dir_all(&folder).expect("it is ours");
     });
-    if let Err(panic) = inside.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 #[test]

@@ -1,9 +1,6 @@
 //! A pair on a bridge, where the guest has an address of its own.
 //!
-//! Each test has a network of its own: a thread leaves the host's network for a new namespace, and everything that it
-//! starts from then on (`ip`, `cargo pollux up` and its supervisor, redis-cli, clients' threads) is in there with it. The
-//! namespace ends with the last of them, so nothing is left behind, whatever becomes of the test. This takes root and
-//! `ip`; without them the tests say that they are skipped.
+//! Each test has a network of its own, see [`namespaces`].
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
@@ -13,10 +10,11 @@ use std::time::Instant;
 
 use pollux_tests::client::{Client, Reply};
 use pollux_tests::load::Load;
+use pollux_tests::namespaces::{self, UnshareFlags};
 use pollux_tests::pair::{DEADLINE, Failure, Options, Pair};
 use pollux_tests::status::Role;
-use pollux_tests::workbench::{image, seed, skip};
-use rustix::thread::{CapabilitySet, UnshareFlags};
+use pollux_tests::workbench::{image, seed};
+use rustix::thread::CapabilitySet;
 
 /// The store's port.
 const PORT: u16 = 6379;
@@ -27,30 +25,12 @@ const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const LEASED_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 77);
 const FIXED_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 
-/// Why there can be no namespace here, if there cannot.
-fn obstacle() -> Option<&'static str> {
-    let ip = Command::new("ip").arg("-V").stdin(Stdio::null()).stdout(Stdio::null()).status();
-    match ip {
-        _ if !rustix::process::geteuid().is_root() => Some("it takes root to make a network namespace"),
-        Ok(status) if status.success() => None,
-        _ => Some("it takes `ip` (Debian: iproute2)"),
-    }
-}
-
 /// Runs a test on a thread with a network of its own, in which there is the bridge br0 with 10.9.0.1/24.
 fn with_bridge(test: fn()) {
-    if let Some(obstacle) = obstacle() {
-        skip(obstacle);
-        return;
-    }
     // Built outside: a build may need the host's network.
     image("kv");
-    let inside = thread::spawn(move || {
-        // SAFETY: a new network namespace, unlike a new table of descriptors, changes nothing that other threads or
-        // this one's memory rest on.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.expect("a new network namespace");
+    namespaces::inside(UnshareFlags::NEWNET, move || {
         for command in [
-            "link set lo up",
             "link add br0 type bridge",
             "address add 10.9.0.1/24 dev br0",
             "link set br0 up",
@@ -60,17 +40,11 @@ fn with_bridge(test: fn()) {
         }
         test();
     });
-    if let Err(panic) = inside.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 /// Runs `ip` with words separated by spaces, and returns what it printed.
 fn ip(words: &str) -> String {
-    let output = Command::new("ip").args(words.split(' ')).stdin(Stdio::null()).output().expect("ip starts");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "`ip {words}`: {errors}");
-    String::from_utf8(output.stdout).expect("ip writes UTF-8")
+    namespaces::run(&format!("ip {words}"))
 }
 
 fn store(net: &str) -> Options {
@@ -201,8 +175,7 @@ impl Distant {
         let (say, heard) = mpsc::channel();
         let (plug, plugged) = mpsc::channel();
         thread::spawn(move || {
-            // SAFETY: as in `with_bridge`.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.expect("a new network namespace");
+            namespaces::leave_for(UnshareFlags::NEWNET);
             say.send(rustix::thread::gettid().as_raw_nonzero().get()).expect("it is waited for");
             plugged.recv().expect("the cable comes");
             ip(&format!("address add {}/24 dev far0", Self::ADDRESS));

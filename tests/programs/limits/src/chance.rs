@@ -1,4 +1,4 @@
-//! Where programs get chance from: `HashMap`'s keys, `getrandom`, and the device.
+//! Where programs get chance from: the keys of hash tables, and `getrandom`.
 
 use std::collections::HashSet;
 use std::ffi::{c_uint, c_void};
