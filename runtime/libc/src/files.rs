@@ -445,11 +445,6 @@ c_functions! {
         nothing(unsafe { text(path) }.and_then(|path| fs::make_directory(base(folder), path, mode & !UMASK)))
     }
 
-    /// There are no pipes with names: `EPERM`, as of file systems that lack them.
-    fn mkfifo(_path: Path, _mode: mode_t) -> c_int {
-        fail(libc::EPERM)
-    }
-
     /// Makes a symbolic link.
     fn symlink(target: Path, path: Path) -> c_int {
         // SAFETY: the caller's.
@@ -527,11 +522,6 @@ c_functions! {
         nothing(unsafe { text(path) }.and_then(fs::change_directory))
     }
 
-    /// The root stays what it is: `EPERM`.
-    fn chroot(_path: Path) -> c_int {
-        fail(libc::EPERM)
-    }
-
     /// The path of the current directory. Null and `ERANGE` when it does not fit.
     fn getcwd(place: *mut c_char, bytes: usize) -> *mut c_char {
         match fs::current_directory() {
@@ -554,25 +544,6 @@ c_functions! {
                 ptr::null_mut()
             }
         }
-    }
-
-    /// Callers copy by themselves: `ENOSYS`.
-    fn copy_file_range(
-        _from: c_int, _from_offset: *mut off_t, _to: c_int, _to_offset: *mut off_t, _bytes: usize, _flags: c_uint,
-    ) -> ssize_t {
-        fail(libc::ENOSYS)
-    }
-
-    /// Callers copy by themselves: `EINVAL`.
-    fn sendfile64(_to: c_int, _from: c_int, _offset: *mut off_t, _bytes: usize) -> ssize_t {
-        fail(libc::EINVAL)
-    }
-
-    /// Callers copy by themselves: `EINVAL`.
-    fn splice(
-        _from: c_int, _from_offset: *mut off_t, _to: c_int, _to_offset: *mut off_t, _bytes: usize, _flags: c_uint,
-    ) -> ssize_t {
-        fail(libc::EINVAL)
     }
 }
 

@@ -4,10 +4,10 @@
 //! leave a line with their name on the console, the first time. The others end the program with their name.
 
 use core::cell::Cell;
-use core::ffi::{CStr, c_char, c_int, c_long, c_short, c_void};
+use core::ffi::{CStr, c_char, c_int, c_long, c_short, c_uint, c_void};
 use core::fmt;
 
-use libc::{gid_t, pid_t, size_t, uid_t};
+use libc::{gid_t, mode_t, off_t, pid_t, size_t, ssize_t, uid_t};
 
 use crate::errno::fail;
 use crate::names;
@@ -127,6 +127,38 @@ refused! {
     EPERM: setgroups(count: size_t, groups: *const gid_t) -> c_int;
     EPERM: setpgid(process: pid_t, group: pid_t) -> c_int;
     EPERM: setsid() -> pid_t;
+}
+
+// Callers look at these errors and do otherwise: nothing is noted.
+c_functions! {
+    /// There are no pipes with names: `EPERM`, as of file systems that lack them.
+    fn mkfifo(_path: *const c_char, _mode: mode_t) -> c_int {
+        fail(libc::EPERM)
+    }
+
+    /// The root stays what it is: `EPERM`.
+    fn chroot(_path: *const c_char) -> c_int {
+        fail(libc::EPERM)
+    }
+
+    /// Callers copy by themselves: `ENOSYS`.
+    fn copy_file_range(
+        _from: c_int, _from_offset: *mut off_t, _to: c_int, _to_offset: *mut off_t, _bytes: usize, _flags: c_uint,
+    ) -> ssize_t {
+        fail(libc::ENOSYS)
+    }
+
+    /// Callers copy by themselves: `EINVAL`.
+    fn sendfile64(_to: c_int, _from: c_int, _offset: *mut off_t, _bytes: usize) -> ssize_t {
+        fail(libc::EINVAL)
+    }
+
+    /// Callers copy by themselves: `EINVAL`.
+    fn splice(
+        _from: c_int, _from_offset: *mut off_t, _to: c_int, _to_offset: *mut off_t, _bytes: usize, _flags: c_uint,
+    ) -> ssize_t {
+        fail(libc::EINVAL)
+    }
 }
 
 refused_by_result! {
