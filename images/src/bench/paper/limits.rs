@@ -12,9 +12,9 @@ use crate::supervise::spec::{EpochSpec, ProtocolName};
 const LEGEND: &str = "\
 A pair does what one machine with epochs does, and its second replica does it once more beside it. So it cannot be faster than one \
 machine with the same epochs and no twin (*solo*), nor than two machines without epochs that have nothing to do with each other but \
-the processors of the host (*beside another*); and where its NP is theirs, there is nothing left to be had. *Own time* is what the \
-instructions of an epoch take without its boundary. What a boundary consists of is in \
-[boundary.md](boundary.md).\n\n";
+the processors of the host (*beside another*); a pair that looks faster says how far such measurements are apart. *Own time* is what the \
+instructions of an epoch take without its boundary, reckoned from the pair's. What a boundary consists of is in \
+docs/boundary.md.\n\n";
 
 /// The section of the document. Empty when nothing that is promised was measured.
 pub(super) fn section(report: &PaperReport) -> String {
