@@ -344,6 +344,15 @@ counters! {
     GateWaits = "gate_waits";
     /// Time spent so, in nanoseconds.
     GateWaitNs = "gate_wait_ns";
+    /// Times a guest that wanted to run waited for the acknowledgement of its last epoch, and for more to come meanwhile.
+    CompanyWaits = "company_waits";
+    /// Time spent so, in nanoseconds.
+    CompanyWaitNs = "company_wait_ns";
+    /// Epochs with outputs whose outputs have left.
+    OutputWaits = "output_waits";
+    /// Time from the ends of these epochs until their outputs left, in nanoseconds: with a peer nearly all of it is waiting for its
+    /// acknowledgement.
+    OutputWaitNs = "output_wait_ns";
     /// Time spent in the guest, in nanoseconds.
     GuestNs = "guest_ns";
     /// Time spent halted, in nanoseconds.

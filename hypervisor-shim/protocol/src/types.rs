@@ -129,9 +129,16 @@ wire_enum! {
 }
 
 impl EpochSource {
-    /// The shortest epoch of the sources that count, in instructions or ticks: shorter ones would spend their time at their
-    /// borders.
-    pub const MIN_INSTRUCTIONS: u64 = 100;
+    /// The shortest epoch, in instructions or ticks (a tick is some hundred instructions, at times only a few): shorter ones would
+    /// spend their time at their borders. 0 where the length has no meaning.
+    #[must_use]
+    pub const fn least_length(self) -> u64 {
+        match self {
+            Self::Cooperative => 0,
+            Self::Exact => 100,
+            Self::Counted => 10,
+        }
+    }
 }
 
 wire_enum! {

@@ -123,7 +123,8 @@ fn append_frame(records: &mut Vec<u8>, frame: &[u8]) {
 /// Outputs in the order of their epochs, from the oldest that may still be needed.
 #[derive(Debug, Default)]
 pub struct OutputLog {
-    held: VecDeque<EpochOutputs>,
+    /// With the times at which their epochs ended, in nanoseconds of the machine's clock.
+    held: VecDeque<(u64, EpochOutputs)>,
     pool: Vec<EpochOutputs>,
     bytes: usize,
     discarded_through: Epoch,
@@ -145,13 +146,14 @@ impl OutputLog {
         self.pool.pop().unwrap_or_default()
     }
 
-    /// Adds the outputs of the next epoch. Those of an epoch already discarded, and empty ones, are not kept.
-    pub fn push(&mut self, outputs: EpochOutputs) {
+    /// Adds the outputs of the next epoch, which ended at `ended_ns`. Those of an epoch already discarded, and empty ones, are not
+    /// kept.
+    pub fn push(&mut self, outputs: EpochOutputs, ended_ns: u64) {
         if outputs.is_empty() || outputs.epoch <= self.discarded_through {
             self.recycle(outputs);
         } else {
             self.bytes += outputs.bytes();
-            self.held.push_back(outputs);
+            self.held.push_back((ended_ns, outputs));
         }
     }
 
@@ -162,15 +164,15 @@ impl OutputLog {
 
     /// The oldest outputs, if their epoch is at most `through`.
     pub fn oldest(&self, through: Epoch) -> Option<&EpochOutputs> {
-        self.held.front().filter(|outputs| outputs.epoch <= through)
+        self.held.front().map(|(_, outputs)| outputs).filter(|outputs| outputs.epoch <= through)
     }
 
-    /// Drops the oldest outputs.
-    pub fn drop_oldest(&mut self) {
-        if let Some(outputs) = self.held.pop_front() {
-            self.bytes -= outputs.bytes();
-            self.recycle(outputs);
-        }
+    /// Drops the oldest outputs; returns when their epoch ended.
+    pub fn drop_oldest(&mut self) -> Option<u64> {
+        let (ended_ns, outputs) = self.held.pop_front()?;
+        self.bytes -= outputs.bytes();
+        self.recycle(outputs);
+        Some(ended_ns)
     }
 
     /// Drops the outputs of all epochs up to `through`, those to come included.

@@ -41,11 +41,11 @@ impl<M: Machine> Vmm<M> {
             let clocks = self.offsets.clocks(now_ns);
             // What the guest does to its own ring is its own loss.
             let _ = self.guest.begin_epoch(turn, clocks, &events);
-            self.run_guest(now_ns, turn, |vmm, _| {
+            let ended_ns = self.run_guest(now_ns, turn, |vmm, _| {
                 vmm.drain_control(Self::on_control_bare);
                 vmm.serve_disks();
             });
-            self.finish_epoch(turn);
+            self.finish_epoch(turn, ended_ns);
             self.serve_disks();
             self.release(turn);
         }

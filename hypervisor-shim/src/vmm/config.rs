@@ -237,7 +237,7 @@ fn build<M: Machine>(
         typed: Vec::new(),
         timer_at_ns: 0,
         status_at_ns: 0,
-        gated_since_ns: None,
+        held_up: None,
         counters: Counters::ZERO,
         end_told: false,
         ends: false,
@@ -266,8 +266,8 @@ fn epoch_limit<M: Machine>(config: &Config<'_>, machine: &M) -> Result<EpochLimi
         EpochSource::Exact => "instructions",
         EpochSource::Counted => "ticks",
     };
-    if !(EpochSource::MIN_INSTRUCTIONS..u64::MAX).contains(&length) {
-        return Err(format!("an epoch has at least {} {unit}, not {length}", EpochSource::MIN_INSTRUCTIONS));
+    if !(source.least_length()..u64::MAX).contains(&length) {
+        return Err(format!("an epoch has at least {} {unit}, not {length}", source.least_length()));
     }
     if source == EpochSource::Exact {
         machine.can_count().map_err(|error| format!("exact epochs cannot be had: {error}"))?;

@@ -109,8 +109,9 @@ impl<M: Machine> Vmm<M> {
         self.guest.set_end(EndKind::Fault, FAULT_CODE, report);
     }
 
-    /// Ends the epoch: its outputs go to the log, its digest is returned with whether there are outputs.
-    pub(super) fn finish_epoch(&mut self, epoch: Epoch) -> (u64, bool) {
+    /// Ends the epoch, whose guest was left at `ended_ns`: its outputs go to the log, its digest is returned with whether there
+    /// are outputs.
+    pub(super) fn finish_epoch(&mut self, epoch: Epoch, ended_ns: u64) -> (u64, bool) {
         let mut outputs = self.outputs.take_empty();
         let end = self.guest.end_epoch(epoch, self.machine.registers(), &mut outputs);
         if let Some((ring, error)) = end.damaged
@@ -121,7 +122,7 @@ impl<M: Machine> Vmm<M> {
             self.log(Level::Warn, format_args!("the guest has damaged its {ring} ring: {error}"));
         }
         let has_outputs = !outputs.is_empty();
-        self.outputs.push(outputs);
+        self.outputs.push(outputs, ended_ns);
         let digest = if self.touched.is_some() { self.cover_memory(epoch) } else { end.digest };
         (digest, has_outputs)
     }

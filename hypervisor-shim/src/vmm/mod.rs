@@ -19,6 +19,7 @@ mod replay;
 mod restore;
 mod show;
 mod status;
+mod waits;
 
 use alloc::format;
 use core::fmt;
@@ -147,8 +148,8 @@ struct Vmm<M: Machine> {
     /// When the timer fires, on the machine's clock; 0: it does not.
     timer_at_ns: u64,
     status_at_ns: u64,
-    /// When the gate was found closed, if it is.
-    gated_since_ns: Option<u64>,
+    /// What a guest that wants to run is kept waiting for.
+    held_up: Option<waits::HeldUp>,
     counters: Counters,
     end_told: bool,
     /// The end was asked for; what is under way is finished first.

@@ -32,6 +32,8 @@ pub struct Outbound {
     /// Bytes of records of the oldest held outputs that have left in earlier batches, and their number of frames.
     partial: (usize, u64),
     sent: VecDeque<Sent>,
+    /// When the newest outputs left or tried to.
+    leaving_ns: u64,
     /// Bytes of outputs that were sent and not confirmed: the backup still holds them.
     unconfirmed_bytes: usize,
 }
@@ -63,6 +65,10 @@ impl<M: Machine> Vmm<M> {
     /// Sends as much of what may leave as the devices take: many epochs' frames go in one batch.
     pub(super) fn pump_outputs(&mut self) {
         let through = self.outbound.released_through;
+        if self.outputs.oldest(through).is_none() {
+            return;
+        }
+        self.outbound.leaving_ns = self.machine.now_ns();
         while self.outputs.oldest(through).is_some() {
             let has_frames = self.outputs.oldest(through).is_some_and(|outputs| !outputs.records.is_empty());
             if has_frames && !self.send_batch(through) {
@@ -98,7 +104,7 @@ impl<M: Machine> Vmm<M> {
             }
             let (epoch, bytes) = (outputs.epoch, outputs.bytes());
             self.outbound.partial = (0, 0);
-            self.outputs.drop_oldest();
+            self.drop_left();
             self.note_sent(epoch, bytes, 1);
         }
         let envelope = Envelope {
@@ -130,12 +136,20 @@ impl<M: Machine> Vmm<M> {
         }
         let end = outputs.end.clone();
         self.outbound.partial = (0, 0);
-        self.outputs.drop_oldest();
+        self.drop_left();
         if let Some(end) = end {
             self.tell_end(epoch, &end);
         }
         self.control.flush(self.machine.control());
         self.note_sent(epoch, bytes, 0);
+    }
+
+    /// Drops the oldest outputs, which have left, and counts how long they were kept.
+    fn drop_left(&mut self) {
+        if let Some(ended_ns) = self.outputs.drop_oldest() {
+            self.counters.add(Counter::OutputWaits, 1);
+            self.counters.add(Counter::OutputWaitNs, self.outbound.leaving_ns.saturating_sub(ended_ns));
+        }
     }
 
     /// Notes that the outputs of `epoch` are gone when the devices have taken what was sent by now, and `ahead` more

@@ -12,6 +12,7 @@ use protocol::replica::{
 use protocol::{Epoch, Role, RunMode};
 
 use super::copy::Target;
+use super::waits::Reason;
 use super::{Vmm, tell};
 use crate::guest::{EndKind, Guest};
 use crate::machine::{Machine, Port};
@@ -167,20 +168,18 @@ impl<M: Machine> Vmm<M> {
             return false;
         }
         if self.waits_for_company() {
+            self.hold_up(now_ns, Reason::Company);
             return false;
         }
         let holds_too_much = self.holds_too_much();
         let Some(replica) = &mut self.replica else { return false };
         if replica.may_begin(now_ns) != Gate::Ready || holds_too_much {
-            self.gated_since_ns.get_or_insert(now_ns);
+            self.hold_up(now_ns, Reason::Gate);
             return false;
-        }
-        if let Some(since_ns) = self.gated_since_ns.take() {
-            self.counters.add(Counter::GateWaits, 1);
-            self.counters.add(Counter::GateWaitNs, now_ns.saturating_sub(since_ns));
         }
         let mut events = replica.take_buffer();
         let limit = replica.max_epoch_events_bytes().saturating_sub(UNCERTAIN_RECORD_BYTES);
+        self.end_wait(now_ns);
         self.gather(limit, &mut events);
         let clocks = self.offsets.clocks(now_ns);
         self.drive(|replica, commands| {
@@ -211,7 +210,7 @@ impl<M: Machine> Vmm<M> {
         self.is_in_epoch = true;
         let now_ns = self.run_guest(now_ns, epoch, |vmm, now_ns| _ = vmm.round(now_ns));
         self.is_in_epoch = false;
-        let (digest, has_outputs) = self.finish_epoch(epoch);
+        let (digest, has_outputs) = self.finish_epoch(epoch, now_ns);
         // What the guest has just asked for begins at once.
         self.serve_disks();
         if self.guest.end().is_some() {
@@ -237,7 +236,10 @@ impl<M: Machine> Vmm<M> {
             return;
         }
         let mut until_ns = self.replica.as_ref().map_or(u64::MAX, |replica| replica.next_deadline_ns());
-        if self.is_active() && self.guest.end().is_none() && self.gated_since_ns.is_none() && !self.waits_for_company()
+        if self.is_active()
+            && self.guest.end().is_none()
+            && !self.is_held_up_by(Reason::Gate)
+            && !self.waits_for_company()
         {
             until_ns = until_ns.min(self.deadline_on_machine_ns().unwrap_or(u64::MAX));
         }

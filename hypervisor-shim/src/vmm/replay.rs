@@ -71,8 +71,8 @@ impl<M: Machine> Vmm<M> {
         pair::begin_epoch(&mut self.guest, record);
         self.guest.upcall_if_due(!record.events.is_empty(), self.machine.registers());
         let now_ns = self.now_ns();
-        self.run_guest(now_ns, epoch, |vmm, _| vmm.hear_supervisor());
-        let (digest, _) = self.finish_epoch(epoch);
+        let ended_ns = self.run_guest(now_ns, epoch, |vmm, _| vmm.hear_supervisor());
+        let (digest, _) = self.finish_epoch(epoch, ended_ns);
         let stopped = self.guest.end().is_some();
         if let Some(replica) = &mut self.replica {
             replica.replayed(digest, stopped);
