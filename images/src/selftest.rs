@@ -16,7 +16,7 @@ pub const SKIPS_VARIABLE: &str = "POLLUX_SKIPS";
 /// The fuzz targets' own workspace, within ours.
 const FUZZ_FOLDER: &str = "tests/fuzz";
 /// Apps that end-to-end tests run on PA-RISC.
-const HPPA_APPS: [&str; 4] = ["dhrystone", "echo", "kv", "probe"];
+const HPPA_APPS: [&str; 5] = ["dhrystone", "diskload", "echo", "kv", "probe"];
 /// The program that shows that PA-RISC computes what this machine does.
 const HPPA_VECTORS: &str = "vectors";
 /// How long each fuzz target runs here: long enough to try the seeds and some thousands of mutations of each.

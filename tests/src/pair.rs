@@ -54,7 +54,7 @@ impl Options {
         let ports = match app.trim_end_matches(COUNTED).trim_end_matches(HPPA) {
             "kv" => vec![6379],
             "echo" => vec![7],
-            "probe" | "dhrystone" | "checkpoints" => vec![7000],
+            "probe" | "dhrystone" | "diskload" | "checkpoints" => vec![7000],
             _ => Vec::new(),
         };
         Self {

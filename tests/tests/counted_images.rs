@@ -30,7 +30,7 @@ const UNCOUNTED: [&str; 13] = [
 const BY_HAND: [&str; 1] = ["registers_are_kept"];
 
 /// The apps that tests boot with counted epochs.
-const APPS: [&str; 5] = ["probe", "kv", "dhrystone", "echo", "checkpoints"];
+const APPS: [&str; 6] = ["probe", "kv", "dhrystone", "diskload", "echo", "checkpoints"];
 
 /// A function of a guest.
 struct Function {

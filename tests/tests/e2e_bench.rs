@@ -17,7 +17,7 @@ fn the_evaluation_compares_exact_epochs_and_writes_its_document() {
         command.env("POLLUX_STATE_DIR", folder.join("state")).stdin(Stdio::null());
         command.output().expect("the pollux command starts")
     };
-    let images = ["dhrystone", "kv", "probe"].map(|app| [image(app), image(&format!("{app}.counted"))]);
+    let images = ["dhrystone", "kv", "diskload"].map(|app| [image(app), image(&format!("{app}.counted"))]);
     let images = images[0][0].parent().expect("a folder");
     let measured = evaluate(&[
         "--quick",

@@ -1,13 +1,11 @@
-//! Work on disks, with content that a checker outside can foresee.
-//!
-//! A block's content follows from a seed, its number and a version: the version in the first eight bytes, then words of a
-//! generator. So a checker that reads the file knows of each block which version of it lies there, and whether it is whole.
+//! Work on disks, with content that a checker outside can foresee: see [`diskload::content`].
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use diskload::content::{fill, mix};
 use runtime::block::{BLOCK_BYTES, Disk, Errno};
 use runtime::spawn;
 use runtime::time::Instant;
@@ -31,26 +29,9 @@ pub async fn run(words: &[&str]) -> String {
         ("overlap", &[first, rounds]) => return overlap(disk, first, rounds).await,
         ("stream", &[write, bytes, queue]) => return stream(disk, write != 0, bytes, queue).await,
         ("commit", &[rounds]) => return commit(disk, rounds).await,
-        ("random", &[write, operations, seed]) => return random(disk, write != 0, operations, seed).await,
         _ => return format!("unknown operation {operation:?} with {} numbers", numbers.len()),
     };
     result.map_or_else(|error| format!("{error:?}"), |()| "done".into())
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-fn mix(mut word: u64) -> u64 {
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
-}
-
-/// What a block holds.
-fn fill(content: &mut [u8], seed: u64, block: u64, version: u64) {
-    let start = mix(seed ^ mix(block ^ mix(version)));
-    for (index, word) in content.chunks_exact_mut(8).enumerate() {
-        let value = if index == 0 { version } else { mix(start.wrapping_add(index as u64)) };
-        word.copy_from_slice(&value.to_le_bytes());
-    }
 }
 
 fn content(first: u64, blocks: u64, seed: u64, version: u64) -> Vec<u8> {
@@ -157,39 +138,4 @@ async fn commit(disk: Disk, rounds: u64) -> String {
         text.push_str(&format!(" {}", Instant::now().duration_since(start).as_nanos()));
     }
     text
-}
-
-/// One operation after the other, each on a place chosen at random: 8 KiB, as in the paper. A write makes up its content
-/// and waits until it is written; a read waits and checks what it has got, which a write of the same seed has left there.
-/// Answers how many were done, and that they were right.
-async fn random(disk: Disk, write: bool, operations: u64, seed: u64) -> String {
-    const BLOCKS: u64 = 16;
-    let places = disk.blocks() / BLOCKS;
-    if places == 0 {
-        return "the disk is too small".into();
-    }
-    let mut buffer = content(0, BLOCKS, seed, 1);
-    for operation in 0..operations {
-        let first = mix(seed ^ mix(operation)) % places * BLOCKS;
-        if write {
-            for (block, place) in (first..).zip(buffer.chunks_exact_mut(BLOCK_BYTES)) {
-                fill(place, seed, block, 1);
-            }
-            if let Err(error) = disk.write(first, &buffer).await {
-                return format!("{error:?}");
-            }
-            continue;
-        }
-        if let Err(error) = disk.read(first, &mut buffer).await {
-            return format!("{error:?}");
-        }
-        let mut expected = [0; BLOCK_BYTES];
-        for (block, place) in (first..).zip(buffer.chunks_exact(BLOCK_BYTES)) {
-            fill(&mut expected, seed, block, 1);
-            if expected[..] != *place {
-                return format!("block {block} holds something else");
-            }
-        }
-    }
-    format!("random {operations} ok")
 }

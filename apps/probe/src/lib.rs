@@ -35,7 +35,6 @@
 //! | `disk NAME overlap FIRST ROUNDS` | writes and reads a few blocks, all at once, answers how many reads saw the write before them |
 //! | `disk NAME stream 0\|1 BYTES QUEUE` | reads or writes so much, answers how long it took |
 //! | `disk NAME commit ROUNDS` | writes 4 KiB and flushes, answers how long each round took |
-//! | `disk NAME random 0\|1 OPERATIONS SEED` | reads or writes 8 KiB at random places, one after the other; reads are checked |
 //! | `alloc N` | asks for N MiB, writes to all of it, answers `got` or `refused` |
 #![no_std]
 

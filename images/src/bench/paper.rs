@@ -254,14 +254,11 @@ pub fn write(report: &PaperReport, folder: &Path, with_json: bool) -> Result<Pat
 
 /// The pictures and their names.
 fn draw(report: &PaperReport) -> Result<Vec<(String, String)>> {
-    let mut all = Vec::new();
-    for workload in Workload::ALL {
-        for (name, measure) in [("np", plot::Measure::Np), ("boundary", plot::Measure::Boundary)] {
-            let svg = plot::draw(&report.rows, &report.models, workload, measure)?;
-            all.extend(svg.map(|svg| (format!("{name}-{}.svg", workload.slug()), svg)));
-        }
-    }
-    Ok(all)
+    let drawn = |subject: plot::Subject| {
+        let svg = plot::draw(&report.rows, &report.models, subject).transpose()?;
+        Some(svg.map(|svg| (subject.file_name(), svg)))
+    };
+    plot::Subject::all().filter_map(drawn).collect()
 }
 
 #[cfg(test)]

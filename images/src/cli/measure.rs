@@ -100,7 +100,7 @@ struct PaperArgs {
     /// Measure this part only; may be repeated.
     #[arg(long, value_name = "PART")]
     only: Vec<Part>,
-    /// Measure dhrystone.img, kv.img and probe.img of this folder instead of building them.
+    /// Measure dhrystone.img, kv.img and diskload.img of this folder instead of building them.
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
     /// Measure nothing: write the documents of an earlier run, from its paper.json, anew.
@@ -337,7 +337,7 @@ fn measure_paper(args: &PaperArgs, workspace: &Workspace) -> Result<bench::paper
         None => build::build(workspace, app, Some(counts), true),
     };
     let both = |app| Ok::<_, Error>(ImagesOf { plain: image(app, false)?, counting: Some(image(app, true)?) });
-    let images = Images { dhrystone: both("dhrystone")?, store: Some(both("kv")?), probe: Some(both("probe")?) };
+    let images = Images { dhrystone: both("dhrystone")?, store: Some(both("kv")?), disk: Some(both("diskload")?) };
     let plan = Plan::new(args.quick, &args.only, args.rounds.map(usize::from), args.seed);
     Ok(under_bar(demo::progress_of(plan.steps()), |bar| {
         bench::paper::run(&images, &plan, |progress| advance(bar, &progress))
@@ -351,9 +351,9 @@ fn measure_paper_on_hppa(args: &PaperArgs, workspace: &Workspace) -> Result<pa_r
         Ok::<_, Error>(ImagesOf { plain: image, counting: None })
     };
     let store = Some(plain("kv", Target::Hppa)?);
-    let probe = Some(plain("probe", Target::Hppa)?);
-    let images = Images { dhrystone: plain("dhrystone", Target::Hppa)?, store, probe };
-    let other = Images { dhrystone: plain("dhrystone", Target::X86_64)?, store: None, probe: None };
+    let disk = Some(plain("diskload", Target::Hppa)?);
+    let images = Images { dhrystone: plain("dhrystone", Target::Hppa)?, store, disk };
+    let other = Images { dhrystone: plain("dhrystone", Target::X86_64)?, store: None, disk: None };
     let plan = pa_risc::plan(args.quick, args.rounds.map(usize::from), args.seed);
     Ok(under_bar(demo::progress_of(plan.steps() + plan.rounds), |bar| {
         pa_risc::measure(&images, &other, &plan, |progress| advance(bar, &progress))

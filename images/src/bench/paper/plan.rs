@@ -17,8 +17,10 @@ const QUICK_STORE_LENGTHS: [u64; 2] = [PROMISED_SHORT, PROMISED_LONG];
 pub const PROMISED_SHORT: u64 = 10_000;
 /// The long one.
 pub const PROMISED_LONG: u64 = 1_000_000;
-/// Lengths of counted epochs, in ticks.
-const COUNTED_LENGTHS: [u64; 4] = [100, 300, COUNTED_MIDDLE, 10_000];
+/// Lengths of counted epochs, in ticks: from a thousand instructions of Dhrystone to a million.
+const COUNTED_LENGTHS: [u64; 6] = [10, 40, 100, 300, COUNTED_MIDDLE, 10_000];
+/// The same where the guest mostly waits.
+const WAITING_COUNTED_LENGTHS: [u64; 4] = [10, 100, COUNTED_MIDDLE, 10_000];
 const QUICK_COUNTED_LENGTHS: [u64; 1] = [COUNTED_MIDDLE];
 /// One that both plans have.
 const COUNTED_MIDDLE: u64 = 1_000;
@@ -30,6 +32,8 @@ pub const YIELD_AFTER: u32 = 1_000;
 const INSTRUCTIONS_A_RUN: u64 = 384;
 /// Ticks of a run of Dhrystone, roughly.
 const TICKS_A_RUN: u64 = 4;
+/// Instructions of a tick, by that.
+const INSTRUCTIONS_A_TICK: u64 = INSTRUCTIONS_A_RUN / TICKS_A_RUN;
 
 /// How the machine runs the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,8 +231,11 @@ fn store(quick: bool) -> Vec<Group> {
     let group = |epoch, size| Group { workload: Workload::Store, epoch, size, systems: systems(&[]) };
     let lengths = if quick { &QUICK_STORE_LENGTHS[..] } else { &LENGTHS[..] };
     let exact = lengths.iter().map(|&length| group(EpochSpec::Exact(length), requests.min((length * 2).max(3_000))));
-    let counted = group(EpochSpec::Counted(COUNTED_MIDDLE), requests * 2);
-    std::iter::once(group(EpochSpec::Cooperative, requests * 2)).chain(exact).chain([counted]).collect()
+    let counted = waiting_counted(quick).iter().map(|&length| {
+        let size = (length * INSTRUCTIONS_A_TICK * 2).clamp(3_000, requests * 2);
+        group(EpochSpec::Counted(length), size)
+    });
+    std::iter::once(group(EpochSpec::Cooperative, requests * 2)).chain(exact).chain(counted).collect()
 }
 
 fn disk(quick: bool, workload: Workload) -> Vec<Group> {
@@ -236,8 +243,15 @@ fn disk(quick: bool, workload: Workload) -> Vec<Group> {
     let group = |epoch, size| Group { workload, epoch, size, systems: systems(&[]) };
     let lengths = if quick { &QUICK_STORE_LENGTHS[..] } else { &LENGTHS[..] };
     let exact = lengths.iter().map(|&length| group(EpochSpec::Exact(length), operations.min((length / 2).max(least))));
-    let counted = group(EpochSpec::Counted(COUNTED_MIDDLE), operations);
-    std::iter::once(group(EpochSpec::Cooperative, operations)).chain(exact).chain([counted]).collect()
+    let counted = waiting_counted(quick).iter().map(|&length| {
+        let size = (length * INSTRUCTIONS_A_TICK / 2).clamp(least, operations);
+        group(EpochSpec::Counted(length), size)
+    });
+    std::iter::once(group(EpochSpec::Cooperative, operations)).chain(exact).chain(counted).collect()
+}
+
+fn waiting_counted(quick: bool) -> &'static [u64] {
+    if quick { &QUICK_COUNTED_LENGTHS } else { &WAITING_COUNTED_LENGTHS }
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use plotters::series::LineSeries;
 
 use super::plan::System;
 use super::stats::Spread;
-use super::table::{Model, Row};
+use super::table::{Counter, Model, Row};
 use super::workload::Workload;
 use crate::error::{Error, Result};
-use crate::supervise::spec::{EpochSpec, ProtocolName};
+use crate::supervise::spec::ProtocolName;
 
 /// Pixels.
 const SIZE: (u32, u32) = (860, 520);
@@ -58,21 +58,51 @@ fn colour(system: System) -> RGBColor {
 
 /// Measured values of one system by length of epochs. What is not positive has no place on a logarithmic axis: a least
 /// value that is not reaches down to the axis.
-fn series(rows: &[Row], workload: Workload, system: System, measure: Measure) -> Vec<(f64, Spread)> {
-    let own = |row: &&Row| row.configuration.workload == workload && row.configuration.system == system;
-    let at = |row: &Row| match row.configuration.epoch {
-        EpochSpec::Exact(length) => Some((length as f64, measure.of(row)?)),
-        EpochSpec::Cooperative | EpochSpec::Counted(_) => None,
+fn series(rows: &[Row], subject: Subject, system: System) -> Vec<(f64, Spread)> {
+    let own = |row: &&Row| {
+        let what = row.configuration;
+        (what.workload, what.epoch.source(), what.system) == (subject.workload, subject.counter.source(), system)
     };
+    let at = |row: &Row| Some((row.configuration.epoch.length() as f64, subject.measure.of(row)?));
     rows.iter().filter(own).filter_map(at).filter(|(_, value)| value.median > 0.0).collect()
 }
 
-/// A picture of one workload under exact epochs; `None` when there is nothing to be drawn.
+/// What a picture is of.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject {
+    /// What the guest does.
+    pub workload: Workload,
+    /// Who counts: exact epochs, or counted ones.
+    pub counter: Counter,
+    /// What is shown.
+    pub measure: Measure,
+}
+
+impl Subject {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let of = |workload, counter| [Measure::Np, Measure::Boundary].map(|m| Self { workload, counter, measure: m });
+        Workload::ALL.into_iter().flat_map(move |w| Counter::ALL.into_iter().flat_map(move |counter| of(w, counter)))
+    }
+
+    /// The name of its file.
+    pub fn file_name(self) -> String {
+        let measure = match self.measure {
+            Measure::Np => "np",
+            Measure::Boundary => "boundary",
+        };
+        let counted = if self.counter == Counter::Guest { "-counted" } else { "" };
+        format!("{measure}-{}{counted}.svg", self.workload.slug())
+    }
+}
+
+/// A picture; `None` when there is nothing to be drawn.
 ///
 /// # Errors
 /// The drawing library's.
-pub fn draw(rows: &[Row], models: &[Model], workload: Workload, measure: Measure) -> Result<Option<String>> {
-    let all: Vec<_> = SYSTEMS.map(|system| (system, series(rows, workload, system, measure))).into();
+pub fn draw(rows: &[Row], models: &[Model], subject: Subject) -> Result<Option<String>> {
+    let Subject { workload, counter, measure } = subject;
+    let all: Vec<_> = SYSTEMS.map(|system| (system, series(rows, subject, system))).into();
     let values = || all.iter().flat_map(|(_, points)| points);
     let (Some(lengths), Some(low), Some(high)) = (
         Spread::of(&values().map(|(length, _)| *length).collect::<Vec<_>>()),
@@ -84,13 +114,15 @@ pub fn draw(rows: &[Row], models: &[Model], workload: Workload, measure: Measure
         return Ok(None);
     };
     let frame = Frame {
-        title: workload.to_string(),
+        title: format!("{workload}, {} epochs", counter.source()),
+        unit: counter.unit(),
         axis: measure.axis(),
         x: (lengths.min / MARGIN, lengths.max * MARGIN),
         y: (low.min / MARGIN, high.max * MARGIN * (high.max / low.min).powf(LEGEND_SHARE)),
     };
     let models = if measure == Measure::Np { models } else { &[] };
-    let lines: Vec<&Model> = models.iter().filter(|model| model.workload == workload).collect();
+    let lines: Vec<&Model> =
+        models.iter().filter(|model| (model.workload, model.counter) == (workload, counter)).collect();
     let mut svg = String::new();
     paint(&mut svg, &frame, &all, &lines).map_err(|error| Error::CheckFailed(format!("cannot draw: {error}")))?;
     Ok(Some(svg))
@@ -99,6 +131,7 @@ pub fn draw(rows: &[Row], models: &[Model], workload: Workload, measure: Measure
 /// What is around the curves.
 struct Frame {
     title: String,
+    unit: &'static str,
     axis: &'static str,
     x: (f64, f64),
     y: (f64, f64),
@@ -120,7 +153,7 @@ fn paint(
         .build_cartesian_2d((frame.x.0..frame.x.1).log_scale(), (frame.y.0..frame.y.1).log_scale())?;
     chart
         .configure_mesh()
-        .x_desc("length of an epoch, instructions")
+        .x_desc(format!("length of an epoch, {}", frame.unit))
         .y_desc(frame.axis)
         .x_label_formatter(&|value| short(*value))
         .y_label_formatter(&|value| short(*value))
@@ -201,13 +234,26 @@ mod tests {
         let samples = table::tests::samples();
         let rows = table::rows(&samples);
         let models = table::models(&samples, &rows);
-        let draw = |workload, measure| draw(&rows, &models, workload, measure).expect("drawn");
-        let svg = draw(Workload::COMPUTES, Measure::Np).expect("something");
+        let draw =
+            |workload, counter, measure| draw(&rows, &models, Subject { workload, counter, measure }).expect("drawn");
+        let svg = draw(Workload::COMPUTES, Counter::Machine, Measure::Np).expect("something");
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         for text in ["pair, original", "pair, revised", "solo", "model, h = 40 us (pair, revised)", "Dhrystone"] {
             assert!(svg.contains(text), "{text} is missing");
         }
-        assert!(!draw(Workload::COMPUTES, Measure::Boundary).expect("something").contains("model"));
-        assert_eq!(draw(Workload::Store, Measure::Np), None);
+        assert!(svg.contains("length of an epoch, instructions"));
+        assert!(!draw(Workload::COMPUTES, Counter::Machine, Measure::Boundary).expect("something").contains("model"));
+        assert_eq!(draw(Workload::Store, Counter::Machine, Measure::Np), None);
+        assert_eq!(draw(Workload::COMPUTES, Counter::Guest, Measure::Np), None);
+    }
+
+    #[test]
+    fn no_two_pictures_have_one_name() {
+        let names: Vec<_> = Subject::all().map(Subject::file_name).collect();
+        let different: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!((names.len(), different.len()), (Workload::ALL.len() * 4, names.len()));
+        assert!(
+            names.contains(&"np-dhrystone.svg".to_owned()) && names.contains(&"boundary-kv-counted.svg".to_owned())
+        );
     }
 }

@@ -44,8 +44,8 @@ pub struct Images {
     pub dhrystone: ImagesOf,
     /// Of the store.
     pub store: Option<ImagesOf>,
-    /// Of the probe, which uses a disk.
-    pub probe: Option<ImagesOf>,
+    /// Of the program that reads and writes a disk.
+    pub disk: Option<ImagesOf>,
 }
 
 impl Images {
@@ -54,7 +54,7 @@ impl Images {
             Workload::Dhrystone { .. } => Some(&self.dhrystone),
             Workload::Store => self.store.as_ref(),
             Workload::DiskRead | Workload::DiskWrite | Workload::SharedRead | Workload::SharedWrite => {
-                self.probe.as_ref()
+                self.disk.as_ref()
             }
         };
         let counts = if epoch.needs_ticks() { " that counts its ticks" } else { "" };
@@ -97,6 +97,15 @@ pub struct Counts {
     pub gate_waits: u64,
     /// Time it waited so, in nanoseconds of its machine's clock, which follows the host's.
     pub gate_wait_ns: u64,
+    /// The same of the time that it waited for the acknowledgement of its last epoch, and for more to come meanwhile.
+    #[serde(default)]
+    pub company_wait_ns: u64,
+    /// Epochs whose outputs have left.
+    #[serde(default)]
+    pub output_waits: u64,
+    /// Time from the ends of these epochs until their outputs left, in nanoseconds of the same clock.
+    #[serde(default)]
+    pub output_wait_ns: u64,
 }
 
 impl Counts {
@@ -113,6 +122,9 @@ impl Counts {
             link_bytes: primary("link_bytes_sent") + backup("link_bytes_sent"),
             gate_waits: primary("gate_waits"),
             gate_wait_ns: primary("gate_wait_ns"),
+            company_wait_ns: primary("company_wait_ns"),
+            output_waits: primary("output_waits"),
+            output_wait_ns: primary("output_wait_ns"),
         }
     }
 
@@ -123,6 +135,9 @@ impl Counts {
             link_bytes: self.link_bytes - before.link_bytes,
             gate_waits: self.gate_waits - before.gate_waits,
             gate_wait_ns: self.gate_wait_ns - before.gate_wait_ns,
+            company_wait_ns: self.company_wait_ns - before.company_wait_ns,
+            output_waits: self.output_waits - before.output_waits,
+            output_wait_ns: self.output_wait_ns - before.output_wait_ns,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::run::Sample;
 use super::stats::Spread;
 use super::workload::Workload;
 use crate::bench::cores;
-use crate::supervise::spec::{EpochSpec, ProtocolName};
+use crate::supervise::spec::ProtocolName;
 
 /// Fewer epochs than these say nothing about the cost of one.
 pub(super) const LEAST_EPOCHS: u64 = 100;
@@ -38,8 +38,11 @@ pub struct Row {
     pub bytes_per_s: f64,
     /// Bytes on the link an epoch.
     pub bytes_per_epoch: f64,
-    /// How long the primary waited for its backup, as a share of the time.
+    /// How long the primary waited for its backup before it went on, as a share of the time: for its leave, and for an
+    /// acknowledgement while it had nothing but what had just come.
     pub wait_share: f64,
+    /// How long outputs were kept after the end of their epoch, in microseconds. `None` where there are too few.
+    pub held_us: Option<f64>,
     /// What slices say during which no core of the host was shared. `None` where there were none.
     pub undisturbed: Option<Undisturbed>,
 }
@@ -55,10 +58,22 @@ pub enum Counter {
 }
 
 impl Counter {
-    fn source(self) -> EpochSource {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Machine, Self::Guest];
+
+    /// What ends epochs that are counted so.
+    pub fn source(self) -> EpochSource {
         match self {
             Self::Machine => EpochSource::Exact,
             Self::Guest => EpochSource::Counted,
+        }
+    }
+
+    /// What is counted.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Machine => "instructions",
+            Self::Guest => "ticks",
         }
     }
 }
@@ -74,13 +89,15 @@ pub struct Counting {
     pub np: Spread,
 }
 
-/// The paper's model, fitted to one workload under one protocol.
+/// The paper's model, fitted to one workload under one protocol and one source of epochs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Model {
     /// What the guest does.
     pub workload: Workload,
     /// How it is run.
     pub system: System,
+    /// Who counts: in whose unit lengths are.
+    pub counter: Counter,
     /// The fit.
     pub fit: Fit,
 }
@@ -140,7 +157,10 @@ fn row(samples: &[Sample], configuration: Configuration, best_ns: u64) -> Option
         messages_per_epoch: by_epoch(|sample| sample.counts.link_messages),
         bytes_per_s: by_time(|sample| sample.counts.link_bytes),
         bytes_per_epoch: by_epoch(|sample| sample.counts.link_bytes),
-        wait_share: middle(&|sample| sample.counts.gate_wait_ns as f64 / 1e9 / sample.elapsed_s),
+        wait_share: middle(&|sample| {
+            (sample.counts.gate_wait_ns + sample.counts.company_wait_ns) as f64 / 1e9 / sample.elapsed_s
+        }),
+        held_us: over(&held_us).map(|spread| spread.median),
         undisturbed: Undisturbed::of(samples, configuration, best_ns),
     })
 }
@@ -157,6 +177,11 @@ fn boundary_us(samples: &[Sample], sample: &Sample) -> Option<f64> {
     let added_s = sample.elapsed_s - baseline(samples, sample)?.elapsed_s;
     let epochs = sample.counts.epochs;
     (epochs >= LEAST_EPOCHS).then(|| added_s / epochs as f64 * 1e6)
+}
+
+fn held_us(sample: &Sample) -> Option<f64> {
+    let counts = &sample.counts;
+    (counts.output_waits >= LEAST_EPOCHS).then(|| counts.output_wait_ns as f64 / counts.output_waits as f64 / 1e3)
 }
 
 /// What counting costs each workload. The longest measurement that counts is compared.
@@ -177,25 +202,28 @@ pub fn counting(samples: &[Sample]) -> Vec<Counting> {
         Some(Counting { workload, counter, np: Spread::of(&ratios.collect::<Vec<f64>>())? })
     };
     let workloads = Workload::ALL.into_iter();
-    let all = workloads.flat_map(|workload| [Counter::Machine, Counter::Guest].map(|counter| (workload, counter)));
+    let all = workloads.flat_map(|workload| Counter::ALL.map(|counter| (workload, counter)));
     all.filter_map(of).collect()
 }
 
-/// The model for every workload and system that ran under exact epochs of several lengths.
+/// The model for every workload and system that ran under epochs of several lengths which somebody counts.
 pub fn models(samples: &[Sample], rows: &[Row]) -> Vec<Model> {
     let systems = [System::Pair(ProtocolName::Revised), System::Pair(ProtocolName::Original), System::Solo];
-    let all = Workload::ALL.into_iter().flat_map(|w| systems.map(|system| (w, system)));
-    let of = |(workload, system)| {
-        let own = |row: &&Row| row.configuration.workload == workload && row.configuration.system == system;
+    let counted = |workload| Counter::ALL.into_iter().flat_map(move |c| systems.map(|system| (workload, c, system)));
+    let of = |(workload, counter, system): (Workload, Counter, System)| {
+        let own = |row: &&Row| {
+            let what = row.configuration;
+            (what.workload, what.epoch.source(), what.system) == (workload, counter.source(), system)
+        };
         let points: Vec<Point> = rows.iter().filter(own).filter_map(|row| point(samples, row)).collect();
-        Some(Model { workload, system, fit: model::fit(&points)? })
+        Some(Model { workload, system, counter, fit: model::fit(&points)? })
     };
-    all.filter_map(of).collect()
+    Workload::ALL.into_iter().flat_map(counted).filter_map(of).collect()
 }
 
 /// A point of the model. The number of epochs is counted, not reckoned: a guest that waits ends its epoch before.
 fn point(samples: &[Sample], row: &Row) -> Option<Point> {
-    let EpochSpec::Exact(length) = row.configuration.epoch else { return None };
+    let length = row.configuration.epoch.length();
     let own = samples.iter().filter(|sample| sample.configuration == row.configuration);
     let epochs: Vec<f64> = own.filter_map(|s| Some(s.counts.epochs as f64 / baseline(samples, s)?.elapsed_s)).collect();
     Some(Point { length: length as f64, np: row.np?.median, epochs_per_s: Spread::of(&epochs)?.median })
@@ -205,6 +233,7 @@ fn point(samples: &[Sample], row: &Row) -> Option<Point> {
 pub(super) mod tests {
     use super::*;
     use crate::bench::paper::run::{Counts, computing};
+    use crate::supervise::spec::EpochSpec;
 
     /// A sample of the workload that computes a hundred million instructions.
     fn sample(epoch: EpochSpec, system: System, round: usize, elapsed_s: f64) -> Sample {
@@ -224,7 +253,10 @@ pub(super) mod tests {
                 link_messages: pair * epochs * 2,
                 link_bytes: pair * epochs * 120,
                 gate_waits: pair * epochs / 2,
-                gate_wait_ns: pair * (elapsed_s * 1e8) as u64,
+                gate_wait_ns: pair * (elapsed_s * 6e7) as u64,
+                company_wait_ns: pair * (elapsed_s * 4e7) as u64,
+                output_waits: pair * epochs,
+                output_wait_ns: pair * epochs * 150_000,
             },
             slices: Vec::new(),
         }
@@ -270,6 +302,8 @@ pub(super) mod tests {
         assert!((revised.boundary_us.expect("epochs").min - 40.0).abs() < 1e-9);
         assert_eq!((revised.rounds, revised.messages_per_epoch, revised.bytes_per_epoch), (3, 2.0, 120.0));
         assert!((revised.wait_share - 0.1).abs() < 1e-6);
+        assert!((revised.held_us.expect("outputs") - 150.0).abs() < 1e-9);
+        assert_eq!(find(&rows, EpochSpec::Exact(10_000), System::Solo).held_us, None);
         assert_eq!(find(&rows, EpochSpec::Exact(10_000), System::Bare).np, None);
         let cooperative = find(&rows, EpochSpec::Cooperative, System::Pair(ProtocolName::Original));
         assert_eq!(cooperative.boundary_us, None, "four epochs say nothing about the cost of one");
@@ -318,5 +352,23 @@ pub(super) mod tests {
         assert_eq!(costs, [("pair, revised".to_owned(), 3), ("pair, original".to_owned(), 3), ("solo".to_owned(), 3)]);
         assert!(models.iter().all(|model| model.workload == Workload::COMPUTES));
         assert!((models[0].fit.cost_us - 40.0).abs() < 1e-6, "{}", models[0].fit.cost_us);
+    }
+
+    #[test]
+    fn counted_epochs_have_a_model_of_their_own() {
+        let mut samples = samples();
+        let revised = System::Pair(ProtocolName::Revised);
+        for (length, epochs) in [(10, 100_000), (1_000, 1_000)] {
+            for (system, elapsed_s) in [(System::Bare, 0.2), (revised, 0.2 + epochs as f64 * 5e-6)] {
+                let mut sample = sample(EpochSpec::Counted(length), system, 1, elapsed_s);
+                sample.counts.epochs = epochs;
+                samples.push(sample);
+            }
+        }
+        let models = models(&samples, &rows(&samples));
+        let exact = models.iter().filter(|model| model.counter == Counter::Machine).count();
+        let counted = models.iter().find(|model| model.counter == Counter::Guest).expect("a model");
+        assert_eq!((exact, models.len(), counted.system, counted.fit.points.len()), (3, 4, revised, 2));
+        assert!((counted.fit.cost_us - 5.0).abs() < 1e-6, "{}", counted.fit.cost_us);
     }
 }

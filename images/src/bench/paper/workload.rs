@@ -14,14 +14,12 @@ use crate::failover::STORE_PORT;
 
 /// The port that the benchmark which computes answers on.
 const DHRYSTONE_PORT: u16 = 7000;
-/// The port that the probe answers on, which uses the disk.
-const PROBE_PORT: u16 = 7000;
+/// The port that the program answers on that reads and writes a disk.
+const DISK_PORT: u16 = 7000;
 /// Size of its disk.
 pub const DISK_BYTES: u64 = 8 << 20;
 /// What the disk's content is made from.
 const DISK_SEED: u64 = 1996;
-/// Blocks that are written at once where the disk is filled before it is read.
-const FILL_BLOCKS: u64 = 128;
 /// Something is wrong when an answer takes longer.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Memory of a guest that computes, and of the store, in MiB.
@@ -76,7 +74,7 @@ impl Workload {
         match self {
             Self::Dhrystone { .. } => DHRYSTONE_PORT,
             Self::Store => STORE_PORT,
-            Self::DiskRead | Self::DiskWrite | Self::SharedRead | Self::SharedWrite => PROBE_PORT,
+            Self::DiskRead | Self::DiskWrite | Self::SharedRead | Self::SharedWrite => DISK_PORT,
         }
     }
 
@@ -145,7 +143,7 @@ pub enum Client {
     Dhrystone(Dhrystone),
     /// To the store: `redis-benchmark` makes its own.
     Store(SocketAddr),
-    /// To the probe, which uses its disk.
+    /// To the program that reads and writes a disk.
     Disk(DiskUser),
 }
 
@@ -198,7 +196,7 @@ impl Line {
     }
 }
 
-/// A connection to the probe, which uses its disk `data`.
+/// A connection to `diskload`.
 #[derive(Debug)]
 pub struct DiskUser {
     line: Line,
@@ -208,18 +206,14 @@ pub struct DiskUser {
 impl DiskUser {
     /// Writes every block, as the reads want it.
     fn fill(&mut self) -> Result<()> {
-        let blocks = DISK_BYTES / BLOCK_BYTES as u64;
-        for first in (0..blocks).step_by(FILL_BLOCKS as usize) {
-            self.must(&format!("disk data write {first} {FILL_BLOCKS} {DISK_SEED} 1"), "done")?;
-        }
-        self.must("disk data flush", "done")
+        self.must(&format!("fill {DISK_SEED}"), &format!("filled {}", DISK_BYTES / BLOCK_BYTES as u64))
     }
 
     /// Asks for so many operations; returns seconds of the host's clock.
     fn run(&mut self, operations: u64) -> Result<f64> {
         let begin = Instant::now();
-        let command = format!("disk data random {} {operations} {DISK_SEED}", u8::from(self.write));
-        self.must(&command, &format!("random {operations} ok"))?;
+        let (command, done) = if self.write { ("write", "written") } else { ("read", "read") };
+        self.must(&format!("{command} {operations} {DISK_SEED}"), &format!("{done} {operations} ok"))?;
         Ok(begin.elapsed().as_secs_f64())
     }
 
@@ -314,8 +308,8 @@ mod tests {
         guest.join().expect("no panic");
     }
 
-    /// A guest that answers so many lines: to writes and flushes `done`, to the rest this.
-    fn probe(answer: &'static str) -> (SocketAddr, std::thread::JoinHandle<Vec<String>>) {
+    /// A guest that fills its disk and answers this to the rest.
+    fn disk_user(answer: &'static str) -> (SocketAddr, std::thread::JoinHandle<Vec<String>>) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let guest = std::thread::spawn(move || {
@@ -323,7 +317,7 @@ mod tests {
             let lines = BufReader::new(output.try_clone().expect("a copy")).lines();
             let mut asked = Vec::new();
             for line in lines.map_while(std::result::Result::ok) {
-                let text = if line.starts_with("disk data random") { answer } else { "done" };
+                let text = if line.starts_with("fill") { "filled 16384" } else { answer };
                 writeln!(output, "{text}").expect("sent");
                 asked.push(line);
             }
@@ -334,20 +328,17 @@ mod tests {
 
     #[test]
     fn a_disk_is_filled_before_it_is_used_and_a_wrong_answer_is_told() {
-        let (address, guest) = probe("random 5 ok");
+        let (address, guest) = disk_user("read 5 ok");
         let mut client = Workload::DiskRead.connect(address).expect("connected");
         assert!(client.exchange(5).is_ok());
         assert!(client.exchange(6).is_err(), "that many were not asked for");
         drop(client);
-        let asked = guest.join().expect("no panic");
-        let fills = DISK_BYTES / (FILL_BLOCKS * BLOCK_BYTES as u64);
-        assert_eq!(asked.len() as u64, fills + 1 + 2, "{asked:?}");
-        assert_eq!(asked[fills as usize + 1], "disk data random 0 5 1996");
-        let (address, guest) = probe("EIO");
+        assert_eq!(guest.join().expect("no panic"), ["fill 1996", "read 5 1996", "read 6 1996"]);
+        let (address, guest) = disk_user("diskload: the disk answers EIO");
         let mut client = Workload::DiskWrite.connect(address).expect("connected");
         let told = client.exchange(5).expect_err("it failed").to_string();
         assert!(told.contains("EIO"), "{told}");
         drop(client);
-        assert_eq!(guest.join().expect("no panic").last().map(String::as_str), Some("disk data random 1 5 1996"));
+        assert_eq!(guest.join().expect("no panic"), ["fill 1996", "write 5 1996"]);
     }
 }

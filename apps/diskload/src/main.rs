@@ -1,0 +1,5 @@
+//! The bootable image of [`diskload`].
+#![no_std]
+#![no_main]
+
+runtime::main!(diskload::main);
