@@ -43,9 +43,12 @@ impl Vcpu {
     /// Makes it a batch job: it no longer preempts whoever is at work when it wakes. Where that is refused nothing is lost but
     /// speed.
     pub fn make_batch(self) {
-        let parameters = libc::sched_param { sched_priority: 0 };
-        // SAFETY: the call reads the structure and changes nothing of this process's memory.
-        unsafe { libc::sched_setscheduler(self.thread, libc::SCHED_BATCH, &raw const parameters) };
+        make_batch(self.thread);
+    }
+
+    /// The same of QEMU's first thread, which looks after the devices.
+    pub fn make_devices_batch(self) {
+        make_batch(self.process);
     }
 
     /// Lets it run on these processors only. Where that is refused nothing is lost but speed.
@@ -65,6 +68,12 @@ impl Vcpu {
     fn folder(self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/task/{}", self.process, self.thread))
     }
+}
+
+fn make_batch(thread: i32) {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the call reads the structure and changes nothing of this process's memory.
+    unsafe { libc::sched_setscheduler(thread, libc::SCHED_BATCH, &raw const parameters) };
 }
 
 /// Lets the thread that calls it run on these processors only. Where that is refused nothing changes.

@@ -164,6 +164,17 @@ wire_enum! {
         Solo = 1, "solo";
         /// Epochs with a peer.
         Pair = 2, "pair";
+        /// As bare, but the machine is cut every so many instructions and goes on at once: the cost of a boundary that nothing of ours
+        /// can go below.
+        Cut = 3, "cut";
+    }
+}
+
+impl RunMode {
+    /// Whether there are epochs that follow each other by the protocol's rules, with records and digests.
+    #[must_use]
+    pub const fn has_epochs(self) -> bool {
+        matches!(self, Self::Solo | Self::Pair)
     }
 }
 

@@ -259,6 +259,9 @@ fn epoch_limit<M: Machine>(config: &Config<'_>, machine: &M) -> Result<EpochLimi
             config.epoch_source
         )
     })?;
+    if config.run_mode == RunMode::Cut && source != EpochSource::Exact {
+        return Err("a guest without epochs can be cut by its machine only: run mode cut needs exact epochs".into());
+    }
     // A skew that a test asks for is no part of what replicas compare before they pair: it must be found by the digest.
     let length = config.epoch_length_instructions.saturating_add(config.epoch_skew_instructions);
     let unit = match source {
@@ -287,7 +290,7 @@ fn make_replica(
     disks: &[DiskInfo],
     now_ns: u64,
 ) -> Result<Option<Replica>, replica::ConfigError> {
-    if config.run_mode == RunMode::Bare {
+    if !config.run_mode.has_epochs() {
         return Ok(None);
     }
     let identity = Identity {

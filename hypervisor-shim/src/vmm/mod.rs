@@ -104,7 +104,7 @@ struct Vmm<M: Machine> {
     machine: M,
     settings: Settings,
     guest: Guest,
-    /// `None` in bare mode.
+    /// `None` without epochs.
     replica: Option<Replica>,
     control: Channel,
     /// What the supervisor said while nobody could act upon it: right behind the configuration, or while pages were shown.
@@ -191,7 +191,7 @@ pub fn run<M: Machine>(mut machine: M, image: Image<'static>) -> ! {
     };
     vmm.machine.reclaim(image);
     match vmm.settings.run_mode {
-        RunMode::Bare => vmm.run_bare(),
+        RunMode::Bare | RunMode::Cut => vmm.run_bare(),
         RunMode::Solo | RunMode::Pair => vmm.run_replica(),
     }
 }

@@ -73,6 +73,9 @@ pub struct UpArgs {
     /// One virtual machine with epochs but without a peer.
     #[arg(long, group = "run")]
     solo: bool,
+    /// One virtual machine without epochs, cut as often as an exact epoch is long: what the machine takes for that.
+    #[arg(long, hide = true, conflicts_with_all = ["bare", "solo"])]
+    cut: bool,
     /// Two virtual machines in lockstep (the default).
     #[arg(long, group = "run")]
     pair: bool,
@@ -155,9 +158,10 @@ pub struct UpArgs {
 
 impl UpArgs {
     fn run_name(&self) -> RunName {
-        match (self.bare, self.solo) {
-            (true, _) => RunName::Bare,
-            (_, true) => RunName::Solo,
+        match (self.bare, self.solo, self.cut) {
+            (true, ..) => RunName::Bare,
+            (_, true, _) => RunName::Solo,
+            (.., true) => RunName::Cut,
             _ => RunName::Pair,
         }
     }

@@ -19,7 +19,7 @@ use protocol::{Epoch, ReplicaId};
 
 use super::Supervisor;
 use super::resync::Purpose;
-use super::spec::{RunName, Spec};
+use super::spec::Spec;
 use crate::ctl::{CheckpointStatus, CopyStatus, TakenStatus};
 use crate::error::{Error, Result};
 use crate::qemu::Machine;
@@ -209,7 +209,7 @@ pub fn settings(path: &Path) -> Result<Spec> {
 impl Supervisor {
     /// Somebody asks for a checkpoint.
     pub(super) fn take_checkpoint(&mut self, path: &Path, since: Option<&Path>) -> std::result::Result<(), String> {
-        if self.spec.run == RunName::Bare {
+        if !self.spec.run.has_epochs() {
             return Err("a bare machine has no epochs, at whose ends checkpoints are taken".to_owned());
         }
         if self.disks.are_shared() {

@@ -101,7 +101,7 @@ impl Supervisor {
         match message {
             ToSupervisor::Ready(ready) => {
                 if let Some(replica) = &self.replicas[id.index()] {
-                    replica.vm.yield_to_others();
+                    replica.vm.yield_to_others(self.spec.epoch.needs_icount());
                 }
                 self.configure(id, *ready);
             }

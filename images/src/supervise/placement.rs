@@ -8,6 +8,11 @@
 //! The opposite happens, too. On two processors that are half busy, Linux looks for no idle one any more when it wakes a
 //! thread (`SIS_UTIL`), and lets it run where its waker does: both machines of a pair take turns on one processor, and the
 //! other one is idle. Where that is seen, each machine with all its threads is kept on a processor of its own.
+//!
+//! A machine that counts instructions has one more reason to be kept together. Whenever a timer ends, which is how an epoch is cut, QEMU
+//! wakes its main loop. On another processor, which is idle, that takes an interrupt between processors, and on a host that is a virtual machine
+//! itself a visit to its hypervisor; on the same one, to a thread that does not preempt, next to nothing. So such a machine, while it
+//! is busy, runs on one processor with all its threads.
 
 use crate::supervise::spec::PlacementName;
 use crate::vcpu::{self, Times, Vcpu};
@@ -31,6 +36,36 @@ const IN_THE_WAY: f64 = 0.08;
 const ROOM: f64 = 0.3;
 /// Machines that are kept apart are let go when there is less room than this: the system spreads what fills all processors.
 const NO_ROOM: f64 = 0.1;
+
+/// How threads are treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Conduct {
+    /// All are left alone.
+    Free,
+    /// Threads that run guests' processors are held while busy.
+    Hold,
+    /// Machines are kept apart where they are in each other's way.
+    Apart,
+    /// Each machine is kept together, apart from its twin, while busy.
+    Together,
+}
+
+impl Conduct {
+    /// What a name stands for, of machines that count instructions or do not.
+    fn of(name: PlacementName, counts: bool) -> Self {
+        match name {
+            PlacementName::Free => Self::Free,
+            PlacementName::Hold => Self::Hold,
+            PlacementName::Auto if counts => Self::Together,
+            PlacementName::Auto => Self::Apart,
+        }
+    }
+
+    /// Whether it is for whole machines, with all their threads.
+    fn is_of_machines(self) -> bool {
+        matches!(self, Self::Apart | Self::Together)
+    }
+}
 
 /// What is known at one moment.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +103,7 @@ impl Look {
 /// Decides, from looks alone.
 #[derive(Debug)]
 struct Policy {
-    conduct: PlacementName,
+    conduct: Conduct,
     last: Look,
     held: [Option<usize>; 2],
     held_since_ns: u64,
@@ -77,7 +112,7 @@ struct Policy {
 }
 
 impl Policy {
-    fn new(conduct: PlacementName) -> Self {
+    fn new(conduct: Conduct) -> Self {
         let last = Look::default();
         Self { conduct, last, held: [None, None], held_since_ns: 0, free_until_ns: 0, next_free_ns: FIRST_FREE_NS }
     }
@@ -99,9 +134,9 @@ impl Policy {
             self.held = [None, None];
         } else if look.at_ns >= self.free_until_ns && look.idle_ns.len() > 1 {
             match self.conduct {
-                PlacementName::Hold => self.hold(&look, |ran| ran > BUSY),
-                PlacementName::Auto => self.keep_apart(&look),
-                PlacementName::Free => {}
+                Conduct::Hold | Conduct::Together => self.hold(&look, |ran| ran > BUSY),
+                Conduct::Apart => self.keep_apart(&look),
+                Conduct::Free => {}
             }
         }
         self.last = look;
@@ -114,7 +149,7 @@ impl Policy {
             let Some(held) = *held else { return false };
             let (ran, waited) = look.thread_since(&self.last, index).unwrap_or_default();
             // A machine's own threads wait for each other on the one processor that they are kept on.
-            let by_its_own = self.conduct == PlacementName::Auto && waited < ran;
+            let by_its_own = self.conduct == Conduct::Apart && waited < ran;
             let idlest = look.idle_ns.iter().filter(|(processor, _)| *processor != held);
             let idlest = idlest.map(|(processor, _)| look.idle_since(&self.last, *processor)).fold(0.0, f64::max);
             waited > STARVED && idlest > STARVED && !by_its_own
@@ -124,7 +159,7 @@ impl Policy {
     /// Whether machines are kept apart that the system had better place.
     fn is_full(&self, look: &Look) -> bool {
         let are_held = self.held.iter().any(Option::is_some);
-        self.conduct == PlacementName::Auto && are_held && look.room_since(&self.last) < NO_ROOM
+        self.conduct == Conduct::Apart && are_held && look.room_since(&self.last) < NO_ROOM
     }
 
     /// Finds processors for both machines if they are in each other's way. One whose twin is new is let go.
@@ -169,9 +204,9 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Holds nothing yet.
-    pub fn new(conduct: PlacementName) -> Self {
-        Self { policy: Policy::new(conduct), vcpus: [None, None], due_ns: 0 }
+    /// Holds nothing yet. The machines may count instructions.
+    pub fn new(name: PlacementName, counts: bool) -> Self {
+        Self { policy: Policy::new(Conduct::of(name, counts)), vcpus: [None, None], due_ns: 0 }
     }
 
     /// Looks after the replicas' threads if it is time to; returns when it will be again. They run on these processors, if
@@ -201,7 +236,7 @@ impl Placement {
         for (known, held) in self.vcpus.iter().zip(held) {
             let Some((_, vcpu)) = known else { continue };
             let processors = held.as_ref().map_or(&allowed[..], std::slice::from_ref);
-            if self.policy.conduct == PlacementName::Auto {
+            if self.policy.conduct.is_of_machines() {
                 vcpu.run_all_on(processors);
             } else {
                 vcpu.run_on(processors);
@@ -222,10 +257,10 @@ mod tests {
 
     impl Host {
         fn new(processors: usize) -> Self {
-            Self::with(PlacementName::Hold, processors)
+            Self::with(Conduct::Hold, processors)
         }
 
-        fn with(conduct: PlacementName, processors: usize) -> Self {
+        fn with(conduct: Conduct, processors: usize) -> Self {
             let idle_ns = (0..processors).map(|processor| (processor, 0)).collect();
             let times = Times { ran_ns: 0, waited_ns: 0, processor: 0 };
             let look = Look { at_ns: 0, idle_ns, vcpus: [Some(times); 2] };
@@ -311,7 +346,7 @@ mod tests {
 
     #[test]
     fn twins_in_each_others_way_are_kept_apart_while_there_is_room() {
-        let mut host = Host::with(PlacementName::Auto, 2);
+        let mut host = Host::with(Conduct::Apart, 2);
         let stacked = [(30, 17), (30, 16)];
         assert_eq!(host.passes(&[2, 3], stacked), [None, None], "all processors are busy");
         assert_eq!(host.passes(&[60, 70], [(30, 2), (30, 16)]), [None, None], "one of them is never in the way");
@@ -326,8 +361,29 @@ mod tests {
     }
 
     #[test]
+    fn machines_that_count_are_kept_together_while_busy_also_where_all_is_full() {
+        let conduct = |name| [false, true].map(|counts| Conduct::of(name, counts));
+        assert_eq!(conduct(PlacementName::Auto), [Conduct::Apart, Conduct::Together]);
+        assert_eq!(conduct(PlacementName::Hold), [Conduct::Hold; 2]);
+        assert_eq!(conduct(PlacementName::Free), [Conduct::Free; 2]);
+        let mut host = Host::with(Conduct::Together, 2);
+        assert_eq!(host.passes(&[90, 90], [(5, 0), (5, 0)]), [None, None], "idle ones are left alone");
+        let [Some(one), Some(other)] = host.passes(&[5, 5], [(90, 2), (90, 2)]) else { panic!("both are busy") };
+        assert_ne!(one, other);
+        assert_eq!(
+            host.passes(&[0, 0], [(90, 9), (90, 9)]),
+            [Some(one), Some(other)],
+            "there is no room, nor need of it"
+        );
+        let mut alone = Host::with(Conduct::Together, 2);
+        alone.look.vcpus[1] = None;
+        let [Some(_), None] = alone.passes(&[5, 95], [(90, 2), (0, 0)]) else { panic!("it is busy") };
+        assert_eq!(alone.passes(&[0, 95], [(50, 45), (0, 0)]), [None, None], "somebody else is there");
+    }
+
+    #[test]
     fn a_survivor_is_let_go_until_its_new_twin_is_in_its_way() {
-        let mut host = Host::with(PlacementName::Auto, 2);
+        let mut host = Host::with(Conduct::Apart, 2);
         let stacked = [(30, 17), (30, 16)];
         assert!(host.passes(&[20, 35], stacked).iter().all(Option::is_some));
         host.look.vcpus[1] = None;

@@ -251,7 +251,7 @@ impl Supervisor {
             let role = if *id == record.active { RoleName::Primary } else { RoleName::Backup };
             Some(replica_status(replica, role))
         });
-        let mode = if self.spec.run == RunName::Bare { "bare" } else { record.mode.name() };
+        let mode = if self.spec.run.has_epochs() { record.mode.name() } else { self.spec.run.run_mode().name() };
         PairStatus {
             name: self.spec.name.clone(),
             app: self.spec.app.clone(),

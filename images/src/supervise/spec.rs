@@ -298,6 +298,9 @@ pub enum RunName {
     Solo,
     /// Two virtual machines in lockstep.
     Pair,
+    /// One virtual machine without epochs, which is cut every so many instructions and goes on at once: a measure of what the
+    /// machine takes for that.
+    Cut,
 }
 
 impl RunName {
@@ -307,7 +310,13 @@ impl RunName {
             Self::Bare => RunMode::Bare,
             Self::Solo => RunMode::Solo,
             Self::Pair => RunMode::Pair,
+            Self::Cut => RunMode::Cut,
         }
+    }
+
+    /// Whether there are epochs.
+    pub fn has_epochs(self) -> bool {
+        self.run_mode().has_epochs()
     }
 
     /// How many virtual machines it takes.
@@ -347,7 +356,7 @@ const MAX_OUTSTANDING_BYTES: u64 = 128 * 1024;
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            max_lag_ms: 20,
+            max_lag_ms: 50,
             heartbeat_ms: 20,
             failure_timeout_ms: 250,
             pairing_timeout_ms: 5_000,

@@ -476,7 +476,7 @@ impl Supervisor {
 
     /// Somebody wants all that happens to the guest from now on to be recorded.
     pub(super) fn begin_recording(&mut self, path: &Path) -> std::result::Result<(), String> {
-        if self.spec.run == RunName::Bare {
+        if !self.spec.run.has_epochs() {
             return Err("a bare machine has no epochs that could be recorded".to_owned());
         }
         if self.closing.is_some() {
@@ -546,7 +546,9 @@ impl Supervisor {
 /// The text says why.
 pub fn check(run: RunName, has_disks: bool, log: LogName) -> Result<()> {
     let why = match (run, has_disks, log) {
-        (RunName::Bare, ..) => "a bare machine has no epochs, at whose ends checkpoints are taken: leave --bare out",
+        (RunName::Bare | RunName::Cut, ..) => {
+            "a bare machine has no epochs, at whose ends checkpoints are taken: leave --bare out"
+        }
         (_, true, LogName::None) => {
             "a disk goes on after the checkpoint, and only the log says how: add --log durable, or leave --disk out"
         }

@@ -44,6 +44,9 @@ pub enum System {
     /// Without epochs, beside another one that does the same and knows nothing of it: what two busy processors of this
     /// machine cost each other, which no pair can do without.
     Neighbours,
+    /// Without epochs, but the machine is cut as often as with them and goes on at once: what nothing that is done at a boundary can
+    /// go below.
+    Cut,
     /// With epochs, without a peer.
     Solo,
     /// Two replicas and a protocol.
@@ -55,12 +58,13 @@ impl System {
     pub fn run_name(self) -> RunName {
         match self {
             Self::Bare | Self::Neighbours => RunName::Bare,
+            Self::Cut => RunName::Cut,
             Self::Solo => RunName::Solo,
             Self::Pair(_) => RunName::Pair,
         }
     }
 
-    /// Whether it has epochs.
+    /// Whether it has epochs, or is cut as though it had.
     pub fn has_epochs(self) -> bool {
         !matches!(self, Self::Bare | Self::Neighbours)
     }
@@ -76,6 +80,7 @@ impl fmt::Display for System {
         f.write_str(match self {
             Self::Bare => "bare",
             Self::Neighbours => "bare, beside another",
+            Self::Cut => "cut and nothing else",
             Self::Solo => "solo",
             Self::Pair(ProtocolName::Original) => "pair, original",
             Self::Pair(ProtocolName::Revised) => "pair, revised",
@@ -210,8 +215,7 @@ fn dhrystone(quick: bool) -> Vec<Group> {
         // Short epochs are many: less of them says as much.
         size: runs.min(most_epochs * length / INSTRUCTIONS_A_RUN),
         systems: systems(match length {
-            PROMISED_LONG => &[System::Neighbours],
-            PROMISED_SHORT => &[System::Solo, System::Neighbours],
+            PROMISED_LONG | PROMISED_SHORT => &[System::Cut, System::Solo, System::Neighbours],
             _ if SOLO_LENGTHS.contains(&length) => &[System::Solo],
             _ => &[],
         }),

@@ -49,7 +49,7 @@ impl Measure {
 
 fn colour(system: System) -> RGBColor {
     match system {
-        System::Bare | System::Neighbours => BLACK,
+        System::Bare | System::Neighbours | System::Cut => BLACK,
         System::Solo => RGBColor(110, 110, 110),
         System::Pair(ProtocolName::Original) => RGBColor(196, 78, 0),
         System::Pair(ProtocolName::Revised) => RGBColor(0, 90, 181),

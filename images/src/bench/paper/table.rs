@@ -128,9 +128,10 @@ fn rank(configuration: Configuration) -> (u8, u32, u8, u64, u8) {
     let system = match configuration.system {
         System::Bare => 0,
         System::Neighbours => 1,
-        System::Solo => 2,
-        System::Pair(ProtocolName::Revised) => 3,
-        System::Pair(ProtocolName::Original) => 4,
+        System::Cut => 2,
+        System::Solo => 3,
+        System::Pair(ProtocolName::Revised) => 4,
+        System::Pair(ProtocolName::Original) => 5,
     };
     (workload, yield_after, configuration.epoch.source().code(), configuration.epoch.length(), system)
 }

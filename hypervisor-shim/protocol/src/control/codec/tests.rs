@@ -181,7 +181,7 @@ impl Draw {
             replica: self.pick(0, 2, 0, ReplicaId::new),
             role: self.pick(1, 2, 0, Role::from_code),
             mode: self.pick(2, 2, 0, Mode::from_code),
-            run_mode: self.pick(3, 3, 0, RunMode::from_code),
+            run_mode: self.pick(3, 4, 0, RunMode::from_code),
             discipline: self.pick(4, 2, 0, Discipline::from_code),
             generation: a,
             session: b,
