@@ -459,15 +459,9 @@ impl Vm {
     /// wakes. QEMU's other thread holds a lock that the guest's devices need; preempted with it, on few cores, it kept the
     /// guest waiting. Measured on two cores with 50 clients at a pair, interleaved: 9.7 and 10.5 us of the primary's vCPU
     /// a request instead of 11.7 and 13.1.
-    ///
-    /// Where the machine `counts` instructions the other thread becomes one, too. QEMU wakes it whenever a timer of the guest ends,
-    /// which is how an epoch is cut, though it has nothing to do with it: it then waits until the guest's processor rests, or has had
-    /// its turn, and is woken once in many epochs.
-    pub fn yield_to_others(&self, counts: bool) {
-        let Some(vcpu) = Vcpu::of(self.pid()) else { return };
-        vcpu.make_batch();
-        if counts {
-            vcpu.make_devices_batch();
+    pub fn yield_to_others(&self) {
+        if let Some(vcpu) = Vcpu::of(self.pid()) {
+            vcpu.make_batch();
         }
     }
 

@@ -43,12 +43,12 @@ impl Vcpu {
     /// Makes it a batch job: it no longer preempts whoever is at work when it wakes. Where that is refused nothing is lost but
     /// speed.
     pub fn make_batch(self) {
-        make_batch(self.thread);
+        set_policy(self.thread, libc::SCHED_BATCH);
     }
 
-    /// The same of QEMU's first thread, which looks after the devices.
-    pub fn make_devices_batch(self) {
-        make_batch(self.process);
+    /// Makes QEMU's first thread, which looks after the devices, one as well, or a usual one again.
+    pub fn make_main_loop_batch(self, batch: bool) {
+        set_policy(self.process, if batch { libc::SCHED_BATCH } else { libc::SCHED_OTHER });
     }
 
     /// Lets it run on these processors only. Where that is refused nothing is lost but speed.
@@ -70,10 +70,10 @@ impl Vcpu {
     }
 }
 
-fn make_batch(thread: i32) {
+fn set_policy(thread: i32, policy: i32) {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the call reads the structure and changes nothing of this process's memory.
-    unsafe { libc::sched_setscheduler(thread, libc::SCHED_BATCH, &raw const parameters) };
+    unsafe { libc::sched_setscheduler(thread, policy, &raw const parameters) };
 }
 
 /// Lets the thread that calls it run on these processors only. Where that is refused nothing changes.

@@ -101,7 +101,7 @@ impl Supervisor {
         match message {
             ToSupervisor::Ready(ready) => {
                 if let Some(replica) = &self.replicas[id.index()] {
-                    replica.vm.yield_to_others(self.spec.epoch.needs_icount());
+                    replica.vm.yield_to_others();
                 }
                 self.configure(id, *ready);
             }
@@ -384,10 +384,20 @@ impl Supervisor {
         }
         if self.spec.placement != PlacementName::Free {
             let processes = self.replicas.each_ref().map(|replica| replica.as_ref().map(|replica| replica.vm.pid()));
-            let look_ns = self.placement.look_after(now_ns, processes, &self.spec.host.processors);
+            let frames =
+                self.speaks_of_nothing_else().then_some(self.wire.counters.frames_in + self.wire.counters.frames_out);
+            let look_ns = self.placement.look_after(now_ns, processes, frames, &self.spec.host.processors);
             due_ns = Some(due_ns.unwrap_or(u64::MAX).min(look_ns));
         }
         due_ns
+    }
+
+    /// Whether frames are all that the machines' devices have to do, but for the twins' own words.
+    fn speaks_of_nothing_else(&self) -> bool {
+        self.disks.are_none()
+            && self.storage.is_none()
+            && !self.checkpoints.is_under_way()
+            && (self.spec.run.replicas() == 1 || self.arbiter.record().mode == protocol::Mode::Paired)
     }
 
     /// Whether the machines count instructions.

@@ -11,8 +11,9 @@
 //!
 //! A machine that counts instructions has one more reason to be kept together. Whenever a timer ends, which is how an epoch is cut, QEMU
 //! wakes its main loop. On another processor, which is idle, that takes an interrupt between processors, and on a host that is a virtual machine
-//! itself a visit to its hypervisor; on the same one, to a thread that does not preempt, next to nothing. So such a machine, while it
-//! is busy, runs on one processor with all its threads.
+//! itself a visit to its hypervisor; on the same one, where it does not preempt, next to nothing: it runs when the guest's processor
+//! rests, or has had its turn, and is woken once in many epochs. So such a machine, while it is busy, runs on one processor with all
+//! its threads, and its main loop is a batch job while nobody speaks with the guest: turns take milliseconds.
 
 use crate::supervise::spec::PlacementName;
 use crate::vcpu::{self, Times, Vcpu};
@@ -36,6 +37,9 @@ const IN_THE_WAY: f64 = 0.08;
 const ROOM: f64 = 0.3;
 /// Machines that are kept apart are let go when there is less room than this: the system spreads what fills all processors.
 const NO_ROOM: f64 = 0.1;
+
+/// Without a frame for so long nobody speaks with the guest.
+const QUIET_NS: u64 = 20 * NS_PER_MS;
 
 /// How threads are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,29 +198,77 @@ impl Policy {
     }
 }
 
+/// Whether there is nothing for a main loop to do but what cuts wake it for. A client that waits for its answer would wait for its turn,
+/// too.
+#[derive(Debug, Default)]
+struct Quiet {
+    /// Frames that have come and gone; `None` where there is something else to do.
+    frames: Option<u64>,
+    since_ns: u64,
+    /// Main loops wait for their turn.
+    lasts: bool,
+}
+
+impl Quiet {
+    /// Whether main loops wait from now on, if that has changed.
+    fn look(&mut self, now_ns: u64, frames: Option<u64>) -> Option<bool> {
+        let before = self.lasts;
+        if frames.is_none() || frames != self.frames {
+            *self = Self { frames, since_ns: now_ns, lasts: false };
+        } else {
+            self.lasts = now_ns >= self.since_ns + QUIET_NS;
+        }
+        (self.lasts != before).then_some(self.lasts)
+    }
+
+    /// When it will have begun, if nothing happens.
+    fn due_ns(&self) -> Option<u64> {
+        (self.frames.is_some() && !self.lasts).then_some(self.since_ns + QUIET_NS)
+    }
+}
+
 /// Looks after the threads of a pair's machines.
 #[derive(Debug)]
 pub struct Placement {
     policy: Policy,
     /// By process: a replica's successor has threads of its own.
     vcpus: [Option<(i32, Vcpu)>; 2],
+    /// Whether the main loops wait for their turn.
+    quiet: Quiet,
     due_ns: u64,
 }
 
 impl Placement {
     /// Holds nothing yet. The machines may count instructions.
     pub fn new(name: PlacementName, counts: bool) -> Self {
-        Self { policy: Policy::new(Conduct::of(name, counts)), vcpus: [None, None], due_ns: 0 }
+        let policy = Policy::new(Conduct::of(name, counts));
+        Self { policy, vcpus: [None, None], quiet: Quiet::default(), due_ns: 0 }
     }
 
     /// Looks after the replicas' threads if it is time to; returns when it will be again. They run on these processors, if
-    /// any are named.
-    pub fn look_after(&mut self, now_ns: u64, processes: [Option<i32>; 2], processors: &[usize]) -> u64 {
+    /// any are named. `frames`: how many have come and gone, if that is all that the devices have to do.
+    pub fn look_after(
+        &mut self,
+        now_ns: u64,
+        processes: [Option<i32>; 2],
+        frames: Option<u64>,
+        processors: &[usize],
+    ) -> u64 {
         if now_ns >= self.due_ns {
             self.due_ns = now_ns + INTERVAL_NS;
             self.look(now_ns, processes, processors);
         }
-        self.due_ns
+        let together = self.policy.conduct == Conduct::Together && self.policy.held.iter().any(Option::is_some);
+        if let Some(wait) = self.quiet.look(now_ns, frames.filter(|_| together)) {
+            self.let_main_loops_wait(wait);
+        }
+        self.quiet.due_ns().map_or(self.due_ns, |due_ns| due_ns.min(self.due_ns))
+    }
+
+    fn let_main_loops_wait(&self, wait: bool) {
+        for (_, vcpu) in self.vcpus.iter().flatten() {
+            vcpu.make_main_loop_batch(wait);
+        }
     }
 
     fn look(&mut self, now_ns: u64, processes: [Option<i32>; 2], processors: &[usize]) {
@@ -379,6 +431,23 @@ mod tests {
         alone.look.vcpus[1] = None;
         let [Some(_), None] = alone.passes(&[5, 95], [(90, 2), (0, 0)]) else { panic!("it is busy") };
         assert_eq!(alone.passes(&[0, 95], [(50, 45), (0, 0)]), [None, None], "somebody else is there");
+    }
+
+    #[test]
+    fn quiet_begins_after_a_while_without_frames_and_ends_with_the_next_one() {
+        let mut quiet = Quiet::default();
+        assert_eq!((quiet.look(10, Some(5)), quiet.due_ns()), (None, Some(10 + QUIET_NS)));
+        assert_eq!((quiet.look(20, Some(7)), quiet.due_ns()), (None, Some(20 + QUIET_NS)), "some came");
+        assert_eq!(quiet.look(19 + QUIET_NS, Some(7)), None);
+        let begins_ns = 20 + QUIET_NS;
+        assert_eq!((quiet.look(begins_ns, Some(7)), quiet.due_ns()), (Some(true), None));
+        assert_eq!(quiet.look(begins_ns + 1, Some(7)), None, "it begins once");
+        assert_eq!(quiet.look(begins_ns + 2, Some(8)), Some(false), "it ends at once");
+        assert_eq!((quiet.look(begins_ns + 3, None), quiet.due_ns()), (None, None));
+        assert_eq!(quiet.look(begins_ns + 4 * QUIET_NS, None), None, "there is something else to do");
+        assert_eq!(quiet.look(begins_ns + 5 * QUIET_NS, Some(8)), None);
+        assert_eq!(quiet.look(begins_ns + 6 * QUIET_NS, Some(8)), Some(true));
+        assert_eq!(quiet.look(begins_ns + 7 * QUIET_NS, None), Some(false));
     }
 
     #[test]

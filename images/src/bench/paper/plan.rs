@@ -200,7 +200,7 @@ fn systems(more: &[System]) -> Vec<System> {
 }
 
 fn dhrystone(quick: bool) -> Vec<Group> {
-    let (runs, most_epochs) = if quick { (300_000, 10_000) } else { (1_500_000, 100_000) };
+    let (runs, most_epochs) = if quick { (300_000, 10_000) } else { (3_000_000, 100_000) };
     let cooperative = [0, YIELD_AFTER].map(|yield_after| Group {
         workload: Workload::Dhrystone { yield_after },
         epoch: EpochSpec::Cooperative,
