@@ -52,6 +52,21 @@ fn disturb(address: SocketAddr, rng: &mut Rng, over: &AtomicBool) {
     }
 }
 
+/// Ten ticks are fewer than it takes to go from one task to another, and yet both get on.
+#[test]
+fn the_shortest_epochs_starve_nobody() {
+    const ROUNDS: u64 = 1_000_000;
+    let mut pair = Pair::up(&counted("probe", "counted:10"));
+    let (mut client, mut computing) = (connect(pair.address(7000)), connect(pair.address(7000)));
+    send(&mut computing, &format!("background {ROUNDS}"));
+    for _ in 0..20 {
+        assert_eq!(ask(&mut client, "hello"), "hello");
+    }
+    assert_eq!(computing.line().expect("an answer"), computed(ROUNDS));
+    still_paired(&mut pair);
+    pair.down();
+}
+
 /// The same under the eyes of a check that compares all memory written to, after every epoch.
 #[test]
 fn memory_is_the_same_after_every_cut() {

@@ -1,11 +1,17 @@
 //! Epochs that the machine ends after an exact number of instructions, whatever the guest does.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use pollux_tests::client::Client;
 use pollux_tests::guests::{
-    self, epochs_alike, found_out_in_the_first_full_epoch, refused_where_the_machine_counts_otherwise, say_hello,
-    survives_its_primary_while_computing,
+    self, ask, computed, epochs_alike, found_out_in_the_first_full_epoch, full_epochs_of,
+    refused_where_the_machine_counts_otherwise, say_hello, survives_its_primary_while_computing,
 };
-use pollux_tests::pair::{Options, Pair};
+use pollux_tests::pair::{DEADLINE, Options, Pair};
 use pollux_tests::sim::Rng;
+use pollux_tests::status::{Role, Status};
 use pollux_tests::workbench::{epochs, moments, seed};
 
 /// Instructions of an epoch.
@@ -49,11 +55,60 @@ fn a_machine_that_counts_otherwise_is_refused() {
     refused_where_the_machine_counts_otherwise(&Options::new("probe").with(&["--epoch", LENGTH]));
 }
 
+/// What no boundary can go below is measured on a machine that is cut and goes on at once.
+#[test]
+fn a_machine_that_is_cut_and_nothing_else_computes_the_same() {
+    const ROUNDS: u64 = 3_000_000;
+    let mut machine = Pair::up(&Options::new("probe").with(&["--cut", "--epoch", LENGTH]));
+    let mut client = Client::connect(machine.address(7000)).expect("a published port takes connections");
+    assert_eq!(ask(&mut client, &format!("compute {ROUNDS}")), computed(ROUNDS));
+    let many = |status: &Status| (full_epochs_of(status, Role::Primary) > ROUNDS / 10_000).then(|| status.mode.clone());
+    assert_eq!(machine.wait_until("the guest is cut", many), "cut");
+    machine.down();
+    let failure = Pair::refused(&Options::new("probe").with(&["--cut"]));
+    assert!(failure.text.contains("run mode cut needs exact epochs"), "{}", failure.text);
+}
+
+/// The evaluation says how long a primary waits for its backup, and how long outputs do.
+#[test]
+fn waiting_for_acknowledgements_is_counted() {
+    let seed = seed("clients that are kept waiting");
+    let heard = |arguments: &[&str], waits: [&str; 2]| {
+        let mut pair = Pair::up(&Options::new("probe").with(arguments));
+        let (address, over) = (pair.address(7000), AtomicBool::new(false));
+        thread::scope(|scope| {
+            for lane in 0..3 {
+                let over = &over;
+                scope.spawn(move || say_hello(address, &mut Rng::new(seed + lane), over));
+            }
+            let mut client = Client::connect(address).expect("a published port takes connections");
+            let told = |status: &Status| {
+                let counters = &status.replica(Role::Primary)?.counters;
+                let [times, ns] = waits.map(|name| counters[name]);
+                let held = counters["output_waits"] > 100 && counters["output_wait_ns"] > counters["output_waits"];
+                (times > 10 && ns > times && held).then_some(())
+            };
+            let until = Instant::now() + DEADLINE;
+            let mut counted = false;
+            while !counted && Instant::now() < until {
+                assert_eq!(ask(&mut client, "compute 100000"), computed(100_000));
+                counted = told(&pair.status()).is_some();
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(counted, "{arguments:?}: {waits:?} of {:?}", pair.status().replicas);
+        });
+        pair.down();
+    };
+    heard(&["--epoch", LENGTH, "--protocol", "original"], ["gate_waits", "gate_wait_ns"]);
+    heard(&[], ["company_waits", "company_wait_ns"]);
+}
+
 #[test]
 fn a_source_that_cannot_be_had_is_refused_with_the_reason() {
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 5] = [
         (&["--epoch", "exact:10000", "--accel", "kvm"], "KVM cannot stop a guest after an exact number"),
-        (&["--epoch", "exact:7"], "exact:INSTRUCTIONS"),
+        (&["--epoch", "exact:99"], "exact:INSTRUCTIONS (100 to"),
+        (&["--epoch", "counted:9"], "counted:TICKS (10 to"),
         (&["--epoch", "sometimes"], "exact:INSTRUCTIONS"),
         (&["--epoch", "exact:"], "exact:INSTRUCTIONS"),
     ];

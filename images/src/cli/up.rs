@@ -57,7 +57,7 @@ pub struct UpArgs {
     #[arg(long, value_enum, default_value_t)]
     rejoin: RejoinName,
     /// Where the machines' threads run: wherever the system puts them ("free"); there unless twins wait for each other while
-    /// one of the host's processors is idle, then each machine on one of its own ("auto"); or those that run guests' processors,
+    /// one of the host's processors is idle, then each machine on one of its own ("auto"); there whenever it is busy ("together"); or those that run guests' processors,
     /// while busy, each on one of the host's processors, another than its twin's ("hold").
     #[arg(long, value_enum, default_value_t)]
     placement: PlacementName,
@@ -121,7 +121,8 @@ pub struct UpArgs {
     /// Arguments of the program, one by one: each may hold spaces.
     #[arg(last = true, value_name = "ARGS", conflicts_with = "args")]
     words: Vec<String>,
-    /// The primary slows down rather than let the backup fall further behind than this.
+    /// The primary slows down rather than let the backup fall further behind than this. After a failure the backup has as much to catch
+    /// up with.
     #[arg(long, value_name = "MS", default_value_t = Tuning::default().max_lag_ms)]
     max_lag_ms: u64,
     /// Silence of a replica for so long counts as its failure. (A dead process is noticed at once.)

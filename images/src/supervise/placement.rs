@@ -9,11 +9,12 @@
 //! thread (`SIS_UTIL`), and lets it run where its waker does: both machines of a pair take turns on one processor, and the
 //! other one is idle. Where that is seen, each machine with all its threads is kept on a processor of its own.
 //!
-//! A machine that counts instructions has one more reason to be kept together. Whenever a timer ends, which is how an epoch is cut, QEMU
-//! wakes its main loop. On another processor, which is idle, that takes an interrupt between processors, and on a host that is a virtual machine
-//! itself a visit to its hypervisor; on the same one, where it does not preempt, next to nothing: it runs when the guest's processor
-//! rests, or has had its turn, and is woken once in many epochs. So such a machine, while it is busy, runs on one processor with all
-//! its threads, and its main loop is a batch job while nobody speaks with the guest: turns take milliseconds.
+//! Where machines count instructions, QEMU wakes its main loop whenever a timer ends, which is how an epoch is cut. A main loop that does not
+//! preempt runs when the guest's processor rests, or has had its turn, and is woken once in many epochs: so it is a batch job, while
+//! nobody speaks with the guest, because turns take milliseconds. On another processor, if that is idle, waking still takes an interrupt between processors,
+//! and on a host that is a virtual machine itself a visit to its hypervisor; so a busy machine is faster with all its
+//! threads on one processor. That is not done unless it is asked for: threads that may not move had to wait for up to seconds, on Linux 6.18, where
+//! groups of processes (autogroups) compete.
 
 use crate::supervise::spec::PlacementName;
 use crate::vcpu::{self, Times, Vcpu};
@@ -55,13 +56,13 @@ enum Conduct {
 }
 
 impl Conduct {
-    /// What a name stands for, of machines that count instructions or do not.
-    fn of(name: PlacementName, counts: bool) -> Self {
+    /// What a name stands for.
+    fn of(name: PlacementName) -> Self {
         match name {
             PlacementName::Free => Self::Free,
             PlacementName::Hold => Self::Hold,
-            PlacementName::Auto if counts => Self::Together,
             PlacementName::Auto => Self::Apart,
+            PlacementName::Together => Self::Together,
         }
     }
 
@@ -233,6 +234,8 @@ pub struct Placement {
     policy: Policy,
     /// By process: a replica's successor has threads of its own.
     vcpus: [Option<(i32, Vcpu)>; 2],
+    /// Whether the machines count instructions.
+    counts: bool,
     /// Whether the main loops wait for their turn.
     quiet: Quiet,
     due_ns: u64,
@@ -241,8 +244,8 @@ pub struct Placement {
 impl Placement {
     /// Holds nothing yet. The machines may count instructions.
     pub fn new(name: PlacementName, counts: bool) -> Self {
-        let policy = Policy::new(Conduct::of(name, counts));
-        Self { policy, vcpus: [None, None], quiet: Quiet::default(), due_ns: 0 }
+        let policy = Policy::new(Conduct::of(name));
+        Self { policy, vcpus: [None, None], counts, quiet: Quiet::default(), due_ns: 0 }
     }
 
     /// Looks after the replicas' threads if it is time to; returns when it will be again. They run on these processors, if
@@ -258,8 +261,8 @@ impl Placement {
             self.due_ns = now_ns + INTERVAL_NS;
             self.look(now_ns, processes, processors);
         }
-        let together = self.policy.conduct == Conduct::Together && self.policy.held.iter().any(Option::is_some);
-        if let Some(wait) = self.quiet.look(now_ns, frames.filter(|_| together)) {
+        let may_wait = self.counts && self.policy.conduct.is_of_machines();
+        if let Some(wait) = self.quiet.look(now_ns, frames.filter(|_| may_wait)) {
             self.let_main_loops_wait(wait);
         }
         self.quiet.due_ns().map_or(self.due_ns, |due_ns| due_ns.min(self.due_ns))
@@ -413,11 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_that_count_are_kept_together_while_busy_also_where_all_is_full() {
-        let conduct = |name| [false, true].map(|counts| Conduct::of(name, counts));
-        assert_eq!(conduct(PlacementName::Auto), [Conduct::Apart, Conduct::Together]);
-        assert_eq!(conduct(PlacementName::Hold), [Conduct::Hold; 2]);
-        assert_eq!(conduct(PlacementName::Free), [Conduct::Free; 2]);
+    fn machines_are_kept_together_while_busy_also_where_all_is_full() {
         let mut host = Host::with(Conduct::Together, 2);
         assert_eq!(host.passes(&[90, 90], [(5, 0), (5, 0)]), [None, None], "idle ones are left alone");
         let [Some(one), Some(other)] = host.passes(&[5, 5], [(90, 2), (90, 2)]) else { panic!("both are busy") };

@@ -80,6 +80,9 @@ pub enum PlacementName {
     /// machine run on a processor of its own.
     #[default]
     Auto,
+    /// All threads of each machine, while it is busy, on a processor of its own: with exact epochs the fastest, where nobody else wants
+    /// these processors.
+    Together,
     /// Those that run guests' processors are held while busy, where the host is idlest, each on another processor than its twin's.
     Hold,
     /// Wherever the system puts them.
