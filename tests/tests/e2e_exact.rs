@@ -45,7 +45,7 @@ fn a_computation_that_never_waits_survives_its_primary() {
     let seed = seed("a kill within a computation");
     let mut rng = Rng::new(seed);
     for _ in 0..moments(3) {
-        survives_its_primary_while_computing(&Options::new("dhrystone"), 1_000_000, rng.between(1, 4_000));
+        survives_its_primary_while_computing(&Options::new("dhrystone"), 4_000_000, rng.between(1, 4_000));
     }
 }
 
