@@ -266,7 +266,7 @@ impl Supervisor {
         let record = arbiter.record();
         let mut supervisor = Self {
             pacer: Pacer::new(poll.registry()).context(|| "cannot make a timer")?,
-            placement: Placement::new(spec.placement, spec.epoch.needs_icount()),
+            placement: Placement::new(spec.placement),
             wire: Wire::new(session, record.generation, record.active, goes_on.0),
             restoring,
             spec,

@@ -90,13 +90,6 @@ pub struct Checkpoints {
     pub copy: Option<CopyStatus>,
 }
 
-impl Checkpoints {
-    /// Whether one is being taken.
-    pub fn is_under_way(&self) -> bool {
-        self.capture.is_some()
-    }
-}
-
 /// How a checkpoint's guest was run, and which file it builds upon.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Settings {

@@ -384,19 +384,22 @@ impl Supervisor {
         }
         if self.spec.placement != PlacementName::Free {
             let processes = self.replicas.each_ref().map(|replica| replica.as_ref().map(|replica| replica.vm.pid()));
-            let frames =
-                self.speaks_of_nothing_else().then_some(self.wire.counters.frames_in + self.wire.counters.frames_out);
+            let frames = self
+                .is_woken_for_nothing_else()
+                .then_some(self.wire.counters.frames_in + self.wire.counters.frames_out);
             let look_ns = self.placement.look_after(now_ns, processes, frames, &self.spec.host.processors);
             due_ns = Some(due_ns.unwrap_or(u64::MAX).min(look_ns));
         }
         due_ns
     }
 
-    /// Whether frames are all that the machines' devices have to do, but for the twins' own words.
-    fn speaks_of_nothing_else(&self) -> bool {
-        self.disks.are_none()
+    /// Whether the machines count, so that each cut wakes their main loops, and frames are all that these have to do besides, but for
+    /// the twins' own words.
+    fn is_woken_for_nothing_else(&self) -> bool {
+        self.counts()
+            && self.disks.are_none()
             && self.storage.is_none()
-            && !self.checkpoints.is_under_way()
+            && !self.is_capturing()
             && (self.spec.run.replicas() == 1 || self.arbiter.record().mode == protocol::Mode::Paired)
     }
 

@@ -42,36 +42,6 @@ const NO_ROOM: f64 = 0.1;
 /// Without a frame for so long nobody speaks with the guest.
 const QUIET_NS: u64 = 20 * NS_PER_MS;
 
-/// How threads are treated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Conduct {
-    /// All are left alone.
-    Free,
-    /// Threads that run guests' processors are held while busy.
-    Hold,
-    /// Machines are kept apart where they are in each other's way.
-    Apart,
-    /// Each machine is kept together, apart from its twin, while busy.
-    Together,
-}
-
-impl Conduct {
-    /// What a name stands for.
-    fn of(name: PlacementName) -> Self {
-        match name {
-            PlacementName::Free => Self::Free,
-            PlacementName::Hold => Self::Hold,
-            PlacementName::Auto => Self::Apart,
-            PlacementName::Together => Self::Together,
-        }
-    }
-
-    /// Whether it is for whole machines, with all their threads.
-    fn is_of_machines(self) -> bool {
-        matches!(self, Self::Apart | Self::Together)
-    }
-}
-
 /// What is known at one moment.
 #[derive(Debug, Clone, Default)]
 struct Look {
@@ -108,7 +78,7 @@ impl Look {
 /// Decides, from looks alone.
 #[derive(Debug)]
 struct Policy {
-    conduct: Conduct,
+    conduct: PlacementName,
     last: Look,
     held: [Option<usize>; 2],
     held_since_ns: u64,
@@ -117,7 +87,7 @@ struct Policy {
 }
 
 impl Policy {
-    fn new(conduct: Conduct) -> Self {
+    fn new(conduct: PlacementName) -> Self {
         let last = Look::default();
         Self { conduct, last, held: [None, None], held_since_ns: 0, free_until_ns: 0, next_free_ns: FIRST_FREE_NS }
     }
@@ -139,9 +109,9 @@ impl Policy {
             self.held = [None, None];
         } else if look.at_ns >= self.free_until_ns && look.idle_ns.len() > 1 {
             match self.conduct {
-                Conduct::Hold | Conduct::Together => self.hold(&look, |ran| ran > BUSY),
-                Conduct::Apart => self.keep_apart(&look),
-                Conduct::Free => {}
+                PlacementName::Hold | PlacementName::Together => self.hold(&look, |ran| ran > BUSY),
+                PlacementName::Auto => self.keep_apart(&look),
+                PlacementName::Free => {}
             }
         }
         self.last = look;
@@ -154,7 +124,7 @@ impl Policy {
             let Some(held) = *held else { return false };
             let (ran, waited) = look.thread_since(&self.last, index).unwrap_or_default();
             // A machine's own threads wait for each other on the one processor that they are kept on.
-            let by_its_own = self.conduct == Conduct::Apart && waited < ran;
+            let by_its_own = self.conduct == PlacementName::Auto && waited < ran;
             let idlest = look.idle_ns.iter().filter(|(processor, _)| *processor != held);
             let idlest = idlest.map(|(processor, _)| look.idle_since(&self.last, *processor)).fold(0.0, f64::max);
             waited > STARVED && idlest > STARVED && !by_its_own
@@ -164,7 +134,7 @@ impl Policy {
     /// Whether machines are kept apart that the system had better place.
     fn is_full(&self, look: &Look) -> bool {
         let are_held = self.held.iter().any(Option::is_some);
-        self.conduct == Conduct::Apart && are_held && look.room_since(&self.last) < NO_ROOM
+        self.conduct == PlacementName::Auto && are_held && look.room_since(&self.last) < NO_ROOM
     }
 
     /// Finds processors for both machines if they are in each other's way. One whose twin is new is let go.
@@ -234,22 +204,19 @@ pub struct Placement {
     policy: Policy,
     /// By process: a replica's successor has threads of its own.
     vcpus: [Option<(i32, Vcpu)>; 2],
-    /// Whether the machines count instructions.
-    counts: bool,
     /// Whether the main loops wait for their turn.
     quiet: Quiet,
     due_ns: u64,
 }
 
 impl Placement {
-    /// Holds nothing yet. The machines may count instructions.
-    pub fn new(name: PlacementName, counts: bool) -> Self {
-        let policy = Policy::new(Conduct::of(name));
-        Self { policy, vcpus: [None, None], counts, quiet: Quiet::default(), due_ns: 0 }
+    /// Holds nothing yet.
+    pub fn new(conduct: PlacementName) -> Self {
+        Self { policy: Policy::new(conduct), vcpus: [None, None], quiet: Quiet::default(), due_ns: 0 }
     }
 
     /// Looks after the replicas' threads if it is time to; returns when it will be again. They run on these processors, if
-    /// any are named. `frames`: how many have come and gone, if that is all that the devices have to do.
+    /// any are named. `frames`: how many have come and gone, if that is all that the devices have to do but for being woken by cuts.
     pub fn look_after(
         &mut self,
         now_ns: u64,
@@ -261,7 +228,7 @@ impl Placement {
             self.due_ns = now_ns + INTERVAL_NS;
             self.look(now_ns, processes, processors);
         }
-        let may_wait = self.counts && self.policy.conduct.is_of_machines();
+        let may_wait = self.policy.conduct.is_of_machines();
         if let Some(wait) = self.quiet.look(now_ns, frames.filter(|_| may_wait)) {
             self.let_main_loops_wait(wait);
         }
@@ -312,10 +279,10 @@ mod tests {
 
     impl Host {
         fn new(processors: usize) -> Self {
-            Self::with(Conduct::Hold, processors)
+            Self::with(PlacementName::Hold, processors)
         }
 
-        fn with(conduct: Conduct, processors: usize) -> Self {
+        fn with(conduct: PlacementName, processors: usize) -> Self {
             let idle_ns = (0..processors).map(|processor| (processor, 0)).collect();
             let times = Times { ran_ns: 0, waited_ns: 0, processor: 0 };
             let look = Look { at_ns: 0, idle_ns, vcpus: [Some(times); 2] };
@@ -401,7 +368,7 @@ mod tests {
 
     #[test]
     fn twins_in_each_others_way_are_kept_apart_while_there_is_room() {
-        let mut host = Host::with(Conduct::Apart, 2);
+        let mut host = Host::with(PlacementName::Auto, 2);
         let stacked = [(30, 17), (30, 16)];
         assert_eq!(host.passes(&[2, 3], stacked), [None, None], "all processors are busy");
         assert_eq!(host.passes(&[60, 70], [(30, 2), (30, 16)]), [None, None], "one of them is never in the way");
@@ -417,7 +384,7 @@ mod tests {
 
     #[test]
     fn machines_are_kept_together_while_busy_also_where_all_is_full() {
-        let mut host = Host::with(Conduct::Together, 2);
+        let mut host = Host::with(PlacementName::Together, 2);
         assert_eq!(host.passes(&[90, 90], [(5, 0), (5, 0)]), [None, None], "idle ones are left alone");
         let [Some(one), Some(other)] = host.passes(&[5, 5], [(90, 2), (90, 2)]) else { panic!("both are busy") };
         assert_ne!(one, other);
@@ -426,7 +393,7 @@ mod tests {
             [Some(one), Some(other)],
             "there is no room, nor need of it"
         );
-        let mut alone = Host::with(Conduct::Together, 2);
+        let mut alone = Host::with(PlacementName::Together, 2);
         alone.look.vcpus[1] = None;
         let [Some(_), None] = alone.passes(&[5, 95], [(90, 2), (0, 0)]) else { panic!("it is busy") };
         assert_eq!(alone.passes(&[0, 95], [(50, 45), (0, 0)]), [None, None], "somebody else is there");
@@ -451,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_survivor_is_let_go_until_its_new_twin_is_in_its_way() {
-        let mut host = Host::with(Conduct::Apart, 2);
+        let mut host = Host::with(PlacementName::Auto, 2);
         let stacked = [(30, 17), (30, 16)];
         assert!(host.passes(&[20, 35], stacked).iter().all(Option::is_some));
         host.look.vcpus[1] = None;

@@ -89,6 +89,13 @@ pub enum PlacementName {
     Free,
 }
 
+impl PlacementName {
+    /// Whether it is for whole machines, with all their threads.
+    pub fn is_of_machines(self) -> bool {
+        matches!(self, Self::Auto | Self::Together)
+    }
+}
+
 /// Whether what happens between two checkpoints is stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -232,30 +232,28 @@ fn dhrystone(quick: bool) -> Vec<Group> {
 
 fn store(quick: bool) -> Vec<Group> {
     let requests = if quick { 3_000 } else { 20_000 };
-    let group = |epoch, size| Group { workload: Workload::Store, epoch, size, systems: systems(&[]) };
-    let lengths = if quick { &QUICK_STORE_LENGTHS[..] } else { &LENGTHS[..] };
-    let exact = lengths.iter().map(|&length| group(EpochSpec::Exact(length), requests.min((length * 2).max(3_000))));
-    let counted = waiting_counted(quick).iter().map(|&length| {
-        let size = (length * INSTRUCTIONS_A_TICK * 2).clamp(3_000, requests * 2);
-        group(EpochSpec::Counted(length), size)
-    });
-    std::iter::once(group(EpochSpec::Cooperative, requests * 2)).chain(exact).chain(counted).collect()
+    waiting(quick, Workload::Store, [requests, requests * 2], |instructions| (instructions * 2).max(3_000))
 }
 
 fn disk(quick: bool, workload: Workload) -> Vec<Group> {
     let (operations, least) = if quick { (3_000, 500) } else { (20_000, 2_000) };
-    let group = |epoch, size| Group { workload, epoch, size, systems: systems(&[]) };
-    let lengths = if quick { &QUICK_STORE_LENGTHS[..] } else { &LENGTHS[..] };
-    let exact = lengths.iter().map(|&length| group(EpochSpec::Exact(length), operations.min((length / 2).max(least))));
-    let counted = waiting_counted(quick).iter().map(|&length| {
-        let size = (length * INSTRUCTIONS_A_TICK / 2).clamp(least, operations);
-        group(EpochSpec::Counted(length), size)
-    });
-    std::iter::once(group(EpochSpec::Cooperative, operations)).chain(exact).chain(counted).collect()
+    waiting(quick, workload, [operations; 2], |instructions| (instructions / 2).max(least))
 }
 
-fn waiting_counted(quick: bool) -> &'static [u64] {
-    if quick { &QUICK_COUNTED_LENGTHS } else { &WAITING_COUNTED_LENGTHS }
+/// A guest that mostly waits, under epochs of every source. `size` follows from the instructions of an epoch, because short ones are
+/// many; at most so much where the machine counts, and where it does not.
+fn waiting(quick: bool, workload: Workload, most: [u64; 2], size: impl Fn(u64) -> u64) -> Vec<Group> {
+    let [most_counting, most] = most;
+    let group = |epoch, size| Group { workload, epoch, size, systems: systems(&[]) };
+    let (exact, counted) = if quick {
+        (&QUICK_STORE_LENGTHS[..], &QUICK_COUNTED_LENGTHS[..])
+    } else {
+        (&LENGTHS[..], &WAITING_COUNTED_LENGTHS[..])
+    };
+    let exact = exact.iter().map(|&length| group(EpochSpec::Exact(length), size(length).min(most_counting)));
+    let counted =
+        counted.iter().map(|&length| group(EpochSpec::Counted(length), size(length * INSTRUCTIONS_A_TICK).min(most)));
+    std::iter::once(group(EpochSpec::Cooperative, most)).chain(exact).chain(counted).collect()
 }
 
 #[cfg(test)]
